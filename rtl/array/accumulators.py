@@ -1,0 +1,126 @@
+"""The accumulators of a lane."""
+
+from __future__ import annotations
+
+from amaranth.hdl import Cat, Module, Mux, Signal, Value, signed, unsigned
+from amaranth.lib import data, wiring
+from amaranth.lib.memory import Memory, ReadPort
+from amaranth.lib.wiring import In, Out
+
+from tessera.rtl.array.multiplier_array import sum_bits
+from tessera.rtl.config import NpuConfig
+from tessera.rtl.interfaces import Drain, address_bits
+
+
+def accumulate_layout(config: NpuConfig) -> data.StructLayout:
+    """What to do with a word's sums.
+
+    ``pixel``: the output pixel that they belong to. ``overwrite``: they are the first of
+    the tile. ``last``: they are the last of the tile.
+    """
+    return data.StructLayout({"pixel": address_bits(config.accumulator_pixels), "overwrite": 1, "last": 1})
+
+
+class Accumulators(wiring.Component):
+    """Two memories of accumulators: tiles alternate between them, so one accumulates while the other is drained.
+
+    Each memory holds ``cols`` sums of ``accumulator_bits`` for each pixel of a tile; sums wrap. Reading, adding to
+    and writing a pixel's accumulators takes ``ACCUMULATE_CYCLES``: the same pixel may come again after that many
+    cycles, and another one in every cycle.
+
+    Parameters
+    ----------
+    config
+        Sizes of the memories.
+
+    Members
+    -------
+    valid : In(1)
+        There are sums; one cycle before they come.
+    control : In(accumulate_layout)
+        What to do with them; together with ``valid``.
+    sums : In(signed(sum_bits)) x cols
+        Sums of ``cols`` output channels, in the cycle after their ``valid``.
+    reserve : In(1)
+        A tile begins; only allowed while ``free``. Its sums may follow at any time, after those of the tiles before.
+    free : Out(1)
+        Fewer than two tiles are reserved and not yet released. Stays 1 until ``reserve``.
+    drain : In(Drain)
+        ``full`` rises ``FULL_CYCLES`` after the tile's last ``valid``.
+    """
+
+    FULL_CYCLES = 2
+    """Cycles from the last ``valid`` of a tile to the first cycle with ``drain.full``."""
+
+    def __init__(self, config: NpuConfig):
+        self._config = config
+        super().__init__(
+            {
+                "valid": In(1),
+                "control": In(accumulate_layout(config)),
+                "sums": In(signed(sum_bits(config))).array(config.cols),
+                "reserve": In(1),
+                "free": Out(1),
+                "drain": In(Drain(config)),
+            }
+        )
+
+    def elaborate(self, platform: object) -> Module:
+        m = Module()
+        reserved = Signal(range(3))
+        m.d.sync += reserved.eq(reserved + self.reserve - self.drain.release)
+        m.d.comb += self.free.eq(reserved != 2)
+
+        working, draining = Signal(), Signal()
+        full = Signal(2)
+        valid, sums_memory = Signal(), Signal(reset_less=True)
+        control = Signal.like(self.control, name="sums_control", reset_less=True)
+        m.d.sync += [valid.eq(self.valid), control.eq(self.control), sums_memory.eq(working)]
+        with m.If(self.valid & self.control.last):
+            m.d.sync += working.eq(~working)
+        with m.If(self.drain.release):
+            m.d.sync += [draining.eq(~draining), full.bit_select(draining, 1).eq(0)]
+        with m.If(valid & control.last):
+            m.d.sync += full.bit_select(sums_memory, 1).eq(1)
+        m.d.comb += self.drain.full.eq(full.bit_select(draining, 1))
+
+        reads = []
+        for index in range(2):
+            m.submodules[f"memory_{index}"] = memory = Memory(
+                shape=unsigned(self._config.cols * self._config.accumulator_bits),
+                depth=self._config.accumulator_pixels,
+                init=[],
+                attrs={"no_rw_check": 1},  # never reads what it writes; spares the logic for that on an FPGA
+            )
+            read, write = memory.read_port(), memory.write_port()
+            m.d.comb += [
+                read.addr.eq(Mux(full[index], self.drain.pixel, self.control.pixel)),
+                read.en.eq(Mux(full[index], self.drain.enable, self.valid)),
+                write.addr.eq(control.pixel),
+                write.en.eq(valid & (sums_memory == index)),
+                write.data.eq(self._totals(read.data, control.overwrite)),
+            ]
+            reads.append(read)
+        self._drain(m, reads, memory=draining)
+        return m
+
+    def _totals(self, stored: Value, overwrite: Value) -> Value:
+        """Stored sums plus new ones. Each memory has adders of its own: it is the longest path, and has no room for a
+        multiplexer of the memories."""
+        bits = self._config.accumulator_bits
+        return Cat(
+            (Mux(overwrite, 0, stored.word_select(col, bits)).as_signed() + total)[:bits]
+            for col, total in enumerate(self.sums)
+        )
+
+    def _drain(self, m: Module, reads: list[ReadPort], *, memory: Signal) -> None:
+        """Gives the sums that were read to the drain port, and holds them there after the memory has been released."""
+        fresh, source = Signal(), Signal(reset_less=True)
+        read_data, held = Signal.like(reads[0].data), Signal.like(reads[0].data, reset_less=True)
+        m.d.sync += fresh.eq(self.drain.enable)
+        with m.If(self.drain.enable):
+            m.d.sync += source.eq(memory)
+        m.d.comb += read_data.eq(Mux(source, reads[1].data, reads[0].data))
+        with m.If(fresh):
+            m.d.sync += held.eq(read_data)
+        m.d.comb += self.drain.sums.as_value().eq(Mux(fresh, read_data, held))

@@ -1,0 +1,349 @@
+"""From a lane program to the stream of activation words that its tile reads.
+
+Three stages, joined by streams: `TileSetup` multiplies what has to be multiplied, `StepGenerator` makes the steps
+(kernel row, kernel column, channel step), and `PixelGenerator` makes the words of each step. Addresses and
+coordinates are otherwise only ever added to.
+"""
+
+from __future__ import annotations
+
+from amaranth.hdl import Const, Module, Mux, Signal, Value, signed
+from amaranth.lib import data, stream, wiring
+from amaranth.lib.wiring import In, Out
+
+from tessera.rtl.config import DIGIT_BITS, NpuConfig, digits_of_depth
+from tessera.rtl.interfaces import address_bits, layout_of
+from tessera.rtl.isa import Depth, LaneProgram, WeightDepth
+
+COORDINATE_BITS = 15
+"""Width of signed input coordinates: every program's lie between -4096 and 12195."""
+
+
+def tile_layout(config: NpuConfig) -> data.StructLayout:
+    """What the generators need of a program, for one lane.
+
+    The first members are named as in `LaneProgram`, and wrap at the size of the bank where they are addresses.
+    ``start``: address of the first pixel's word at kernel position (0, 0), channel step 0. ``stride_pitch``,
+    ``dilation_pitch``: address distance of the pixel one row, and the kernel position one row, further down.
+    ``pad``: the lane's digit of the pad value. ``digit_signed``: the lane's digit is signed.
+    """
+    address = address_bits(config.activation_words)
+    program = layout_of(LaneProgram)
+    copied = (
+        "weight_depth", "input_height", "input_width", "origin_y", "origin_x", "stride_y", "stride_x", "dilation_y",
+        "dilation_x", "kernel_height", "kernel_width", "channel_steps", "tile_height", "tile_width",
+    )  # fmt: skip
+    return data.StructLayout(
+        {name: program[name].shape for name in copied}
+        | {"block_pitch": address, "start": address, "stride_pitch": address, "dilation_pitch": address}
+        | {"pad": DIGIT_BITS, "digit_signed": 1}
+    )
+
+
+def step_layout(config: NpuConfig) -> data.StructLayout:
+    """A step of a tile: one kernel position and channel step, for all pixels.
+
+    ``address``, ``y``, ``x``: of the first pixel's word. ``upper``: take the upper half of the words (W8).
+    ``first``, ``last``: first and last step of the tile. The others are the tile's, see `tile_layout`.
+    """
+    tile = tile_layout(config)
+    copied = (
+        "weight_depth", "input_height", "input_width", "stride_y", "stride_x", "stride_pitch", "tile_height",
+        "tile_width", "pad", "digit_signed",
+    )  # fmt: skip
+    coordinate = signed(COORDINATE_BITS)
+    return data.StructLayout(
+        {name: tile[name].shape for name in copied}
+        | {"address": address_bits(config.activation_words), "y": coordinate, "x": coordinate}
+        | {"upper": 1, "first": 1, "last": 1}
+    )
+
+
+def word_layout(config: NpuConfig) -> data.StructLayout:
+    """One activation word of one step: where it is and what it is for.
+
+    ``padding``: the pixel lies outside the input, nothing is read. ``pixel``: output pixel of the tile.
+    ``first_pixel``: the word begins a step, so a new weight block. ``first_step``: the word's step is the tile's first.
+    ``last``: the word is the tile's last. The others are those of `digit_control_layout`.
+    """
+    return data.StructLayout(
+        {
+            "address": address_bits(config.activation_words),
+            "padding": 1,
+            "pixel": address_bits(config.accumulator_pixels),
+            "first_pixel": 1,
+            "first_step": 1,
+            "last": 1,
+            "upper": 1,
+            "pad": DIGIT_BITS,
+            "digit_signed": 1,
+            "weight_depth": 1,
+        }
+    )
+
+
+def copy_members(domain: object, target: data.View, source: data.View) -> None:
+    """Assigns, in a clock domain of a module, the members of ``target`` that ``source`` has by the same name."""
+    for name, _ in target.shape():
+        if name in source.shape().members:
+            domain += target[name].eq(source[name])
+
+
+class AddressGenerator(wiring.Component):
+    """Makes the stream of activation words of each program's tile: loops ky, kx, s, ty, tx, innermost last.
+
+    One word per cycle, without a pause between steps nor between programs when each program's tile has at least 4 words
+    and the next program is waiting. Accepts a program while it still works on the one before.
+
+    Parameters
+    ----------
+    config
+        Sizes of the bank and of a tile.
+    index
+        Index of the lane, which makes its digit: ``index mod digits(depth)``.
+
+    Members
+    -------
+    program : In(stream of LaneProgram)
+        The tiles.
+    word : Out(stream of word_layout)
+        The words.
+    """
+
+    START_LATENCY = 4
+    """Cycles from the transfer of a program, when idle, to its first word."""
+
+    def __init__(self, config: NpuConfig, index: int):
+        self._config = config
+        self._index = index
+        super().__init__(
+            {
+                "program": In(stream.Signature(layout_of(LaneProgram))),
+                "word": Out(stream.Signature(word_layout(config))),
+            }
+        )
+
+    def elaborate(self, platform: object) -> Module:
+        m = Module()
+        m.submodules.setup = setup = TileSetup(self._config, self._index)
+        m.submodules.steps = steps = StepGenerator(self._config)
+        m.submodules.pixels = pixels = PixelGenerator(self._config)
+        wiring.connect(m, wiring.flipped(self.program), setup.program)
+        wiring.connect(m, setup.tile, steps.tile)
+        wiring.connect(m, steps.step, pixels.step)
+        wiring.connect(m, pixels.word, wiring.flipped(self.word))
+        return m
+
+
+class TileSetup(wiring.Component):
+    """Turns a program into the constants of its tile for one lane; a pipeline register.
+
+    Parameters
+    ----------
+    config
+        Sizes of the bank, and the activation depths that are built.
+    index
+        Index of the lane.
+
+    Members
+    -------
+    program : In(stream of LaneProgram)
+        Programs.
+    tile : Out(stream of tile_layout)
+        Their constants, one cycle later.
+    """
+
+    def __init__(self, config: NpuConfig, index: int):
+        self._config = config
+        self._index = index
+        super().__init__(
+            {
+                "program": In(stream.Signature(layout_of(LaneProgram))),
+                "tile": Out(stream.Signature(tile_layout(config))),
+            }
+        )
+
+    def elaborate(self, platform: object) -> Module:
+        m = Module()
+        valid = Signal()
+        tile = Signal(tile_layout(self._config), reset_less=True)
+        m.d.comb += [
+            self.program.ready.eq(~valid | self.tile.ready),
+            self.tile.valid.eq(valid),
+            self.tile.payload.eq(tile),
+        ]
+        with m.If(self.program.ready):
+            m.d.sync += valid.eq(self.program.valid)
+            self._compute(m, tile)
+        return m
+
+    def _compute(self, m: Module, tile: data.View) -> None:
+        program = self.program.payload
+        copy_members(m.d.sync, tile, program)
+        m.d.sync += [
+            tile.start.eq(program.input_base + program.origin_y * program.row_pitch + program.origin_x),
+            tile.stride_pitch.eq(program.stride_y * program.row_pitch),
+            tile.dilation_pitch.eq(program.dilation_y * program.row_pitch),
+        ]
+        with m.Switch(program.depth):
+            for bits in self._config.activation_depths:
+                digits = digits_of_depth(bits)
+                digit = self._index % digits
+                with m.Case(Depth.of(bits)):
+                    m.d.sync += [
+                        tile.pad.eq(program.pad.word_select(digit, DIGIT_BITS)),
+                        tile.digit_signed.eq(program.signed if digit == digits - 1 else 0),
+                    ]
+
+
+class StepGenerator(wiring.Component):
+    """Makes the steps of each tile: loops ky, kx, s, innermost last.
+
+    Parameters
+    ----------
+    config
+        Sizes of the bank, and the weight depths that are built.
+
+    Members
+    -------
+    tile : In(stream of tile_layout)
+        A tile is accepted together with its last step.
+    step : Out(stream of step_layout)
+        The steps; the first is valid one cycle after its tile.
+    """
+
+    def __init__(self, config: NpuConfig):
+        self._config = config
+        super().__init__(
+            {
+                "tile": In(stream.Signature(tile_layout(config))),
+                "step": Out(stream.Signature(step_layout(config))),
+            }
+        )
+
+    def elaborate(self, platform: object) -> Module:
+        m = Module()
+        tile, step = self.tile.payload, self.step.payload
+        copy_members(m.d.comb, step, tile)
+        walking, first = Signal(), Signal(reset_less=True)
+        ky = Signal.like(tile.kernel_height, reset_less=True)  # the counters run down to 1
+        kx = Signal.like(tile.kernel_width, reset_less=True)
+        s = Signal.like(tile.channel_steps, reset_less=True)
+        m.d.comb += [
+            self.step.valid.eq(walking),
+            self.tile.ready.eq(walking & self.step.ready & step.last),
+            step.first.eq(first),
+            step.last.eq((ky == 1) & (kx == 1) & (s == 1)),
+        ]
+        with m.If(~walking):
+            m.d.sync += [walking.eq(self.tile.valid), first.eq(1)]
+            m.d.sync += [ky.eq(tile.kernel_height), kx.eq(tile.kernel_width), s.eq(tile.channel_steps)]
+        with m.Elif(self.step.ready):
+            m.d.sync += [walking.eq(~step.last), first.eq(0)]
+            with m.If(s != 1):
+                m.d.sync += s.eq(s - 1)
+            with m.Elif(kx != 1):
+                m.d.sync += [s.eq(tile.channel_steps), kx.eq(kx - 1)]
+            with m.Else():
+                m.d.sync += [s.eq(tile.channel_steps), kx.eq(tile.kernel_width), ky.eq(ky - 1)]
+        self._walk(m, begin=~walking, next_channels=s != 1, next_column=kx != 1)
+        return m
+
+    def _walk(self, m: Module, *, begin: Value, next_channels: Value, next_column: Value) -> None:
+        """Address and coordinates of the step's first pixel."""
+        tile, step = self.tile.payload, self.step.payload
+        names = ("address", "y", "x", "upper")
+        address, y, x, upper = (Signal.like(step[name], name=name, reset_less=True) for name in names)
+        m.d.comb += [step[name].eq(value) for name, value in zip(names, (address, y, x, upper), strict=True)]
+        row = Signal.like(address, reset_less=True)  # address at kx = 0, s = 0
+        position = Signal.like(address, reset_less=True)  # address at s = 0
+        word_done: Value = {
+            (8,): upper,
+            (4,): Const(1, 1),
+            (4, 8): upper | (tile.weight_depth == WeightDepth.W4),
+        }[self._config.weight_depths]
+        with m.If(begin):
+            m.d.sync += [value.eq(tile.start) for value in (row, position, address)]
+            m.d.sync += [y.eq(tile.origin_y), x.eq(tile.origin_x), upper.eq(0)]
+        with m.Elif(self.step.ready):
+            with m.If(next_channels):
+                m.d.sync += [address.eq(address + Mux(word_done, tile.block_pitch, 0)), upper.eq(~word_done)]
+            with m.Elif(next_column):
+                m.d.sync += [value.eq(position + tile.dilation_x) for value in (position, address)]
+                m.d.sync += [x.eq(x + tile.dilation_x), upper.eq(0)]
+            with m.Else():
+                m.d.sync += [value.eq(row + tile.dilation_pitch) for value in (row, position, address)]
+                m.d.sync += [y.eq(y + tile.dilation_y), x.eq(tile.origin_x), upper.eq(0)]
+
+
+class PixelGenerator(wiring.Component):
+    """Makes the words of each step: loops ty, tx, innermost last.
+
+    Parameters
+    ----------
+    config
+        Sizes of the bank and of a tile.
+
+    Members
+    -------
+    step : In(stream of step_layout)
+        A step is accepted together with the last word of the one before.
+    word : Out(stream of word_layout)
+        The words, one per cycle; a step's first is valid two cycles after the step's transfer.
+    """
+
+    def __init__(self, config: NpuConfig):
+        self._config = config
+        super().__init__(
+            {
+                "step": In(stream.Signature(step_layout(config))),
+                "word": Out(stream.Signature(word_layout(config))),
+            }
+        )
+
+    def elaborate(self, platform: object) -> Module:
+        m = Module()
+        step = Signal(step_layout(self._config), reset_less=True)  # address, y and x move from pixel to pixel
+        busy, valid, room = Signal(), Signal(), Signal()
+        word = Signal(word_layout(self._config), reset_less=True)
+        m.d.comb += [self.word.valid.eq(valid), self.word.payload.eq(word), room.eq(~valid | self.word.ready)]
+
+        ty = Signal.like(step.tile_height, name="ty", reset_less=True)  # the counters run down to 1
+        tx = Signal.like(step.tile_width, name="tx", reset_less=True)
+        pixel = Signal.like(word.pixel, name="pixel", reset_less=True)
+        last_pixel = (ty == 1) & (tx == 1)
+        m.d.comb += self.step.ready.eq(~busy | (room & last_pixel))
+        with m.If(self.step.ready):
+            incoming = self.step.payload
+            m.d.sync += [busy.eq(self.step.valid), step.eq(incoming), pixel.eq(0)]
+            m.d.sync += [ty.eq(incoming.tile_height), tx.eq(incoming.tile_width)]
+        with m.Elif(room):
+            m.d.sync += [pixel.eq(pixel + 1), tx.eq(tx - 1)]
+            with m.If(tx == 1):
+                m.d.sync += [tx.eq(step.tile_width), ty.eq(ty - 1)]
+        with m.If(room):
+            m.d.sync += valid.eq(busy)
+            copy_members(m.d.sync, word, step)
+            m.d.sync += [
+                word.padding.eq(
+                    (step.y < 0) | (step.y >= step.input_height) | (step.x < 0) | (step.x >= step.input_width)
+                ),
+                word.pixel.eq(pixel),
+                word.first_pixel.eq(pixel == 0),
+                word.first_step.eq(step.first),
+                word.last.eq(step.last & last_pixel),
+            ]
+        self._walk(m, step, advance=~self.step.ready & room, next_column=tx != 1)
+        return m
+
+    def _walk(self, m: Module, step: data.View, *, advance: Value, next_column: Value) -> None:
+        """Address and coordinates of the pixel, in ``step``."""
+        row, row_x = Signal.like(step.address, reset_less=True), Signal.like(step.x, reset_less=True)
+        with m.If(self.step.ready):
+            m.d.sync += [row.eq(self.step.payload.address), row_x.eq(self.step.payload.x)]
+        with m.Elif(advance):
+            with m.If(next_column):
+                m.d.sync += [step.address.eq(step.address + step.stride_x), step.x.eq(step.x + step.stride_x)]
+            with m.Else():
+                m.d.sync += [value.eq(row + step.stride_pitch) for value in (row, step.address)]
+                m.d.sync += [step.y.eq(step.y + step.stride_y), step.x.eq(row_x)]

@@ -1,0 +1,172 @@
+"""The Micro-PEs of one lane and the adder trees that sum their products."""
+
+from __future__ import annotations
+
+from amaranth.hdl import Const, Module, Mux, Signal, Value, signed
+from amaranth.lib import data, wiring
+from amaranth.lib.wiring import In, Out
+
+from tessera.rtl.array.micro_pe import MicroPe
+from tessera.rtl.config import DIGIT_BITS, NpuConfig
+from tessera.rtl.isa import WeightDepth
+
+
+def digit_control_layout() -> data.StructLayout:
+    """How the digits of an activation word are used.
+
+    ``upper``: a W8 step takes digits rows .. 2 * rows - 1 of the word. ``padding``: every digit is ``pad`` instead
+    of the word's. ``digit_signed`` and ``weight_depth``: see `MicroPe`.
+    """
+    return data.StructLayout({"upper": 1, "padding": 1, "pad": DIGIT_BITS, "digit_signed": 1, "weight_depth": 1})
+
+
+def sum_bits(config: NpuConfig) -> int:
+    """Width of the sum of the products of one word for one output channel: rows times -1920..1905, signed."""
+    return 12 + (config.rows - 1).bit_length()
+
+
+class MultiplierArray(wiring.Component):
+    """Multiplies the digits of an activation word by a weight block, and sums over the input channels.
+
+    For each output channel c::
+
+        W8:  sums[c] = sum over r of digit[upper * rows + r] * weight[r][c]
+        W4:  sums[c] = sum over r of digit[r] * weight_low[r][c] + digit[rows + r] * weight_high[r][c]
+
+    A pipeline without flow control: a word goes in and its sums come out every cycle, ``latency`` cycles later. Without
+    a word its registers rest, which saves energy, and most of the time that a simulation spends on an idle lane. At
+    W8 the products with the low and with the high halves of the weights have an adder tree each, and the trees'
+    results are joined by one shift per output channel.
+
+    Parameters
+    ----------
+    config
+        Sizes of the array; weight depths that it does not name are not built.
+
+    Members
+    -------
+    valid : In(1)
+        There is a word.
+    word : In(word_bits)
+        The activation word.
+    control : In(digit_control_layout)
+        In the same cycle as ``word``.
+    weights : In(8 * cols) x rows
+        The weight block, ``WEIGHT_CYCLES`` after ``word``.
+    sums : Out(signed(sum_bits)) x cols
+        ``latency`` cycles after ``word``; undefined if there was none.
+    """
+
+    WEIGHT_CYCLES = 1
+    """Cycles from a word to the weights that it meets."""
+
+    ADDERS_PER_STAGE = 2
+    """Adders between two pipeline registers."""
+
+    def __init__(self, config: NpuConfig):
+        self._config = config
+        super().__init__(
+            {
+                "valid": In(1),
+                "word": In(config.word_bits),
+                "control": In(digit_control_layout()),
+                "weights": In(8 * config.cols).array(config.rows),
+                "sums": Out(signed(sum_bits(config))).array(config.cols),
+            }
+        )
+
+    @property
+    def latency(self) -> int:
+        """Cycles from ``word`` to ``sums``: digit selection, products, and the stages of the trees and the join."""
+        adders = (self._config.rows - 1).bit_length() + 1
+        return 2 + -(-adders // self.ADDERS_PER_STAGE)
+
+    def elaborate(self, platform: object) -> Module:
+        m = Module()
+        config = self._config
+        low_digits, high_digits = self._select_digits(m)
+        digit_signed = Signal(reset_less=True)
+        valid = self._delay(m, self.valid, "valid", self.latency - 1)
+        weight_depth = self._delay(m, self.control.weight_depth, "weight_depth", self.latency - 1)
+        m.d.sync += digit_signed.eq(self.control.digit_signed)
+        for col in range(config.cols):
+            lows, highs = [], []
+            for row in range(config.rows):
+                m.submodules[f"micro_pe_{row}_{col}"] = micro_pe = MicroPe(config)
+                low = Signal(signed(MicroPe.LOW_BITS), name=f"low_{row}_{col}", reset_less=True)
+                high = Signal(signed(MicroPe.HIGH_BITS), name=f"high_{row}_{col}", reset_less=True)
+                m.d.comb += [
+                    micro_pe.digit_low.eq(low_digits[row]),
+                    micro_pe.digit_high.eq(high_digits[row]),
+                    micro_pe.digit_signed.eq(digit_signed),
+                    micro_pe.weight.eq(self.weights[row].word_select(col, 8)),
+                    micro_pe.weight_depth.eq(weight_depth[1]),
+                ]
+                # Multiplexers hold the registers, since hundreds of `If` make slower simulators.
+                m.d.sync += [low.eq(Mux(valid[1], micro_pe.low, low)), high.eq(Mux(valid[1], micro_pe.high, high))]
+                lows.append(low)
+                highs.append(high)
+            self._sum_column(m, col, lows, highs, valid, is_w4=weight_depth[self.latency - 1] == WeightDepth.W4)
+        return m
+
+    def _select_digits(self, m: Module) -> tuple[list[Signal], list[Signal]]:
+        """The registered digits that meet the low and the high halves of the weights."""
+        rows, depths = self._config.rows, self._config.weight_depths
+        is_w4 = (self.control.weight_depth == WeightDepth.W4) if len(depths) == 2 else Const(depths == (4,), 1)
+        low_upper = self.control.upper & ~is_w4
+        high_upper = self.control.upper | is_w4
+        chosen: tuple[list[Signal], list[Signal]] = ([], [])
+        for digits, name, upper in zip(chosen, ("low", "high"), (low_upper, high_upper), strict=True):
+            for row in range(rows):
+                digit = Signal(DIGIT_BITS, name=f"digit_{name}_{row}", reset_less=True)
+                lower_half = self.word.word_select(row, DIGIT_BITS)
+                upper_half = self.word.word_select(rows + row, DIGIT_BITS)
+                m.d.sync += digit.eq(Mux(self.control.padding, self.control.pad, Mux(upper, upper_half, lower_half)))
+                digits.append(digit)
+        return chosen
+
+    def _sum_column(
+        self, m: Module, col: int, lows: list[Signal], highs: list[Signal], valid: list[Value], *, is_w4: Value
+    ) -> None:
+        """Sums the products of an output channel by two trees of adders, and joins the two results.
+
+        ``valid`` has an element for every cycle since the word.
+        """
+        low = self._sum_tree(m, f"low_sum_{col}", lows, valid)
+        high = self._sum_tree(m, f"high_sum_{col}", highs, valid)
+        shifted = high << DIGIT_BITS
+        aligned = {(8,): shifted, (4,): high, (4, 8): Mux(is_w4, high, shifted)}[self._config.weight_depths]
+        joined = Signal(signed(sum_bits(self._config)), name=f"sum_{col}", reset_less=True)
+        m.d.sync += joined.eq(Mux(valid[self.latency - 1], low + aligned, joined))
+        m.d.comb += self.sums[col].eq(joined)
+
+    def _sum_tree(self, m: Module, name: str, values: list[Signal], valid: list[Value]) -> Signal:
+        """The sum of the values; every ``ADDERS_PER_STAGE``-th level of adders is registered.
+
+        ``valid`` has an element for every cycle since the word.
+        """
+        level = 0
+        while len(values) > 1:
+            level += 1
+            stage, unregistered = divmod(level, self.ADDERS_PER_STAGE)
+            pairs = list(zip(values[::2], values[1::2], strict=True))
+            values = [
+                Signal(signed(len(values[0]) + 1), name=f"{name}_{level}_{index}", reset_less=True)
+                for index in range(len(pairs))
+            ]
+            for total, (left, right) in zip(values, pairs, strict=True):
+                if unregistered:
+                    m.d.comb += total.eq(left + right)
+                else:
+                    m.d.sync += total.eq(Mux(valid[1 + stage], left + right, total))
+        return values[0]
+
+    @staticmethod
+    def _delay(m: Module, value: Value, name: str, cycles: int) -> list[Value]:
+        """``value`` delayed by 0 .. ``cycles`` cycles."""
+        delayed = [value]
+        for cycle in range(1, cycles + 1):
+            signal = Signal(name=f"{name}_{cycle}", reset_less=True)
+            m.d.sync += signal.eq(delayed[-1])
+            delayed.append(signal)
+        return delayed

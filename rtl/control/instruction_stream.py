@@ -1,0 +1,155 @@
+"""One instruction stream: everything between its DRAM address and the units."""
+
+from __future__ import annotations
+
+from amaranth.hdl import Cat, Module, ResetInserter
+from amaranth.lib import stream, wiring
+from amaranth.lib.wiring import In, Out, connect, flipped
+
+from tessera.rtl import isa
+from tessera.rtl.axi import AxiRead
+from tessera.rtl.config import AXI_ADDRESS_BITS, NpuConfig
+from tessera.rtl.control.decoder import Decoder
+from tessera.rtl.control.fetch import InstructionFetch
+from tessera.rtl.control.queue import INDEX_BITS, UnitQueue, instruction_of
+from tessera.rtl.control.sequencer import Sequencer, failure_layout
+from tessera.rtl.control.tokens import TokenCounters
+from tessera.rtl.interfaces import layout_of
+from tessera.rtl.legality import units_of_config
+
+BUS_UNITS = {isa.Unit.LOAD: isa.ErrorCode.READ_ERROR, isa.Unit.STORE: isa.ErrorCode.WRITE_ERROR}
+"""Units that use the AXI bus, with the code of the errors they report. They are never reset while they work."""
+
+
+class InstructionStream(wiring.Component):
+    """Fetch, decoder, sequencer, queues and token counters of one stream: all the state that a stream has.
+
+    Parameters
+    ----------
+    config
+        Sizes of the machine.
+    axi_id
+        Identifier of the fetch's read bursts.
+
+    Members
+    -------
+    start, reset, address
+        Start at a DRAM byte address, and stop (see `Sequencer`).
+    axi
+        Read channels of the fetch.
+    programs
+        For each unit of the configuration, by its name in lower case: its instructions (``programs.lane0``...).
+    done
+        A bit per unit: it completes an instruction in this cycle.
+    read_error, write_error
+        The load (store) unit's oldest instruction got an error response; not later than its completion.
+    active
+        A bit per unit: it has instructions that it has not completed.
+    units_reset
+        Resets all units except those in `BUS_UNITS`.
+    started
+        1 in the cycle in which a start is accepted.
+    index, running, executing, stream_done, failure, ended, failed
+        State of the stream (see `Sequencer`).
+    """
+
+    def __init__(self, config: NpuConfig, *, axi_id: int):
+        self._config = config
+        self._axi_id = axi_id
+        self._units = units_of_config(config)
+        programs = wiring.Signature(
+            {unit.name.lower(): Out(stream.Signature(layout_of(instruction_of(unit)))) for unit in self._units}
+        )
+        super().__init__(
+            {
+                "start": In(1),
+                "reset": In(1),
+                "address": In(AXI_ADDRESS_BITS),
+                "axi": Out(AxiRead(config)),
+                "programs": Out(programs),
+                "done": In(len(isa.Unit)),
+                "read_error": In(1),
+                "write_error": In(1),
+                "active": Out(len(isa.Unit)),
+                "units_reset": Out(1),
+                "started": Out(1),
+                "index": Out(INDEX_BITS),
+                "running": Out(1),
+                "executing": Out(1),
+                "stream_done": Out(1),
+                "failure": Out(failure_layout()),
+                "ended": Out(1),
+                "failed": Out(1),
+            }
+        )
+
+    def elaborate(self, platform: object) -> Module:
+        m = Module()
+        m.submodules.fetch = fetch = InstructionFetch(self._config, axi_id=self._axi_id)
+        m.submodules.decoder = decoder = Decoder(self._config)
+        m.submodules.sequencer = sequencer = Sequencer()
+        m.submodules.tokens = tokens = TokenCounters()
+        connect(m, flipped(self.axi), fetch.axi)
+        connect(m, fetch.instructions, decoder.fetched)
+        connect(m, decoder.decoded, sequencer.decoded)
+        m.d.comb += [
+            fetch.start.eq(sequencer.fetch_start),
+            fetch.address.eq(self.address),
+            fetch.stop.eq(sequencer.fetch_stop),
+            sequencer.fetch_idle.eq(fetch.idle),
+            decoder.clear.eq(~sequencer.executing),
+            sequencer.start.eq(self.start),
+            sequencer.reset.eq(self.reset),
+            tokens.clear.eq(sequencer.fetch_start),
+            tokens.done.eq(self.done),
+        ]
+        self._report_state(m, sequencer)
+        queues = {unit: self._make_queue(m, unit, sequencer, decoder, tokens) for unit in self._units}
+        self._report_bus_units(m, sequencer, queues)
+        absent = [unit for unit in isa.Unit if unit not in queues]
+        m.d.comb += [sequencer.idle[unit].eq(1) for unit in absent]
+        return m
+
+    def _make_queue(
+        self, m: Module, unit: isa.Unit, sequencer: Sequencer, decoder: Decoder, tokens: TokenCounters
+    ) -> UnitQueue:
+        queue = UnitQueue(self._config, unit)
+        name = unit.name.lower()
+        m.submodules[f"queue_{name}"] = queue if unit in BUS_UNITS else ResetInserter(self.units_reset)(queue)
+        connect(m, queue.program, flipped(getattr(self.programs, name)))
+        m.d.comb += [
+            queue.push.eq(sequencer.push[unit]),
+            queue.operands.eq(decoder.decoded.payload.operands),
+            queue.wait.eq(decoder.decoded.payload.wait),
+            queue.index.eq(sequencer.index),
+            queue.flush.eq(sequencer.flush),
+            queue.counts.eq(tokens.counts),
+            queue.done.eq(self.done[unit]),
+            sequencer.room[unit].eq(queue.room),
+            sequencer.idle[unit].eq(queue.idle),
+            self.active[unit].eq(queue.active),
+        ]
+        return queue
+
+    def _report_state(self, m: Module, sequencer: Sequencer) -> None:
+        m.d.comb += [
+            self.started.eq(sequencer.fetch_start),
+            self.units_reset.eq(sequencer.units_reset),
+            self.index.eq(sequencer.index),
+            self.running.eq(sequencer.running),
+            self.executing.eq(sequencer.executing),
+            self.stream_done.eq(sequencer.done),
+            self.failure.eq(sequencer.failure),
+            self.ended.eq(sequencer.ended),
+            self.failed.eq(sequencer.failed),
+        ]
+
+    def _report_bus_units(self, m: Module, sequencer: Sequencer, queues: dict[isa.Unit, UnitQueue]) -> None:
+        m.d.comb += sequencer.bus_idle.eq(~Cat(queues[unit].active for unit in BUS_UNITS).any())
+        errors = {isa.Unit.LOAD: self.read_error, isa.Unit.STORE: self.write_error}
+        for unit, code in BUS_UNITS.items():
+            with m.If(errors[unit]):
+                m.d.comb += [
+                    sequencer.bus_failure.code.eq(code),
+                    sequencer.bus_failure.index.eq(queues[unit].oldest),
+                ]

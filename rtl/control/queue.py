@@ -1,0 +1,171 @@
+"""Instruction queue of one unit."""
+
+from __future__ import annotations
+
+from amaranth.hdl import Module, ResetInserter, Signal
+from amaranth.lib import data, stream, wiring
+from amaranth.lib.fifo import SyncFIFO
+from amaranth.lib.wiring import In, Out
+
+from tessera.rtl import isa
+from tessera.rtl.config import NpuConfig
+from tessera.rtl.control.decoder import OPERAND_BITS
+from tessera.rtl.control.tokens import token_counts
+from tessera.rtl.interfaces import layout_of
+
+INDEX_BITS = 32
+"""Bits of an instruction's index in its stream."""
+
+
+def instruction_of(unit: isa.Unit) -> type[isa.Instruction]:
+    """The instruction that a unit executes."""
+    name = unit.name.rstrip("0123456789")
+    return {
+        "LOAD": isa.Load, "STORE": isa.Store, "LANE": isa.LaneProgram, "WINDOW": isa.Window, "PPU": isa.PostProcess,
+    }[name]  # fmt: skip
+
+
+class UnitQueue(wiring.Component):
+    """Holds a unit's instructions, executes its ``Wait`` instructions, and passes the others on in order.
+
+    An instruction that is pushed reaches the unit ``LATENCY`` cycles later if the queue is empty. A ``Wait`` is over in
+    the cycle in which the last of its counts is reached, but takes at least a cycle per unit that it names: one
+    count is compared at a time. At most ``MAX_IN_FLIGHT`` instructions are in the unit at a time.
+
+    Parameters
+    ----------
+    config
+        Sizes of the machine; the queue holds ``config.queue_depth`` instructions, and one at its head.
+    unit
+        The unit, which determines the instruction.
+
+    Members
+    -------
+    push
+        Takes ``operands`` (and ``wait``: they are a ``Wait``'s; ``index``: position in the stream) in this cycle;
+        only allowed while ``room`` is 1.
+    flush
+        Drops everything that has not been offered to the unit.
+    counts
+        The token counters.
+    program
+        The instructions for the unit.
+    done
+        The unit completes its oldest instruction in this cycle.
+    idle
+        The queue is empty and the unit has completed everything.
+    active
+        The unit has been offered, or has, instructions that it has not completed.
+    oldest
+        Index of the oldest instruction that the unit has accepted and not completed.
+    """
+
+    LATENCY = 2
+    MAX_IN_FLIGHT = 8
+
+    def __init__(self, config: NpuConfig, unit: isa.Unit):
+        self._depth = config.queue_depth
+        self._program = layout_of(instruction_of(unit))
+        super().__init__(
+            {
+                "push": In(1),
+                "operands": In(OPERAND_BITS),
+                "wait": In(1),
+                "index": In(INDEX_BITS),
+                "room": Out(1),
+                "flush": In(1),
+                "counts": In(token_counts()),
+                "program": Out(stream.Signature(self._program)),
+                "done": In(1),
+                "idle": Out(1),
+                "active": Out(1),
+                "oldest": Out(INDEX_BITS),
+            }
+        )
+
+    def elaborate(self, platform: object) -> Module:
+        m = Module()
+        wait = layout_of(isa.Wait)
+        entry = data.StructLayout({"operands": max(self._program.size, wait.size), "wait": 1, "index": INDEX_BITS})
+        fifo = SyncFIFO(width=entry.size, depth=self._depth)
+        m.submodules.fifo = ResetInserter(self.flush)(fifo)
+        m.submodules.indices = indices = SyncFIFO(width=INDEX_BITS, depth=self.MAX_IN_FLIGHT)
+        m.submodules.condition = condition = WaitCondition()
+        pushed = Signal(entry)
+        head = Signal(entry)
+        head_valid = Signal()
+        leaves = Signal()
+        accepted = Signal()
+        m.d.comb += [
+            pushed.operands.eq(self.operands),
+            pushed.wait.eq(self.wait),
+            pushed.index.eq(self.index),
+            fifo.w_data.eq(pushed),
+            fifo.w_en.eq(self.push),
+            self.room.eq(fifo.w_rdy),
+            self.program.payload.eq(head.operands),
+            self.program.valid.eq(head_valid & ~head.wait & indices.w_rdy),
+            accepted.eq(self.program.valid & self.program.ready),
+            condition.wait.eq(head.operands),
+            condition.counts.eq(self.counts),
+            condition.enable.eq(head_valid & head.wait),
+            leaves.eq(accepted | condition.over),
+            fifo.r_en.eq(~head_valid | leaves),
+            indices.w_data.eq(head.index),
+            indices.w_en.eq(accepted),
+            indices.r_en.eq(self.done),
+            self.oldest.eq(indices.r_data),
+            self.active.eq(indices.r_rdy | self.program.valid),
+            self.idle.eq(~fifo.r_rdy & ~head_valid & ~indices.r_rdy),
+        ]
+        with m.If(fifo.r_en):
+            m.d.sync += [head.eq(fifo.r_data), head_valid.eq(fifo.r_rdy & ~self.flush)]
+        with m.Elif(self.flush & head.wait):
+            m.d.sync += head_valid.eq(0)
+        return m
+
+
+class WaitCondition(wiring.Component):
+    """Compares the counts of a ``Wait``, one per cycle, lowest unit first.
+
+    Ten comparators per queue would find the end of a wait no earlier, if it names one unit as most do, and would
+    take a good part of a simulation's time.
+
+    Members
+    -------
+    enable, wait
+        ``wait`` is to be executed; both stay as they are until ``over``, or the wait is given up.
+    counts
+        The token counters.
+    over
+        The last count is reached in this cycle.
+    """
+
+    def __init__(self) -> None:
+        super().__init__(
+            {"enable": In(1), "wait": In(layout_of(isa.Wait)), "counts": In(token_counts()), "over": Out(1)}
+        )
+
+    def elaborate(self, platform: object) -> Module:
+        m = Module()
+        passed = Signal(len(isa.Unit))
+        pending = Signal.like(passed)
+        current = Signal.like(passed)
+        ahead = Signal(isa.TOKEN_BITS)
+        reached = Signal()
+        with m.If(self.enable):
+            m.d.comb += [
+                pending.eq(self.wait.sources & ~passed),
+                current.eq(pending & -pending),
+                reached.eq(~ahead[-1]),
+                self.over.eq((pending == 0) | (reached & (pending == current))),
+            ]
+            with m.Switch(current):
+                for unit in isa.Unit:
+                    with m.Case(1 << unit):
+                        m.d.comb += ahead.eq(self.counts[unit] - self.wait.counts[unit])
+        with m.If(~self.enable | self.over):
+            m.d.sync += passed.eq(0)
+        with m.Elif(reached):
+            m.d.sync += passed.eq(passed | current)
+        return m

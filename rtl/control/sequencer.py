@@ -1,0 +1,141 @@
+"""Sequencer: hands the instructions of one stream to the units' queues and stops the stream on an error."""
+
+from __future__ import annotations
+
+from amaranth.hdl import Module, Signal
+from amaranth.lib import data, stream, wiring
+from amaranth.lib.wiring import In, Out
+
+from tessera.rtl import isa
+from tessera.rtl.control.decoder import decoded_layout
+from tessera.rtl.control.queue import INDEX_BITS
+
+CODE_SHAPE = range(max(isa.ErrorCode) + 1)
+"""Shape of an `isa.ErrorCode`."""
+
+
+def failure_layout() -> data.StructLayout:
+    """What stopped a stream: an `isa.ErrorCode` (``NONE``: nothing) and the index of the instruction."""
+    return data.StructLayout({"code": CODE_SHAPE, "index": INDEX_BITS})
+
+
+class Sequencer(wiring.Component):
+    """Executes a stream in order, one instruction per cycle at best.
+
+    - An instruction goes to the queues of all its units in one cycle, as soon as all of them have room.
+    - ``Fence`` and ``End`` wait until every unit is idle.
+    - After ``End`` the stream is done when the fetch's last burst has arrived.
+    - After an error (a bad instruction, or a failure that a bus unit reports) or a reset, the queues are flushed, the
+      bus units finish the instructions they have, the other units are reset, and then the stream has stopped. Results
+      of a stopped stream are undefined, and so are the on-chip memories.
+
+    Members
+    -------
+    start
+        Starts the stream when 1 for a cycle; ignored unless the stream has stopped.
+    reset
+        Stops the stream when 1 for a cycle, without an error; also clears ``done`` and ``failure``.
+    decoded
+        The instructions.
+    fetch_start, fetch_stop, fetch_idle
+        Control of the instruction fetch (see `InstructionFetch`).
+    push, room, idle
+        Per unit: hand over the instruction in this cycle; its queue has room; queue and unit have nothing to do.
+    bus_idle
+        The units that use the bus have finished all that was passed to them.
+    bus_failure
+        A failure that a bus unit reports in this cycle.
+    flush, units_reset
+        Drop the queues' contents; reset all units except those that use the bus.
+    index
+        Index of the next instruction, which is the number of instructions executed.
+    running, done, failure
+        State of the stream: executing or stopping; ended by ``End`` since it was last started; what stopped it.
+    executing
+        1 from start to ``End`` or error: the cycles that count.
+    ended, failed
+        Pulses when the stream has stopped after ``End`` or after an error.
+    """
+
+    def __init__(self) -> None:
+        units = len(isa.Unit)
+        super().__init__(
+            {
+                "start": In(1),
+                "reset": In(1),
+                "decoded": In(stream.Signature(decoded_layout())),
+                "fetch_start": Out(1),
+                "fetch_stop": Out(1),
+                "fetch_idle": In(1),
+                "push": Out(units),
+                "room": In(units),
+                "idle": In(units),
+                "bus_idle": In(1),
+                "bus_failure": In(failure_layout()),
+                "flush": Out(1),
+                "units_reset": Out(1),
+                "index": Out(INDEX_BITS),
+                "running": Out(1),
+                "executing": Out(1),
+                "done": Out(1),
+                "failure": Out(failure_layout()),
+                "ended": Out(1),
+                "failed": Out(1),
+            }
+        )
+
+    def elaborate(self, platform: object) -> Module:
+        m = Module()
+        abort = Signal()
+        stop = Signal()
+        fail = Signal(failure_layout())
+        accept = self._execute(m, fail)
+        ends = accept & self.decoded.payload.end
+        m.d.comb += [
+            self.running.eq(1),
+            self.fetch_stop.eq(stop),
+            stop.eq(self.executing & (ends | (fail.code != isa.ErrorCode.NONE) | self.reset)),
+        ]
+        m.d.sync += self.units_reset.eq(0)
+        with m.FSM():
+            with m.State("STOPPED"):
+                m.d.comb += [self.running.eq(0), self.fetch_start.eq(self.start & ~self.reset)]
+                with m.If(self.fetch_start):
+                    m.d.sync += [self.index.eq(0), self.done.eq(0), self.failure.eq(0), abort.eq(0)]
+                    m.next = "EXECUTE"
+                with m.Elif(self.reset):
+                    m.next = "STOPPING"
+            with m.State("EXECUTE"):
+                m.d.comb += self.executing.eq(1)
+                m.d.sync += self.index.eq(self.index + accept)
+                with m.If(stop):
+                    m.d.sync += [self.failure.eq(fail), abort.eq(~ends)]
+                    m.next = "STOPPING"
+            with m.State("STOPPING"):
+                m.d.comb += self.flush.eq(abort)
+                with m.If(self.fetch_idle & (~abort | self.bus_idle) & ~self.reset):
+                    m.d.comb += [
+                        self.ended.eq(~abort),
+                        self.failed.eq(self.failure.code != isa.ErrorCode.NONE),
+                    ]
+                    m.d.sync += [self.done.eq(~abort), self.units_reset.eq(abort)]
+                    m.next = "STOPPED"
+        with m.If(self.reset):
+            m.d.sync += [self.done.eq(0), self.failure.eq(0), abort.eq(1)]
+        return m
+
+    def _execute(self, m: Module, fail: data.View) -> Signal:
+        """Takes the next instruction if it can be executed in this cycle; sets ``fail`` where the stream must stop."""
+        payload = self.decoded.payload
+        accept = Signal()
+        with m.If(self.bus_failure.code != isa.ErrorCode.NONE):
+            m.d.comb += fail.eq(self.bus_failure)
+        with m.Elif(self.executing & self.decoded.valid):
+            with m.If(payload.code != isa.ErrorCode.NONE):
+                m.d.comb += [fail.code.eq(payload.code), fail.index.eq(self.index)]
+            with m.Elif(payload.fence | payload.end):
+                m.d.comb += accept.eq(self.idle.all())
+            with m.Elif((self.room | ~payload.units).all()):
+                m.d.comb += [accept.eq(1), self.push.eq(payload.units)]
+        m.d.comb += self.decoded.ready.eq(accept)
+        return accept

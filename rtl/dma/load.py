@@ -1,0 +1,341 @@
+"""The load engine: DRAM to on-chip memories."""
+
+from __future__ import annotations
+
+from amaranth.hdl import Cat, Module, Mux, Signal, Value
+from amaranth.lib import data, stream, wiring
+from amaranth.lib.wiring import In, Out, connect, flipped
+
+from tessera.rtl import isa
+from tessera.rtl.axi import AxiRead, address_layout, read_layout
+from tessera.rtl.config import NpuConfig
+from tessera.rtl.dma.block import (
+    FIELD_WIDTHS,
+    BurstSplitter,
+    RowWalker,
+    block_layout,
+    check_axi_id,
+    depths_of,
+    element_bytes,
+    fork_program,
+    select_depth,
+    settings_layout,
+    times,
+)
+from tessera.rtl.dma.convert import RESULT_BITS, DepthConverter, converted_layout
+from tessera.rtl.dma.fifo import StreamFifo
+from tessera.rtl.dma.unpack import Unpacker, chunk_layout
+from tessera.rtl.interfaces import BeatWrite, address_bits, bank_write_layout, layout_of
+
+
+def load_settings() -> data.StructLayout:
+    """The fields of :class:`isa.Load` that say what becomes of an element."""
+    return settings_layout(isa.Load)
+
+
+def write_settings() -> data.StructLayout:
+    """Where a converted chunk goes."""
+    return data.StructLayout(
+        {"lanes": isa.MAX_LANES, "address": FIELD_WIDTHS["base"], "half": 1, "pairs": 1, "last": 1, "error": 1}
+    )
+
+
+class ReadRequester(wiring.Component):
+    """Issues the read bursts of blocks, as far ahead of the data as ``OUTSTANDING_BEATS`` allows.
+
+    Parameters
+    ----------
+    config
+        Sizes of the NPU.
+    axi_id
+        Identifier of the bursts.
+
+    Members
+    -------
+    blocks : In(stream of block_layout)
+    ar : Out(stream of address_layout)
+    returned : In(1)
+        1 in each cycle in which a beat of read data is accepted.
+    """
+
+    OUTSTANDING_BEATS = 128
+    """Largest number of beats that were asked for and have not arrived: four bursts of the narrowest bus."""
+
+    def __init__(self, config: NpuConfig, *, axi_id: int):
+        self._config = config
+        self._axi_id = axi_id
+        super().__init__(
+            {
+                "blocks": In(stream.Signature(block_layout(load_settings()))),
+                "ar": Out(stream.Signature(address_layout())),
+                "returned": In(1),
+            }
+        )
+
+    def elaborate(self, platform: object) -> Module:
+        m = Module()
+        m.submodules.walker = walker = RowWalker(load_settings())
+        m.submodules.splitter = splitter = BurstSplitter(self._config)
+        connect(m, flipped(self.blocks), walker.blocks)
+        row, span = walker.rows.payload, splitter.spans.payload
+        copied = row.settings.target != isa.LoadTarget.ACTIVATIONS
+        m.d.comb += [
+            span.address.eq(row.address),
+            span.bytes.eq(
+                Mux(
+                    copied,
+                    times(row.columns, self._config.beat_bytes),
+                    element_bytes(self._config, row.columns, row.settings.memory_depth),
+                )
+            ),
+            span.last.eq(row.last),
+            splitter.spans.valid.eq(walker.rows.valid),
+            walker.rows.ready.eq(splitter.spans.ready),
+        ]
+        outstanding = Signal(range(self.OUTSTANDING_BEATS + 1))
+        burst = splitter.bursts.payload
+        room = outstanding + burst.len < self.OUTSTANDING_BEATS
+        m.d.comb += [
+            self.ar.payload.id.eq(self._axi_id),
+            self.ar.payload.addr.eq(burst.addr),
+            self.ar.payload.len.eq(burst.len),
+            self.ar.valid.eq(splitter.bursts.valid & room),
+            splitter.bursts.ready.eq(self.ar.ready & room),
+        ]
+        issued = Mux(self.ar.valid & self.ar.ready, burst.len + 1, 0)
+        m.d.sync += outstanding.eq(outstanding + issued - self.returned)
+        return m
+
+
+class ElementReader(wiring.Component):
+    """Turns the beats of blocks into chunks with their on-chip addresses.
+
+    Parameters
+    ----------
+    config
+        Sizes of the NPU.
+
+    Members
+    -------
+    blocks : In(stream of block_layout)
+        DRAM addresses and pitches modulo the beat.
+    beats : In(stream of read_layout)
+    chunks : Out(stream of chunk_layout)
+    """
+
+    def __init__(self, config: NpuConfig):
+        self._config = config
+        self._offset_bits = address_bits(config.beat_bytes)
+        super().__init__(
+            {
+                "blocks": In(stream.Signature(block_layout(load_settings(), dram_bits=self._offset_bits))),
+                "beats": In(stream.Signature(read_layout(config))),
+                "chunks": Out(stream.Signature(chunk_layout(config, load_settings()))),
+            }
+        )
+
+    def elaborate(self, platform: object) -> Module:
+        m = Module()
+        m.submodules.walker = walker = RowWalker(load_settings(), dram_bits=self._offset_bits)
+        m.submodules.unpacker = unpacker = Unpacker(self._config, load_settings())
+        connect(m, flipped(self.blocks), walker.blocks)
+        connect(m, flipped(self.beats), unpacker.beats)
+        connect(m, unpacker.chunks, flipped(self.chunks))
+        row, chunks = walker.rows.payload, unpacker.rows.payload
+        copied = row.settings.target != isa.LoadTarget.ACTIVATIONS
+        beat_bytes = self._config.beat_bytes
+        sizes = {code: min(self._config.pixel_bytes(code.bits), beat_bytes) for code in depths_of(self._config)}
+        pairs = ~copied & select_depth(
+            row.settings.memory_depth,
+            {code: int(self._config.pixel_bytes(code.bits) > beat_bytes) for code in depths_of(self._config)},
+        )
+        m.d.comb += [
+            chunks.offset.eq(row.address),
+            chunks.chunk_bytes.eq(Mux(copied, beat_bytes, select_depth(row.settings.memory_depth, sizes))),
+            chunks.pairs.eq(pairs),
+            chunks.chunks.eq(row.columns << pairs),
+            chunks.base.eq(row.base),
+            chunks.last.eq(row.last),
+            chunks.settings.eq(row.settings),
+            unpacker.rows.valid.eq(walker.rows.valid),
+            walker.rows.ready.eq(unpacker.rows.ready),
+        ]
+        return m
+
+
+class DigitWriter(wiring.Component):
+    """Splits converted values into the digits of each lane. Combinational; latency 0.
+
+    Parameters
+    ----------
+    config
+        Sizes of the NPU.
+
+    Members
+    -------
+    input : In(stream of converted_layout(config, write_settings()))
+        Where two chunks make an element, the values of either half are in the low channels.
+    write : Out(stream of bank_write_layout)
+    """
+
+    def __init__(self, config: NpuConfig):
+        self._config = config
+        super().__init__(
+            {
+                "input": In(stream.Signature(converted_layout(config, write_settings()))),
+                "write": Out(stream.Signature(bank_write_layout(config))),
+            }
+        )
+
+    def elaborate(self, platform: object) -> Module:
+        m = Module()
+        source, settings, write = self.input.payload, self.input.payload.settings, self.write.payload
+        m.d.comb += [
+            self.write.valid.eq(self.input.valid),
+            self.input.ready.eq(self.write.ready),
+            write.lanes.eq(settings.lanes),
+            write.address.eq(settings.address),
+            write.halves.eq(Mux(settings.pairs, Mux(settings.half, 0b10, 0b01), 0b11)),
+        ]
+        cols = self._config.cols
+        low = list(source.values)[:cols]
+        values = [*low]
+        for channel in range(cols, self._config.word_digits):
+            value = Signal(RESULT_BITS, name=f"value_{channel}")
+            m.d.comb += value.eq(Mux(settings.pairs, low[channel - cols], source.values[channel]))
+            values.append(value)
+        for lane in range(self._config.lanes):
+            m.d.comb += write.words[lane].eq(Cat(self._digit(lane, value, source.depth) for value in values))
+        return m
+
+    def _digit(self, lane: int, value: Value, depth: Value) -> Value:
+        return select_depth(depth, {code: value.word_select(lane % code.digits, 4) for code in depths_of(self._config)})
+
+
+class LoadEngine(wiring.Component):
+    """Executes :class:`isa.Load`.
+
+    The address side issues the bursts of a block; the data side follows through its own queue of blocks, so that
+    bursts of the next ``BLOCKS_AHEAD`` instructions may be under way while the data of one arrive. One element
+    per cycle where it is at most a beat, else one per two cycles (16 bits), as long as the bus delivers.
+
+    Rows may begin at any byte in DRAM, those of weights and parameters too; where they begin at a multiple of the beat,
+    as the instruction check asks of weights and parameters, they need no extra bus beat.
+
+    Parameters
+    ----------
+    config
+        Sizes of the NPU. Depths that are not in it are not built; what a program that names one writes is
+        undefined, but it ends.
+    axi_id
+        Identifier of the read bursts.
+
+    Members
+    -------
+    program : In(stream of layout_of(isa.Load))
+        ``columns``, ``rows`` and ``planes`` are at least 1.
+    axi : Out(AxiRead)
+        Beats must arrive in the order of the bursts.
+    write : Out(stream of bank_write_layout)
+        Activations.
+    weight_write : Out(BeatWrite) x lanes
+        Weights.
+    parameter_write : Out(BeatWrite)
+        Parameters, for both slices.
+    done : Out(1)
+        1 in the cycle in which the last word or beat of an instruction is written.
+    error : Out(1)
+        1 together with ``done`` if a beat of the instruction came with a bus error. What was written is undefined.
+
+    Raises
+    ------
+    ValueError
+        The identifier does not fit.
+    """
+
+    BLOCKS_AHEAD = 8
+    """Instructions whose bursts may be issued before the data of the oldest of them has arrived."""
+
+    def __init__(self, config: NpuConfig, *, axi_id: int = 1):
+        check_axi_id(axi_id)
+        self._config = config
+        self._axi_id = axi_id
+        super().__init__(
+            {
+                "program": In(stream.Signature(layout_of(isa.Load))),
+                "axi": Out(AxiRead(config)),
+                "write": Out(stream.Signature(bank_write_layout(config))),
+                "weight_write": Out(BeatWrite(config, beats=config.weight_beats)).array(config.lanes),
+                "parameter_write": Out(BeatWrite(config, beats=config.parameter_beats)),
+                "done": Out(1),
+                "error": Out(1),
+            }
+        )
+
+    def elaborate(self, platform: object) -> Module:
+        m = Module()
+        m.submodules.requester = requester = ReadRequester(self._config, axi_id=self._axi_id)
+        m.submodules.reader = reader = ElementReader(self._config)
+        m.submodules.blocks = blocks = StreamFifo(reader.blocks.p.shape(), depth=self.BLOCKS_AHEAD)
+        m.submodules.beats = beats = StreamFifo(read_layout(self._config), depth=2)
+        m.submodules.converter = converter = DepthConverter(self._config, write_settings())
+        m.submodules.writer = writer = DigitWriter(self._config)
+        fork_program(m, self.program, requester.blocks, blocks.input)
+        connect(m, blocks.output, reader.blocks)
+        connect(m, requester.ar, flipped(self.axi.ar))
+        connect(m, flipped(self.axi.r), beats.input)
+        connect(m, beats.output, reader.beats)
+        m.d.comb += requester.returned.eq(self.axi.r.valid & self.axi.r.ready)
+        copied = self._route(m, reader.chunks, converter)
+        connect(m, converter.output, writer.input)
+        connect(m, writer.write, flipped(self.write))
+        written = converter.output.valid & converter.output.ready
+        result, chunk = converter.output.payload.settings, reader.chunks.payload
+        m.d.comb += [
+            self.done.eq((written & result.last) | (copied & chunk.last)),
+            self.error.eq((written & result.last & result.error) | (copied & chunk.last & chunk.error)),
+        ]
+        return m
+
+    def _route(self, m: Module, chunks: stream.Interface, converter: DepthConverter) -> Signal:
+        """Sends activations to the converter and beats to the weights and parameters; returns when the latter.
+
+        Beats wait until the converter is empty, so that instructions complete in order.
+        """
+        chunk, settings = chunks.payload, chunks.payload.settings
+        is_activation = settings.target == isa.LoadTarget.ACTIVATIONS
+        copied = Signal()
+        m.d.comb += [
+            copied.eq(chunks.valid & ~is_activation & converter.empty),
+            chunks.ready.eq(Mux(is_activation, converter.input.ready, converter.empty)),
+            converter.input.valid.eq(chunks.valid & is_activation),
+        ]
+        to_weights = copied & (settings.target == isa.LoadTarget.WEIGHTS)
+        to_parameters = copied & (settings.target == isa.LoadTarget.PARAMETERS)
+        ports = [(port, to_weights & settings.lanes[lane]) for lane, port in enumerate(self.weight_write)]
+        for port, enable in [*ports, (self.parameter_write, to_parameters)]:
+            m.d.comb += [port.enable.eq(enable), port.address.eq(chunk.address), port.data.eq(chunk.data)]
+        self._feed_converter(m, chunk, converter.input.payload)
+        return copied
+
+    def _feed_converter(self, m: Module, chunk: data.View, target: data.View) -> None:
+        """Unpacks the channels of an activation chunk."""
+        settings = chunk.settings
+        m.d.comb += [
+            target.depth.eq(settings.chip_depth),
+            target.signed.eq(settings.chip_signed),
+            target.shift.eq(settings.shift),
+            target.settings.lanes.eq(settings.lanes),
+            target.settings.address.eq(chunk.address),
+            target.settings.half.eq(chunk.half),
+            target.settings.pairs.eq(settings.memory_depth == isa.Depth.A16),
+            target.settings.last.eq(chunk.last),
+            target.settings.error.eq(chunk.error),
+        ]
+        for channel, value in enumerate(target.values):
+            fields = {}
+            for code in depths_of(self._config):
+                if (channel + 1) * code.bits <= self._config.axi_data_bits:
+                    field = chunk.data.word_select(channel, code.bits)
+                    fields[code] = Cat(field, field[-1] & settings.memory_signed).as_signed()
+            m.d.comb += value.eq(select_depth(settings.memory_depth, fields))

@@ -1,0 +1,376 @@
+"""The store engine: activation banks to DRAM."""
+
+from __future__ import annotations
+
+from amaranth.hdl import Cat, Module, Mux, Signal, Value
+from amaranth.lib import data, stream, wiring
+from amaranth.lib.wiring import In, Out, connect, flipped
+
+from tessera.rtl import isa
+from tessera.rtl.axi import AxiWrite, address_layout, response_layout
+from tessera.rtl.config import AXI_BURST_BYTES, NpuConfig
+from tessera.rtl.dma.block import (
+    BurstSplitter,
+    RowWalker,
+    block_layout,
+    check_axi_id,
+    depths_of,
+    element_bytes,
+    fork_program,
+    select_depth,
+    settings_layout,
+)
+from tessera.rtl.dma.convert import DepthConverter, unconverted_layout
+from tessera.rtl.dma.fifo import StreamFifo
+from tessera.rtl.dma.pack import Packer
+from tessera.rtl.interfaces import GangRead, address_bits, bank_words, layout_of
+
+_BURST_BITS = address_bits(AXI_BURST_BYTES)
+
+
+def store_settings() -> data.StructLayout:
+    """The fields of :class:`isa.Store` that say what becomes of an element."""
+    return settings_layout(isa.Store)
+
+
+def place_layout() -> data.StructLayout:
+    """Place of an element or chunk in its row: DRAM address of the row modulo the longest burst, and marks of the
+    row's first and last.
+    """
+    return data.StructLayout({"address": _BURST_BITS, "first": 1, "last": 1})
+
+
+def element_layout(config: NpuConfig) -> data.StructLayout:
+    """An element as it was read from the banks."""
+    return data.StructLayout({"words": bank_words(config), "place": place_layout(), "settings": store_settings()})
+
+
+class WriteRequester(wiring.Component):
+    """Issues the write bursts of blocks and gathers the responses.
+
+    At most ``OUTSTANDING_BURSTS`` bursts wait for their response.
+
+    Parameters
+    ----------
+    config
+        Sizes of the NPU.
+    axi_id
+        Identifier of the bursts.
+
+    Members
+    -------
+    blocks : In(stream of block_layout)
+    aw : Out(stream of address_layout)
+    b : In(stream of response_layout)
+        Responses, in the order of the bursts.
+    written : In(1)
+        1 in each cycle in which the last beat of a burst is accepted.
+    may_write : Out(1)
+        1 while the next beat belongs to a burst whose address was accepted. It falls with ``written`` only.
+    done : Out(1)
+        1 in the cycle of a block's last response.
+    error : Out(1)
+        1 together with ``done`` if one of the block's responses was an error.
+    """
+
+    OUTSTANDING_BURSTS = 16
+
+    def __init__(self, config: NpuConfig, *, axi_id: int):
+        self._config = config
+        self._axi_id = axi_id
+        super().__init__(
+            {
+                "blocks": In(stream.Signature(block_layout(store_settings()))),
+                "aw": Out(stream.Signature(address_layout())),
+                "b": In(stream.Signature(response_layout())),
+                "written": In(1),
+                "may_write": Out(1),
+                "done": Out(1),
+                "error": Out(1),
+            }
+        )
+
+    def elaborate(self, platform: object) -> Module:
+        m = Module()
+        m.submodules.walker = walker = RowWalker(store_settings())
+        m.submodules.splitter = splitter = BurstSplitter(self._config)
+        m.submodules.ends = ends = StreamFifo(1, depth=self.OUTSTANDING_BURSTS)
+        connect(m, flipped(self.blocks), walker.blocks)
+        row, span, burst = walker.rows.payload, splitter.spans.payload, splitter.bursts.payload
+        m.d.comb += [
+            span.address.eq(row.address),
+            span.bytes.eq(element_bytes(self._config, row.columns, row.settings.memory_depth)),
+            span.last.eq(row.last),
+            splitter.spans.valid.eq(walker.rows.valid),
+            walker.rows.ready.eq(splitter.spans.ready),
+            self.aw.payload.id.eq(self._axi_id),
+            self.aw.payload.addr.eq(burst.addr),
+            self.aw.payload.len.eq(burst.len),
+            self.aw.valid.eq(splitter.bursts.valid & ends.input.ready),
+            splitter.bursts.ready.eq(self.aw.ready & ends.input.ready),
+            ends.input.payload.eq(burst.last),
+            ends.input.valid.eq(splitter.bursts.valid & self.aw.ready),
+        ]
+        ahead = Signal(range(self.OUTSTANDING_BURSTS + 1))
+        m.d.sync += ahead.eq(ahead + (self.aw.valid & self.aw.ready) - self.written)
+        m.d.comb += self.may_write.eq(ahead != 0)
+        self._gather_responses(m, ends.output)
+        return m
+
+    def _gather_responses(self, m: Module, ends: stream.Interface) -> None:
+        failed = Signal()
+        m.d.comb += [
+            self.b.ready.eq(1),
+            ends.ready.eq(self.b.valid),
+            self.done.eq(self.b.valid & ends.payload),
+            self.error.eq(self.done & (failed | self.b.payload.resp[1])),
+        ]
+        with m.If(self.b.valid):
+            m.d.sync += failed.eq(~ends.payload & (failed | self.b.payload.resp[1]))
+
+
+class ElementFetcher(wiring.Component):
+    """Reads the elements of blocks from the banks, one per cycle, three cycles before they can be taken.
+
+    Parameters
+    ----------
+    config
+        Sizes of the NPU.
+
+    Members
+    -------
+    blocks : In(stream of block_layout)
+        DRAM addresses and pitches modulo the longest burst.
+    read : Out(GangRead)
+    elements : Out(stream of element_layout)
+    """
+
+    DEPTH = 4
+    """Elements that are under way or waiting; three would do for one element per cycle."""
+
+    def __init__(self, config: NpuConfig):
+        self._config = config
+        super().__init__(
+            {
+                "blocks": In(stream.Signature(block_layout(store_settings(), dram_bits=_BURST_BITS))),
+                "read": Out(GangRead(config)),
+                "elements": Out(stream.Signature(element_layout(config))),
+            }
+        )
+
+    def elaborate(self, platform: object) -> Module:
+        m = Module()
+        m.submodules.walker = walker = RowWalker(store_settings(), dram_bits=_BURST_BITS)
+        m.submodules.queue = queue = StreamFifo(element_layout(self._config), depth=self.DEPTH)
+        connect(m, flipped(self.blocks), walker.blocks)
+        connect(m, queue.output, flipped(self.elements))
+        row, active, first = Signal.like(walker.rows.payload, reset_less=True), Signal(), Signal(reset_less=True)
+        request = self.read.request
+        requested = Signal()
+        m.d.comb += [
+            requested.eq(request.valid & request.ready),
+            request.payload.lanes.eq(row.settings.lanes),
+            request.payload.address.eq(row.base),
+            request.valid.eq(active & self._has_room(m, requested)),
+            walker.rows.ready.eq(~active | (requested & (row.columns == 1))),
+        ]
+        with m.If(walker.rows.ready):
+            m.d.sync += [row.eq(walker.rows.payload), active.eq(walker.rows.valid), first.eq(1)]
+        with m.Elif(requested):
+            m.d.sync += [row.columns.eq(row.columns - 1), row.base.eq(row.base + 1), first.eq(0)]
+        element = queue.input.payload
+        place, settings = Signal.like(element.place, reset_less=True), Signal.like(row.settings, reset_less=True)
+        arrives = Signal()
+        m.d.sync += [
+            arrives.eq(requested),
+            place.address.eq(row.address),
+            place.first.eq(first),
+            place.last.eq(row.columns == 1),
+            settings.eq(row.settings),
+        ]
+        m.d.comb += [
+            element.words.eq(self.read.words),
+            element.place.eq(place),
+            element.settings.eq(settings),
+            queue.input.valid.eq(arrives),
+        ]
+        return m
+
+    def _has_room(self, m: Module, requested: Value) -> Value:
+        """Counts the places of the queue that are promised; a request needs one."""
+        promised = Signal(range(self.DEPTH + 1))
+        m.d.sync += promised.eq(promised + requested - (self.elements.valid & self.elements.ready))
+        return promised != self.DEPTH
+
+
+class DigitReader(wiring.Component):
+    """Joins the digits of elements to values. Combinational, latency 0.
+
+    Where an element in DRAM is longer than a beat, its two halves follow each other in the low channels.
+
+    Parameters
+    ----------
+    config
+        Sizes of the NPU.
+
+    Members
+    -------
+    elements : In(stream of element_layout)
+    values : Out(stream of unconverted_layout(config, place_layout()))
+    """
+
+    def __init__(self, config: NpuConfig):
+        self._config = config
+        super().__init__(
+            {
+                "elements": In(stream.Signature(element_layout(config))),
+                "values": Out(stream.Signature(unconverted_layout(config, place_layout()))),
+            }
+        )
+
+    def elaborate(self, platform: object) -> Module:
+        m = Module()
+        element, settings = self.elements.payload, self.elements.payload.settings
+        values, place = self.values.payload, self.values.payload.settings
+        pairs, half = Signal(), Signal()
+        m.d.comb += [
+            pairs.eq(settings.memory_depth == isa.Depth.A16),
+            self.values.valid.eq(self.elements.valid),
+            self.elements.ready.eq(self.values.ready & (half | ~pairs)),
+            values.depth.eq(settings.memory_depth),
+            values.signed.eq(settings.memory_signed),
+            values.shift.eq(settings.shift),
+            place.address.eq(element.place.address),
+            place.first.eq(element.place.first & ~half),
+            place.last.eq(element.place.last & (half | ~pairs)),
+        ]
+        with m.If(self.values.valid & self.values.ready):
+            m.d.sync += half.eq(pairs & ~half)
+        digits = []
+        for index, word in enumerate(self._digits_of_gang(m, element.words, settings.lanes)):
+            low, high = word[: self._config.word_bits // 2], word[self._config.word_bits // 2 :]
+            digit = Signal(self._config.word_bits, name=f"digit_{index}")
+            m.d.comb += digit.eq(Cat(Mux(half, high, low), high))
+            digits.append(digit)
+        for channel, value in enumerate(values.values):
+            m.d.comb += value.eq(self._value(digits, channel, settings))
+        return m
+
+    def _digits_of_gang(self, m: Module, words: data.View, lanes: Value) -> list[Value]:
+        """The words that hold digit 0, 1, ... of the gang ``lanes``.
+
+        Digit 0 is in the gang's lowest lane; digit 1 in lane 1 or, for the upper gang of two, lane 3.
+        """
+        lowest = Signal(self._config.word_bits)
+        choice = words[self._config.lanes - 1]
+        for lane in reversed(range(self._config.lanes - 1)):
+            choice = Mux(lanes[lane], words[lane], choice)
+        m.d.comb += lowest.eq(choice)
+        digits: list[Value] = [lowest, *list(words)[1 : self._config.max_gang]]
+        if self._config.lanes == 4 and self._config.max_gang > 1:
+            digits[1] = Mux(lanes[0], words[1], words[3])
+        return digits
+
+    def _value(self, digits: list[Value], channel: int, settings: data.View) -> Value:
+        """The value of a channel at the depth on chip."""
+        fields = {}
+        for code in depths_of(self._config):
+            field = Cat(word.word_select(channel, 4) for word in digits[: code.digits])
+            fields[code] = Cat(field, field[-1] & settings.chip_signed).as_signed()
+        return select_depth(settings.chip_depth, fields)
+
+
+class StoreEngine(wiring.Component):
+    """Executes :class:`isa.Store`.
+
+    The address side issues the bursts of a block; the data side reads, converts and packs its elements. Bursts of
+    the next ``BLOCKS_AHEAD`` instructions may be issued early; a burst's data never precede its address. One
+    element per cycle where it is at most a beat, else one per two cycles (16 bits), as long as bus and banks
+    follow. No byte outside the rows is written.
+
+    Parameters
+    ----------
+    config
+        Sizes of the NPU. Depths that are not in it are not built; what a program that names one writes is undefined.
+    axi_id
+        Identifier of the write bursts.
+
+    Members
+    -------
+    program : In(stream of layout_of(isa.Store))
+        ``columns``, ``rows`` and ``planes`` are at least 1, ``lanes`` is one gang of ``chip_depth``.
+    read : Out(GangRead)
+        Activations.
+    axi : Out(AxiWrite)
+    done : Out(1)
+        1 in the cycle in which the last response of an instruction arrives.
+    error : Out(1)
+        1 together with ``done`` if a response of the instruction was a bus error.
+
+    Raises
+    ------
+    ValueError
+        The identifier does not fit.
+    """
+
+    BLOCKS_AHEAD = 4
+    """Instructions whose bursts may be issued before the data of the oldest of them are sent."""
+
+    def __init__(self, config: NpuConfig, *, axi_id: int = 2):
+        check_axi_id(axi_id)
+        self._config = config
+        self._axi_id = axi_id
+        super().__init__(
+            {
+                "program": In(stream.Signature(layout_of(isa.Store))),
+                "read": Out(GangRead(config)),
+                "axi": Out(AxiWrite(config)),
+                "done": Out(1),
+                "error": Out(1),
+            }
+        )
+
+    def elaborate(self, platform: object) -> Module:
+        m = Module()
+        m.submodules.requester = requester = WriteRequester(self._config, axi_id=self._axi_id)
+        m.submodules.fetcher = fetcher = ElementFetcher(self._config)
+        m.submodules.blocks = blocks = StreamFifo(fetcher.blocks.p.shape(), depth=self.BLOCKS_AHEAD)
+        m.submodules.reader = reader = DigitReader(self._config)
+        m.submodules.converter = converter = DepthConverter(self._config, place_layout())
+        m.submodules.packer = packer = Packer(self._config)
+        fork_program(m, self.program, requester.blocks, blocks.input)
+        connect(m, blocks.output, fetcher.blocks)
+        connect(m, fetcher.read, flipped(self.read))
+        connect(m, fetcher.elements, reader.elements)
+        connect(m, reader.values, converter.input)
+        self._pack(m, converter.output, packer.chunks)
+        connect(m, requester.aw, flipped(self.axi.aw))
+        connect(m, flipped(self.axi.b), requester.b)
+        m.d.comb += [
+            self.axi.w.payload.eq(packer.beats.payload),
+            self.axi.w.valid.eq(packer.beats.valid & requester.may_write),
+            packer.beats.ready.eq(self.axi.w.ready & requester.may_write),
+            requester.written.eq(self.axi.w.valid & self.axi.w.ready & self.axi.w.payload.last),
+            self.done.eq(requester.done),
+            self.error.eq(requester.error),
+        ]
+        return m
+
+    def _pack(self, m: Module, converted: stream.Interface, chunks: stream.Interface) -> None:
+        """Makes the bytes of a chunk of converted values."""
+        source, chunk = converted.payload, chunks.payload
+        beat_bytes = self._config.beat_bytes
+        packed, sizes = {}, {}
+        for code in depths_of(self._config):
+            sizes[code] = min(self._config.pixel_bytes(code.bits), beat_bytes)
+            channels = 8 * sizes[code] // code.bits
+            packed[code] = Cat(value[: code.bits] for value in list(source.values)[:channels])
+        m.d.comb += [
+            chunk.data.eq(select_depth(source.depth, packed)),
+            chunk.chunk_bytes.eq(select_depth(source.depth, sizes)),
+            chunk.address.eq(source.settings.address),
+            chunk.first.eq(source.settings.first),
+            chunk.last.eq(source.settings.last),
+            chunks.valid.eq(converted.valid),
+            converted.ready.eq(chunks.ready),
+        ]

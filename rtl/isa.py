@@ -1,0 +1,634 @@
+"""The instruction set: one table, from which everything else derives.
+
+Each instruction is a frozen dataclass whose fields carry their width, signedness and meaning. Encoder, decoder,
+disassembler, the decoder in RTL, the C header and the documentation page are all generated from these classes;
+no bit position is written anywhere else.
+
+An instruction stream is a sequence of 256-bit words in DRAM, least significant byte first. The sequencer hands
+each instruction, in order, to the queues of the units it names. A unit executes its queue in order; units run
+concurrently. Order *between* units is made only by :class:`Wait`:
+
+- every unit has a *token counter*: the number of instructions it has completed since the stream started, modulo
+  2 ** 16 (``Wait`` itself is not counted);
+- a ``Wait`` in a unit's queue holds that queue until the counters it names have reached the values it names.
+  ``counter`` has reached ``value`` when ``(counter - value) mod 2 ** 16 < 2 ** 15``.
+
+Three hand-overs need no ``Wait``: a :class:`PostProcess` takes the next finished tile of its source (lanes or
+window reader), a lane starts a tile only when one of its two accumulator memories is free, and a window reader
+is paced by its slice. Every value waited for must be signalled by an earlier instruction of the stream, and no
+lane may be more than two tiles ahead of the post-processing; then no stream can deadlock.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from enum import IntEnum
+from typing import Any, ClassVar
+
+INSTRUCTION_BITS = 256
+"""Width of every instruction in bits."""
+
+INSTRUCTION_BYTES = INSTRUCTION_BITS // 8
+
+OPCODE_BITS = 8
+
+MAX_LANES = 4
+"""Lanes that the encoding knows."""
+
+PPU_SLICES = 2
+"""Slices of the post-processing unit; each has a window reader of its own."""
+
+TOKEN_BITS = 16
+"""Width of a unit's token counter."""
+
+FIELD_LIMITS = {
+    "activation_words": 1 << 16,
+    "weight_beats": 1 << 16,
+    "parameter_blocks": 1 << 10,
+    "tile_side": (1 << 9) - 1,
+}
+"""Largest memories and tiles that the encoding can address."""
+
+
+class IsaError(ValueError):
+    """An instruction that cannot be encoded or decoded; the message names the field, the value and the limit."""
+
+
+class Unit(IntEnum):
+    """The units that execute instructions; each has a queue and a token counter."""
+
+    LOAD = 0
+    STORE = 1
+    LANE0 = 2
+    LANE1 = 3
+    LANE2 = 4
+    LANE3 = 5
+    WINDOW0 = 6
+    WINDOW1 = 7
+    PPU0 = 8
+    PPU1 = 9
+
+    @classmethod
+    def lane(cls, index: int) -> Unit:
+        """The unit of lane ``index``."""
+        return cls(cls.LANE0 + index)
+
+    @classmethod
+    def window(cls, index: int) -> Unit:
+        """The window reader of PPU slice ``index``."""
+        return cls(cls.WINDOW0 + index)
+
+    @classmethod
+    def ppu(cls, index: int) -> Unit:
+        """PPU slice ``index``."""
+        return cls(cls.PPU0 + index)
+
+
+class ErrorCode(IntEnum):
+    """What stopped a stream; the value of the error register's ``code`` field."""
+
+    NONE = 0
+    BAD_OPCODE = 1
+    BAD_OPERAND = 2
+    READ_ERROR = 3
+    WRITE_ERROR = 4
+    FETCH_ERROR = 5
+
+
+class Depth(IntEnum):
+    """Code of an activation depth."""
+
+    A4 = 0
+    A6 = 1
+    A8 = 2
+    A16 = 3
+
+    @property
+    def bits(self) -> int:
+        """The depth in bits."""
+        return (4, 6, 8, 16)[self]
+
+    @property
+    def digits(self) -> int:
+        """4-bit digits of an activation, which is also the number of lanes of its gang."""
+        return (1, 2, 2, 4)[self]
+
+    @classmethod
+    def of(cls, bits: int) -> Depth:
+        """The code of a depth in bits; raises `IsaError` for a depth that does not exist."""
+        for depth in cls:
+            if depth.bits == bits:
+                return depth
+        raise IsaError(f"there is no activation depth of {bits} bits; use one of 4, 6, 8, 16")
+
+
+class WeightDepth(IntEnum):
+    """Code of a weight depth."""
+
+    W8 = 0
+    W4 = 1
+
+    @property
+    def bits(self) -> int:
+        """The depth in bits."""
+        return (8, 4)[self]
+
+    @classmethod
+    def of(cls, bits: int) -> WeightDepth:
+        """The code of a depth in bits; raises `IsaError` for a depth that does not exist."""
+        for depth in cls:
+            if depth.bits == bits:
+                return depth
+        raise IsaError(f"there is no weight depth of {bits} bits; use 4 or 8")
+
+
+class LoadTarget(IntEnum):
+    """The on-chip memory that a load writes."""
+
+    ACTIVATIONS = 0
+    WEIGHTS = 1
+    PARAMETERS = 2
+
+
+class Source(IntEnum):
+    """Where a post-processing slice takes its sums from."""
+
+    LANES = 0
+    WINDOW = 1
+
+
+class Reduction(IntEnum):
+    """What a window reader makes of the values under its window."""
+
+    SUM = 0
+    MAX = 1
+
+
+@dataclass(frozen=True)
+class Field:
+    """One field of an instruction.
+
+    Attributes
+    ----------
+    name, width, signed
+        The field's name, its width in bits, and whether it is two's complement.
+    count
+        Number of elements; more than 1 makes it an array of fields of ``width`` bits, element 0 lowest.
+    offset
+        Position of the lowest bit in the instruction.
+    kind
+        The enumeration of its values, or ``int``.
+    doc
+        Meaning and unit.
+    """
+
+    name: str
+    width: int
+    signed: bool
+    count: int
+    offset: int
+    kind: type
+    doc: str
+
+    @property
+    def minimum(self) -> int:
+        """Smallest value of an element."""
+        return -(1 << (self.width - 1)) if self.signed else 0
+
+    @property
+    def maximum(self) -> int:
+        """Largest value of an element."""
+        return (1 << (self.width - self.signed)) - 1
+
+
+def _field(width: int, doc: str, *, signed: bool = False, count: int = 1, kind: type = int, default: Any = 0) -> Any:
+    if count > 1:
+        default = (default,) * count
+    metadata = {"width": width, "doc": doc, "signed": signed, "count": count, "kind": kind}
+    return dataclasses.field(default=default, metadata=metadata)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Instruction:
+    """Base class of all instructions. A value outside a field's range raises `IsaError` when it is made."""
+
+    opcode: ClassVar[int]
+    mnemonic: ClassVar[str]
+
+    def __post_init__(self) -> None:
+        for field in fields_of(type(self)):
+            for value in _elements(self, field):
+                if not field.minimum <= value <= field.maximum:
+                    raise IsaError(
+                        f"{self.mnemonic}: {field.name} = {value} is outside {field.minimum}..{field.maximum}"
+                    )
+
+    def units(self) -> tuple[Unit, ...]:
+        """The units whose queues take this instruction; empty for those that the sequencer executes itself."""
+        return ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class End(Instruction):
+    """Ends the stream: waits until every unit has finished, then raises the interrupt."""
+
+    opcode: ClassVar[int] = 0x01
+    mnemonic: ClassVar[str] = "end"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Fence(Instruction):
+    """Holds the sequencer until every unit has finished all that was handed to it."""
+
+    opcode: ClassVar[int] = 0x02
+    mnemonic: ClassVar[str] = "fence"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Wait(Instruction):
+    """Holds the queues of ``targets`` until each unit in ``sources`` has completed ``counts[unit]`` instructions."""
+
+    opcode: ClassVar[int] = 0x03
+    mnemonic: ClassVar[str] = "wait"
+
+    targets: int = _field(len(Unit), "mask of the units whose queues wait")
+    sources: int = _field(len(Unit), "mask of the units that are waited for")
+    counts: tuple[int, ...] = _field(TOKEN_BITS, "token counter value to reach, per unit", count=len(Unit))
+
+    def units(self) -> tuple[Unit, ...]:
+        return units_of_mask(self.targets)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Transfer(Instruction):
+    """Fields of both directions of the DMA: a 3-D block in DRAM, one on chip, and the conversion between them."""
+
+    lanes: int = _field(
+        MAX_LANES, "mask of the lanes whose banks a load writes (parameters: ignored), or of the gang a store reads"
+    )
+    address: int = _field(40, "DRAM address of the first element, bytes")
+    columns: int = _field(16, "elements per row, contiguous in DRAM", default=1)
+    rows: int = _field(12, "rows per plane", default=1)
+    planes: int = _field(12, "planes", default=1)
+    row_pitch: int = _field(32, "DRAM distance of rows, bytes")
+    plane_pitch: int = _field(32, "DRAM distance of planes, bytes")
+    base: int = _field(16, "on-chip address of the first element, activation words (or beats)")
+    chip_row_pitch: int = _field(16, "on-chip distance of rows, words (or beats)")
+    chip_plane_pitch: int = _field(16, "on-chip distance of planes, words (or beats)")
+    memory_depth: Depth = _field(2, "depth in DRAM", kind=Depth)
+    memory_signed: int = _field(1, "1: values in DRAM are signed")
+    chip_depth: Depth = _field(2, "depth on chip", kind=Depth)
+    chip_signed: int = _field(1, "1: values on chip are signed")
+    shift: int = _field(5, "right shift (left if negative) of the depth conversion", signed=True)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Load(Transfer):
+    """Copies a 3-D block from DRAM to an on-chip memory, converting activations from depth to depth.
+
+    Activations: an element is a pixel of one channel block (``word_digits`` channels), packed in DRAM at
+    ``memory_depth`` bits (channel 0 lowest), written as digits: lane l of ``lanes`` gets digit
+    ``l mod digits(chip_depth)``. A value x becomes ``saturate(round_half_even(x / 2 ** shift), chip_depth)``.
+    Weights and parameters: an element is a beat, copied unchanged (the depth fields are ignored).
+    """
+
+    opcode: ClassVar[int] = 0x10
+    mnemonic: ClassVar[str] = "load"
+
+    target: LoadTarget = _field(2, "memory that is written", kind=LoadTarget)
+
+    def units(self) -> tuple[Unit, ...]:
+        return (Unit.LOAD,)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Store(Transfer):
+    """Copies a 3-D block of activations to DRAM; the mirror image of an activation :class:`Load`.
+
+    Reads the digits from the lanes of ``lanes`` (exactly one gang of ``chip_depth``).
+    """
+
+    opcode: ClassVar[int] = 0x11
+    mnemonic: ClassVar[str] = "store"
+
+    def units(self) -> tuple[Unit, ...]:
+        return (Unit.STORE,)
+
+
+@dataclass(frozen=True, kw_only=True)
+class LaneProgram(Instruction):
+    """Makes the sums of one tile of a convolution or matrix product on one gang.
+
+    A tile is a rectangle of output pixels with ``cols`` output channels. For every output pixel (ty, tx) of the tile,
+    summed over kernel row ky, kernel column kx and channel step s (in that order, outermost first; the pixels are the
+    innermost loop)::
+
+        y = origin_y + ty * stride_y + ky * dilation_y        x likewise
+        word = bank[input_base + block(s) * block_pitch + y * row_pitch + x]   (pad if y or x is outside the input)
+        accumulator[ty * tile_width + tx][c] += sum over rows r of digit(s, r) * weight(step, r, c)
+
+    W8: step s covers channels ``s * rows .. s * rows + rows - 1``: block(s) = s // 2, digit = word[(s % 2) * rows + r].
+    W4: step s covers the whole word: block(s) = s, and two digits per PE: word[r] with the weight's low nibble,
+    word[rows + r] with its high nibble.
+
+    The weight blocks of the steps lie one after another in the lane's weight bank, from ``weight_base``: a block has
+    one word (``cols`` bytes) per row r; byte c is the weight of output channel c (W8), or two 4-bit weights (W4).
+    """
+
+    opcode: ClassVar[int] = 0x20
+    mnemonic: ClassVar[str] = "lane"
+
+    lanes: int = _field(MAX_LANES, "mask of the gang; digit i is in its i-th lane")
+    depth: Depth = _field(2, "depth of the input activations", kind=Depth)
+    signed: int = _field(1, "1: the input is signed, so the gang's top digit is signed")
+    weight_depth: WeightDepth = _field(1, "depth of the weights", kind=WeightDepth)
+    pad: int = _field(16, "value outside the input, two's complement, all 4 digits")
+    input_base: int = _field(16, "address of input pixel (0, 0) of channel block 0, words")
+    row_pitch: int = _field(12, "distance of input rows, words")
+    block_pitch: int = _field(16, "distance of channel blocks, words")
+    input_height: int = _field(12, "input rows", default=1)
+    input_width: int = _field(12, "input columns", default=1)
+    origin_y: int = _field(13, "input row of the tile's first pixel and kernel row 0", signed=True)
+    origin_x: int = _field(13, "input column of the tile's first pixel and kernel column 0", signed=True)
+    stride_y: int = _field(4, "vertical stride", default=1)
+    stride_x: int = _field(4, "horizontal stride", default=1)
+    dilation_y: int = _field(4, "vertical dilation", default=1)
+    dilation_x: int = _field(4, "horizontal dilation", default=1)
+    kernel_height: int = _field(5, "kernel rows", default=1)
+    kernel_width: int = _field(5, "kernel columns", default=1)
+    channel_steps: int = _field(10, "channel steps per kernel position", default=1)
+    tile_height: int = _field(9, "output rows of the tile", default=1)
+    tile_width: int = _field(9, "output columns of the tile", default=1)
+    weight_base: int = _field(16, "address of the first weight block, beats")
+
+    def units(self) -> tuple[Unit, ...]:
+        return tuple(Unit.lane(lane) for lane in lanes_of_mask(self.lanes))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Window(Instruction):
+    """Reduces windows of activations to their sum or maximum, for ``cols`` channels of a rectangle of pixels.
+
+    The results go, in the order of the pixels, to the PPU slice with the same number (the next
+    :class:`PostProcess` with ``source = WINDOW``). Positions outside the input are skipped. A window of 1 x 1 copies.
+    """
+
+    opcode: ClassVar[int] = 0x30
+    mnemonic: ClassVar[str] = "window"
+
+    slice: int = _field(1, "PPU slice that takes the results")
+    lanes: int = _field(MAX_LANES, "mask of the gang whose banks are read")
+    depth: Depth = _field(2, "depth of the input activations", kind=Depth)
+    signed: int = _field(1, "1: the input is signed")
+    reduction: Reduction = _field(1, "what is made of a window", kind=Reduction)
+    input_base: int = _field(16, "address of input pixel (0, 0), words")
+    half: int = _field(1, "half of the word: 0 channels 0..cols-1, 1 the others")
+    row_pitch: int = _field(12, "distance of input rows, words")
+    input_height: int = _field(12, "input rows", default=1)
+    input_width: int = _field(12, "input columns", default=1)
+    origin_y: int = _field(13, "input row of the tile's first window", signed=True)
+    origin_x: int = _field(13, "input column of the tile's first window", signed=True)
+    stride_y: int = _field(5, "vertical stride", default=1)
+    stride_x: int = _field(5, "horizontal stride", default=1)
+    kernel_height: int = _field(8, "window rows", default=1)
+    kernel_width: int = _field(8, "window columns", default=1)
+    tile_height: int = _field(9, "output rows of the tile", default=1)
+    tile_width: int = _field(9, "output columns of the tile", default=1)
+
+    def units(self) -> tuple[Unit, ...]:
+        return (Unit.window(self.slice),)
+
+
+@dataclass(frozen=True, kw_only=True)
+class PostProcess(Instruction):
+    """Turns the sums of one tile into activations of ``cols`` channels and writes them to the banks.
+
+    For every pixel of the tile and every channel c of the block, with exact integers::
+
+        total = (sum + bias[c]) * multiplier[c]
+        total += (residual * residual_multiplier) << (shift[c] - residual_shift)       (if ``residual``)
+        value = clamp(round_half_even(total / 2 ** shift[c]), clamp_low, clamp_high)
+        output = saturate(value, output_depth)                                        (saturations are counted)
+
+    ``sum`` is the gang's ``accumulator[l] << 4 * digit(l)`` added over its lanes, or the window reader's result.
+    ``0 <= shift[c] - residual_shift <= 15`` must hold. Lane l of ``output_lanes`` gets digit
+    ``l mod digits(output_depth)``; the residual operand is read from the gang ``residual_lanes``.
+    """
+
+    opcode: ClassVar[int] = 0x31
+    mnemonic: ClassVar[str] = "post"
+
+    slice: int = _field(1, "PPU slice")
+    source: Source = _field(1, "where the sums come from", kind=Source)
+    lanes: int = _field(MAX_LANES, "mask of the gang whose accumulators are drained (source LANES)")
+    tile_height: int = _field(9, "output rows of the tile", default=1)
+    tile_width: int = _field(9, "output columns of the tile", default=1)
+    parameter_block: int = _field(10, "address of the block's parameters, blocks of cols channels")
+    output_lanes: int = _field(MAX_LANES, "mask of the lanes whose banks are written")
+    output_depth: Depth = _field(2, "depth of the output", kind=Depth)
+    output_signed: int = _field(1, "1: the output is signed")
+    output_base: int = _field(16, "address of the tile's first output pixel, words")
+    output_row_pitch: int = _field(12, "distance of output rows, words")
+    output_half: int = _field(1, "half of the word that is written")
+    clamp_low: int = _field(17, "lower limit of the activation function", signed=True, default=-(1 << 16))
+    clamp_high: int = _field(17, "upper limit of the activation function", signed=True, default=(1 << 16) - 1)
+    residual: int = _field(1, "1: add a residual operand")
+    residual_lanes: int = _field(MAX_LANES, "mask of the gang that holds the residual operand")
+    residual_depth: Depth = _field(2, "depth of the residual operand", kind=Depth)
+    residual_signed: int = _field(1, "1: the residual operand is signed")
+    residual_base: int = _field(16, "address of the tile's first residual pixel, words")
+    residual_row_pitch: int = _field(12, "distance of residual rows, words")
+    residual_half: int = _field(1, "half of the word that is read")
+    residual_multiplier: int = _field(16, "multiplier of the residual operand")
+    residual_shift: int = _field(6, "right shift of the residual product")
+
+    def units(self) -> tuple[Unit, ...]:
+        return (Unit.ppu(self.slice),)
+
+
+INSTRUCTIONS: tuple[type[Instruction], ...] = (
+    End,
+    Fence,
+    Wait,
+    Load,
+    Store,
+    LaneProgram,
+    Window,
+    PostProcess,
+)
+"""The instruction table, by rising opcode."""
+
+
+@dataclass(frozen=True)
+class ChannelParameters:
+    """Parameters of one output channel, 64 bits in DRAM and in the parameter memory.
+
+    Attributes
+    ----------
+    bias
+        Added to the sum; |bias| < 2 ** 30.
+    multiplier
+        Unsigned 16 bits.
+    shift
+        Right shift after the multiplication, 0..47.
+    """
+
+    bias: int
+    multiplier: int
+    shift: int
+
+    BIAS_BITS: ClassVar[int] = 32
+    MULTIPLIER_BITS: ClassVar[int] = 16
+    SHIFT_BITS: ClassVar[int] = 6
+    MAX_SHIFT: ClassVar[int] = 47
+    MAX_RESIDUAL_ALIGNMENT: ClassVar[int] = 15
+
+    def encode(self) -> bytes:
+        """The 8 bytes: bias in bits 0..31, multiplier in bits 32..47, shift in bits 48..53."""
+        word = (self.bias & (1 << self.BIAS_BITS) - 1) | self.multiplier << 32 | self.shift << 48
+        return word.to_bytes(8, "little")
+
+    @classmethod
+    def decode(cls, data: bytes) -> ChannelParameters:
+        """The parameters in 8 bytes of parameter memory."""
+        word = int.from_bytes(data, "little")
+        bias = word & (1 << cls.BIAS_BITS) - 1
+        bias -= (bias >> (cls.BIAS_BITS - 1)) << cls.BIAS_BITS
+        return cls(bias, word >> 32 & 0xFFFF, word >> 48 & 0x3F)
+
+
+def lanes_of_mask(mask: int) -> tuple[int, ...]:
+    """Indices of the set bits of a lane mask, rising."""
+    return tuple(lane for lane in range(MAX_LANES) if mask >> lane & 1)
+
+
+def units_of_mask(mask: int) -> tuple[Unit, ...]:
+    """Units of the set bits of a unit mask, rising."""
+    return tuple(unit for unit in Unit if mask >> unit & 1)
+
+
+def fields_of(instruction: type[Instruction]) -> tuple[Field, ...]:
+    """The fields of an instruction, lowest first, above the opcode."""
+    return _FIELDS[instruction]
+
+
+def encode(instruction: Instruction) -> bytes:
+    """The 32 bytes of an instruction."""
+    word = instruction.opcode
+    for field in fields_of(type(instruction)):
+        mask = (1 << field.width) - 1
+        for index, value in enumerate(_elements(instruction, field)):
+            word |= (value & mask) << (field.offset + index * field.width)
+    return word.to_bytes(INSTRUCTION_BYTES, "little")
+
+
+def decode(data: bytes) -> Instruction:
+    """The instruction in 32 bytes.
+
+    Raises
+    ------
+    IsaError
+        Wrong length, unknown opcode, or a bit set outside the instruction's fields.
+    """
+    if len(data) != INSTRUCTION_BYTES:
+        raise IsaError(f"an instruction has {INSTRUCTION_BYTES} bytes, not {len(data)}")
+    word = int.from_bytes(data, "little")
+    opcode = word & (1 << OPCODE_BITS) - 1
+    kind = _BY_OPCODE.get(opcode)
+    if kind is None:
+        raise IsaError(f"there is no instruction with opcode {opcode:#04x}")
+    used = fields_of(kind)[-1].offset + fields_of(kind)[-1].width * fields_of(kind)[-1].count if fields_of(kind) else 8
+    if word >> used:
+        raise IsaError(f"{kind.mnemonic}: the unused bits {used}..{INSTRUCTION_BITS - 1} are not zero")
+    return kind(**{field.name: _extract(word, field) for field in fields_of(kind)})
+
+
+def encode_stream(instructions: Sequence[Instruction]) -> bytes:
+    """The bytes of a stream, without padding."""
+    return b"".join(encode(instruction) for instruction in instructions)
+
+
+def decode_stream(data: bytes) -> list[Instruction]:
+    """The instructions up to and including :class:`End`; raises `IsaError` if there is none."""
+    stream = []
+    for start in range(0, len(data) - INSTRUCTION_BYTES + 1, INSTRUCTION_BYTES):
+        stream.append(decode(data[start : start + INSTRUCTION_BYTES]))
+        if isinstance(stream[-1], End):
+            return stream
+    raise IsaError(f"the stream of {len(stream)} instructions has no end instruction")
+
+
+def disassemble(stream: Sequence[Instruction]) -> Iterator[str]:
+    """One line of text per instruction: index, mnemonic, and the fields that differ from their defaults."""
+    for index, instruction in enumerate(stream):
+        yield f"{index:6d}  {format_instruction(instruction)}"
+
+
+def format_instruction(instruction: Instruction) -> str:
+    """Mnemonic and the fields that differ from their defaults."""
+    defaults = {field.name: field.default for field in dataclasses.fields(instruction)}
+    texts = [
+        f"{field.name}={_format_value(instruction, field)}"
+        for field in fields_of(type(instruction))
+        if getattr(instruction, field.name) != defaults[field.name]
+    ]
+    return f"{instruction.mnemonic:<7}{' '.join(texts)}".rstrip()
+
+
+def _format_value(instruction: Instruction, field: Field) -> str:
+    value = getattr(instruction, field.name)
+    if field.name in ("targets", "sources"):
+        return "+".join(unit.name.lower() for unit in units_of_mask(value))
+    if field.name.endswith("lanes"):
+        return f"{value:0{MAX_LANES}b}"
+    if field.name == "address":
+        return f"{value:#x}"
+    if field.name == "counts":
+        return ",".join(map(str, value))
+    return value.name if isinstance(value, IntEnum) else str(value)
+
+
+def _elements(instruction: Instruction, field: Field) -> tuple[int, ...]:
+    value = getattr(instruction, field.name)
+    if field.count == 1:
+        return (int(value),)
+    if len(value) != field.count:
+        raise IsaError(f"{instruction.mnemonic}: {field.name} has {field.count} elements, not {len(value)}")
+    return tuple(value)
+
+
+def _extract(word: int, field: Field) -> Any:
+    values = []
+    for index in range(field.count):
+        value = word >> (field.offset + index * field.width) & (1 << field.width) - 1
+        if field.signed and value >> (field.width - 1):
+            value -= 1 << field.width
+        values.append(_convert(value, field))
+    return values[0] if field.count == 1 else tuple(values)
+
+
+def _convert(value: int, field: Field) -> int:
+    try:
+        return field.kind(value)
+    except ValueError:
+        raise IsaError(f"{field.name} = {value} is no {field.kind.__name__}") from None
+
+
+def _layout(instruction: type[Instruction]) -> tuple[Field, ...]:
+    offset = OPCODE_BITS
+    layout = []
+    for field in dataclasses.fields(instruction):
+        meta = field.metadata
+        layout.append(
+            Field(field.name, meta["width"], meta["signed"], meta["count"], offset, meta["kind"], meta["doc"])
+        )
+        offset += meta["width"] * meta["count"]
+    if offset > INSTRUCTION_BITS:
+        raise IsaError(f"{instruction.mnemonic} needs {offset} bits, but an instruction has {INSTRUCTION_BITS}")
+    return tuple(layout)
+
+
+_FIELDS = {instruction: _layout(instruction) for instruction in INSTRUCTIONS}
+_BY_OPCODE = {instruction.opcode: instruction for instruction in INSTRUCTIONS}

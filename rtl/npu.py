@@ -1,0 +1,198 @@
+"""The top of the hardware."""
+
+from __future__ import annotations
+
+from amaranth.hdl import Cat, Const, Module, ResetInserter, Value
+from amaranth.lib import wiring
+from amaranth.lib.wiring import Out, connect
+from amaranth.utils import exact_log2
+
+from tessera.rtl import isa
+from tessera.rtl.array import Lane
+from tessera.rtl.axi import AxiLite, AxiRead, AxiWrite, connect_ports, port_members
+from tessera.rtl.config import NpuConfig
+from tessera.rtl.control.instruction_stream import InstructionStream
+from tessera.rtl.control.read_arbiter import AxiReadArbiter
+from tessera.rtl.control.registers import Registers
+from tessera.rtl.dma import LoadEngine, StoreEngine
+from tessera.rtl.memory import GANG_READERS, WRITERS, ActivationBanks
+from tessera.rtl.ppu import PostProcessor
+
+FETCH_ID, LOAD_ID, STORE_ID = range(3)
+"""AXI identifiers of the masters inside the NPU."""
+
+
+class Npu(wiring.Component):
+    """A whole NPU, with the flat port names that FPGA tools infer. Clock and reset are ``clk`` and ``rst``.
+
+    No output depends on an input in the same cycle.
+
+    Parameters
+    ----------
+    config
+        Sizes and depths.
+
+    Members
+    -------
+    irq
+        Interrupt, active high; stays until its cause is cleared in the registers.
+    s_axi_*
+        AXI4-Lite slave: the registers.
+    m_axi_*
+        AXI4 master: DRAM. Bursts of full beats with rising addresses that never cross 4 KiB. Read data must come in
+        the order of the bursts.
+    trace_done
+        For each unit a pulse, one cycle late, when it completes an instruction: for logic analysers and the
+        co-simulation's trace. May be left open.
+    """
+
+    def __init__(self, config: NpuConfig):
+        self._config = config
+        super().__init__(
+            {
+                "irq": Out(1),
+                "trace_done": Out(len(isa.Unit)),
+                **port_members("s_axi_", AxiLite().flip()),
+                **port_members("m_axi_", AxiRead(config)),
+                **port_members("m_axi_", AxiWrite(config)),
+            }
+        )
+
+    def elaborate(self, platform: object) -> Module:
+        m = Module()
+        config = self._config
+        m.submodules.registers = registers = Registers()
+        m.submodules.stream0 = stream = InstructionStream(config, axi_id=FETCH_ID)
+        m.submodules.load = load = LoadEngine(config, axi_id=LOAD_ID)
+        m.submodules.store = store = StoreEngine(config, axi_id=STORE_ID)
+        m.submodules.read_arbiter = arbiter = AxiReadArbiter(config, ids=(FETCH_ID, LOAD_ID))
+        lanes = [Lane(config, index) for index in range(config.lanes)]
+        banks = ActivationBanks(config)
+        post_processor = PostProcessor(config)
+        reset = ResetInserter(stream.units_reset)
+        m.submodules.banks = reset(banks)
+        m.submodules.post_processor = reset(post_processor)
+        for index, lane in enumerate(lanes):
+            m.submodules[f"lane{index}"] = reset(lane)
+
+        self._connect_bus(m, registers, arbiter, stream, load, store)
+        self._connect_memories(m, banks, lanes, post_processor, load, store)
+        self._connect_programs(m, stream, lanes, post_processor, load, store)
+        self._describe_configuration(m, registers)
+        increments = {
+            "cycles": stream.executing,
+            "saturations": post_processor.saturations,
+            "read_beats": arbiter.axi.r.valid & arbiter.axi.r.ready,
+            "write_beats": store.axi.w.valid & store.axi.w.ready,
+        }
+        self._connect_registers(m, registers, stream, increments)
+        return m
+
+    def _connect_bus(
+        self,
+        m: Module,
+        registers: Registers,
+        arbiter: AxiReadArbiter,
+        stream: InstructionStream,
+        load: LoadEngine,
+        store: StoreEngine,
+    ) -> None:
+        beat_bytes = self._config.beat_bytes
+        connect(m, stream.axi, arbiter.readers[0])
+        connect(m, load.axi, arbiter.readers[1])
+        connect_ports(m, self, "s_axi_", registers.axi, beat_bytes=beat_bytes)
+        connect_ports(m, self, "m_axi_", arbiter.axi, beat_bytes=beat_bytes)
+        connect_ports(m, self, "m_axi_", store.axi, beat_bytes=beat_bytes)
+
+    def _connect_memories(
+        self,
+        m: Module,
+        banks: ActivationBanks,
+        lanes: list[Lane],
+        post_processor: PostProcessor,
+        load: LoadEngine,
+        store: StoreEngine,
+    ) -> None:
+        for index, lane in enumerate(lanes):
+            connect(m, lane.read, banks.lane_read[index])
+            connect(m, load.weight_write[index], lane.weight_write)
+            connect(m, post_processor.drain[index], lane.drain)
+        connect(m, load.parameter_write, post_processor.parameter_write)
+        readers = {"store": store.read}
+        writers = {"load": load.write}
+        for index in range(isa.PPU_SLICES):
+            readers[f"window{index}"] = post_processor.window_read[index]
+            readers[f"residual{index}"] = post_processor.residual_read[index]
+            writers[f"ppu{index}"] = post_processor.write[index]
+        for index, name in enumerate(GANG_READERS):
+            connect(m, readers[name], banks.gang_read[index])
+        for index, name in enumerate(WRITERS):
+            connect(m, writers[name], banks.write[index])
+
+    def _connect_programs(
+        self,
+        m: Module,
+        stream: InstructionStream,
+        lanes: list[Lane],
+        post_processor: PostProcessor,
+        load: LoadEngine,
+        store: StoreEngine,
+    ) -> None:
+        units = isa.Unit
+        ends = {units.LOAD: (load.program, load.done), units.STORE: (store.program, store.done)}
+        for index, lane in enumerate(lanes):
+            ends[units.lane(index)] = (lane.program, lane.done)
+        for index in range(isa.PPU_SLICES):
+            ends[units.window(index)] = (post_processor.window_program[index], post_processor.window_done[index])
+            ends[units.ppu(index)] = (post_processor.program[index], post_processor.done[index])
+        for unit, (program, done) in ends.items():
+            connect(m, getattr(stream.programs, unit.name.lower()), program)
+            m.d.comb += stream.done[unit].eq(done)
+        m.d.comb += [stream.read_error.eq(load.error), stream.write_error.eq(store.error)]
+        m.d.sync += self.trace_done.eq(stream.done)
+
+    def _connect_registers(
+        self, m: Module, registers: Registers, stream: InstructionStream, increments: dict[str, Value]
+    ) -> None:
+        """Joins a stream's registers to it; ``increments`` are those of counters that count what others do."""
+        ports = registers.fields.stream[0]
+        failed = stream.failure.code != isa.ErrorCode.NONE
+        alignment = Const(0, exact_log2(isa.INSTRUCTION_BYTES))
+        m.d.comb += [
+            self.irq.eq(registers.irq),
+            stream.start.eq(ports.control.start.value),
+            stream.reset.eq(ports.control.reset.value),
+            stream.address.eq(Cat(alignment, ports.address.instruction.value)),
+            ports.status.running.value.eq(stream.running),
+            ports.status.done.value.eq(stream.stream_done),
+            ports.status.error.value.eq(failed),
+            ports.error.code.value.eq(stream.failure.code),
+            ports.error_index.index.value.eq(stream.failure.index),
+            ports.irq_status.done.set.eq(stream.ended),
+            ports.irq_status.error.set.eq(stream.failed),
+            ports.instructions.value.value.eq(stream.index),
+        ]
+        counters = [(getattr(ports, name).value, value) for name, value in increments.items()]
+        counters += [(ports.busy[unit].value, stream.active[unit]) for unit in isa.Unit]
+        for counter, increment in counters:
+            m.d.comb += [counter.increment.eq(increment), counter.clear.eq(stream.started)]
+
+    def _describe_configuration(self, m: Module, registers: Registers) -> None:
+        config, fields = self._config, registers.fields
+        activations = sum(1 << isa.Depth.of(bits) for bits in config.activation_depths)
+        weights = sum(1 << isa.WeightDepth.of(bits) for bits in config.weight_depths)
+        m.d.comb += [
+            fields.array.rows.value.eq(config.rows),
+            fields.array.cols.value.eq(config.cols),
+            fields.array.lanes.value.eq(config.lanes),
+            fields.array.slices.value.eq(isa.PPU_SLICES),
+            fields.depths.activations.value.eq(activations),
+            fields.depths.weights.value.eq(weights),
+            fields.depths.accumulator_bits.value.eq(config.accumulator_bits),
+            fields.depths.queue_depth.value.eq(config.queue_depth),
+            fields.activation_bank.bytes.value.eq(config.activation_bank_bytes),
+            fields.weight_bank.bytes.value.eq(config.weight_bank_bytes),
+            fields.parameter_memory.bytes.value.eq(config.parameter_bytes),
+            fields.tile.accumulator_pixels.value.eq(config.accumulator_pixels),
+            fields.tile.beat_bytes.value.eq(config.beat_bytes),
+        ]
