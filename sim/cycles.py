@@ -1,0 +1,459 @@
+"""The cycle model: predicts how long a stream takes, and when each instruction works.
+
+Times are computed in stream order, because nearly all that delays an instruction comes earlier in the stream:
+its place in the in-order dispatch, room in its unit's queue, the instructions it waits for, its tile's lane
+programs, and the post-processing that frees the accumulators. Only the traffic on the memory's bus does not;
+that is taken from an earlier pass.
+
+What is modelled: instruction fetch and dispatch, queues, waits, the lanes' steps, the two accumulator
+memories, both post-processing slices with their window readers, and the DMA with DRAM latency and bandwidth,
+which fetch, loads and stores share. What is not: conflicts on the ports of the activation banks.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from tessera.rtl.config import AXI_BURST_BYTES, NpuConfig
+from tessera.rtl.isa import (
+    INSTRUCTION_BYTES,
+    PPU_SLICES,
+    End,
+    Fence,
+    Instruction,
+    LaneProgram,
+    Load,
+    LoadTarget,
+    PostProcess,
+    Source,
+    Store,
+    Unit,
+    Wait,
+    Window,
+    lanes_of_mask,
+    units_of_mask,
+)
+from tessera.sim.footprint import weight_steps
+from tessera.sim.ordering import StreamOrder
+
+INSTRUCTIONS_PER_BURST = AXI_BURST_BYTES // INSTRUCTION_BYTES
+
+MAX_PASSES = 5
+"""Passes over a stream, until the traffic of fetch and stores, with which loads compete, stays the same."""
+
+
+@dataclass(frozen=True)
+class Timing:
+    """Cycles of the RTL's pipelines; everything else follows from instruction and configuration."""
+
+    fetch_request: int = 2
+    """From the start to the first request of the instruction fetch at the memory."""
+    fetch_bursts: int = 8
+    """Bursts that the instruction fetch holds or has asked for."""
+    fetch_deliver: int = 3
+    """From an instruction's last beat to its push into the queues."""
+    queue: int = 2
+    """From the push of an instruction to its transfer to the unit."""
+    token: int = 3
+    """From a completion to the transfer of an instruction that waited for it."""
+    lane_start: int = 1
+    """From a lane program's transfer to its first word, besides ``rows`` for its first weight block."""
+    lane_finish: int = 3
+    """From a tile's last word to its sums being ready, besides the stages of the adder trees."""
+    adders_per_stage: int = 2
+    """Levels of adders, the one that joins both trees included, per pipeline stage."""
+    drain: int = 3
+    """From a post-process's transfer to its first pixel."""
+    drain_ready: int = 2
+    """From a tile's sums being ready to its first pixel."""
+    post: int = 6
+    """From a pixel's sums to its write."""
+    parameters: int = 1
+    """From a post-process's transfer to its first pixel, besides one per beat of its parameters."""
+    parameters_free: int = 3
+    """From the last pixel of a post-process to the next one's parameters being asked for."""
+    residual: int = 5
+    """From the last write of the post-process before to the first residual operand."""
+    window: int = 6
+    """From a window's transfer to the first pixel of its post-process, besides a cycle per position."""
+    window_ahead: int = 4
+    """Positions that a window reader reads ahead of its post-process."""
+    load_request: int = 3
+    """From a load's transfer to its first request at the memory."""
+    load_write: int = 3
+    """From a beat to its write, for weights and parameters."""
+    load_convert: int = 3
+    """More than that for activations."""
+    load_outstanding: int = 128
+    """Beats that may be under way."""
+    store: int = 6
+    """From a store's transfer to its first beat."""
+    store_finish: int = 2
+    """From a store's last beat to its completion, besides the memory's latency."""
+    end: int = 1
+    """From the last completion to the end of the stream, or to the end of a fence."""
+
+
+@dataclass(frozen=True)
+class Memory:
+    """The DRAM that is assumed.
+
+    Attributes
+    ----------
+    latency
+        Cycles from a request to its first beat, and from the last beat of a write to its response.
+    bytes_per_cycle
+        Bandwidth; the bus width if ``None``.
+    """
+
+    latency: int = 40
+    bytes_per_cycle: float | None = None
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """A stream's predicted times, in cycles since the start.
+
+    Attributes
+    ----------
+    total
+        Duration of the stream.
+    start, end
+        For each instruction when it began to work (a wait: when it was reached) and when it had finished.
+    busy
+        For each unit the cycles in which it worked.
+    """
+
+    total: int
+    start: np.ndarray
+    end: np.ndarray
+    busy: dict[Unit, int]
+
+
+def predict(
+    stream: Sequence[Instruction],
+    config: NpuConfig,
+    memory: Memory = Memory(),
+    *,
+    timing: Timing = Timing(),
+    dispatch: bool = True,
+) -> Prediction:
+    """Predicts the duration of a stream.
+
+    Parameters
+    ----------
+    stream
+        The instructions; every wait refers to earlier ones.
+    config, memory, timing
+        The machine, its DRAM and its pipelines.
+    dispatch
+        False: every unit is given its instructions without delay, as if fetch were free and queues unlimited.
+        Shows when instructions could work at the earliest.
+    """
+    traffic = _Traffic()
+    for _ in range(MAX_PASSES if dispatch else 1):
+        machine = _Machine(config, memory, timing, len(stream) if dispatch else None, traffic)
+        times = [machine.execute(instruction) for instruction in stream]
+        if machine.traffic == traffic:
+            break
+        traffic = machine.traffic
+    start, end = np.array(times, dtype=np.int64).reshape(-1, 2).T
+    return Prediction(int(max(end, default=0)), start, end, machine.busy)
+
+
+@dataclass
+class _Traffic:
+    """What competes with the loads for the memory.
+
+    Attributes
+    ----------
+    fetches
+        When each burst of the instruction fetch was asked for.
+    stores
+        (first cycle, cycles) of the data of each store.
+    """
+
+    fetches: list[float] = field(default_factory=list)
+    stores: list[tuple[float, float]] = field(default_factory=list)
+
+
+class _ReadBus:
+    """The memory's data bus as loads see it: read bursts are served in the order of their requests.
+
+    ``traffic`` is that of an earlier pass, because a load also waits for what stands behind it in the stream.
+    """
+
+    def __init__(self, latency: int, beat_cycles: float, fetch_cycles: float, traffic: _Traffic):
+        self.latency = latency
+        self.beat_cycles = beat_cycles
+        self.free = 0.0
+        self._fetch_cycles = fetch_cycles
+        self._fetches = deque(sorted(traffic.fetches))
+        self._stores = deque(sorted(traffic.stores))
+
+    def serve(self, requested: float, cycles: float) -> None:
+        """Serves a burst that was asked for at a time and whose data take so many cycles."""
+        while self._fetches and self._fetches[0] <= requested:
+            self.free = max(self.free, self._fetches.popleft() + self.latency) + self._fetch_cycles
+        start = max(requested + self.latency, self.free)
+        while self._stores and self._stores[0][0] < start + cycles:
+            begin, length = self._stores.popleft()
+            start += min(length, max(0.0, begin + length - start))
+        self.free = start + cycles
+
+
+class _Fetch:
+    """The instruction fetch: asks for a burst whenever it has room, until the end of the stream has arrived.
+
+    Its own bursts never wait for those of loads here, because it is far ahead.
+    """
+
+    def __init__(self, config: NpuConfig, memory: Memory, timing: Timing, beat_cycles: float, instructions:
+    int):
+        self.requests: list[float] = []
+        self._timing = timing
+        self._latency = memory.latency
+        self._instructions = instructions
+        self._cycles = INSTRUCTION_BYTES / config.beat_bytes * beat_cycles
+        self._begin: list[float] = []
+        self._dispatched = 0
+        for burst in range(timing.fetch_bursts):
+            self._request(timing.fetch_request + burst)
+
+    def available(self, index: int) -> float:
+        """When an instruction can be pushed at the earliest."""
+        begin = self._begin[index // INSTRUCTIONS_PER_BURST]
+        return begin + (index % INSTRUCTIONS_PER_BURST + 1) * self._cycles + self._timing.fetch_deliver
+
+    def dispatch(self, time: float) -> None:
+        """The next instruction leaves, and the one after it is decoded, which makes room."""
+        self._dispatched += 1
+        if (self._dispatched + 1) % INSTRUCTIONS_PER_BURST == 0:
+            self._request(time + 1)
+
+    def _request(self, time: float) -> None:
+        last = self._instructions - 1
+        if last // INSTRUCTIONS_PER_BURST < len(self._begin) and time >= self.available(last):
+            return
+        follows = self._begin[-1] + INSTRUCTIONS_PER_BURST * self._cycles if self._begin else 0.0
+        self._begin.append(max(time + self._latency, follows))
+        self.requests.append(time)
+
+
+@dataclass
+class _UnitState:
+    """Progress of a unit.
+
+    Attributes
+    ----------
+    transfers
+        When its latest queue entries left the queue, as many as the queue holds.
+    ready
+        When it can take the next instruction.
+    free
+        When it has done the work of the latest one, and the next may start to work.
+    ends
+        When each of its instructions was completed.
+    """
+
+    transfers: deque[int]
+    ready: int = 0
+    free: int = 0
+    ends: list[int] = field(default_factory=lambda: [0])
+
+
+class _Machine:
+    """State of the machine after the instructions so far.
+
+    ``instructions`` is their number in the stream, or ``None`` if fetch and dispatch take no time.
+    """
+
+    def __init__(
+        self, config: NpuConfig, memory: Memory, timing: Timing, instructions: int | None, traffic: _Traffic
+    ):
+        self.config = config
+        self.timing = timing
+        self.latency = memory.latency
+        self.busy = dict.fromkeys(Unit, 0)
+        self._order = StreamOrder(config, hazards=False)
+        self._units = [_UnitState(deque(maxlen=config.queue_depth)) for _ in Unit]
+        bytes_per_cycle = min(memory.bytes_per_cycle or config.beat_bytes, config.beat_bytes)
+        beat_cycles = config.beat_bytes / bytes_per_cycle
+        self._bus = _ReadBus(memory.latency, beat_cycles, AXI_BURST_BYTES / bytes_per_cycle, traffic)
+        self._fetch = _Fetch(config, memory, timing, beat_cycles, instructions) if instructions else None
+        self._stores: list[tuple[float, float]] = []
+        self._index = 0
+        self._pushed = 0
+        self._tiles: list[deque[int]] = [deque() for _ in range(config.lanes)]
+        self._released: list[deque[int]] = [deque([0, 0]) for _ in range(config.lanes)]
+        self._windows: list[deque[tuple[int, int, int]]] = [deque() for _ in range(PPU_SLICES)]
+        self._requested = 0.0
+        self._outstanding: deque[tuple[int, float]] = deque()
+        adders = (config.rows - 1).bit_length() + 1
+        self._lane_finish = timing.lane_finish + -(-adders // timing.adders_per_stage)
+
+    @property
+    def traffic(self) -> _Traffic:
+        """What this pass has found to compete with the loads."""
+        return _Traffic([] if self._fetch is None else self._fetch.requests, self._stores)
+
+    def execute(self, instruction: Instruction) -> tuple[int, int]:
+        """Start and end of the next instruction."""
+        pushed = self._push(instruction)
+        if isinstance(instruction, Wait):
+            return self._wait(instruction, pushed)
+        if isinstance(instruction, Fence | End):
+            self._order.append(instruction)
+            self._pushed = max(pushed, *(state.ends[-1] for state in self._units)) + self.timing.end
+            return pushed, self._pushed
+        states = [self._units[unit] for unit in instruction.units()]
+        taken = max(max(pushed + self.timing.queue, state.ready) for state in states)
+        for state in states:
+            state.transfers.append(taken)
+        start, end = self._work(instruction, taken)
+        for unit, state in zip(instruction.units(), states, strict=True):
+            state.ends.append(max(end, state.ends[-1]))
+            self.busy[unit] += end - start
+        self._order.append(instruction)
+        return start, end
+
+    def _push(self, instruction: Instruction) -> int:
+        """When the sequencer hands an instruction to the queues."""
+        if self._fetch is None:
+            return 0
+        queues = [self._units[unit].transfers for unit in instruction.units()]
+        room = max((queue[0] for queue in queues if len(queue) == queue.maxlen), default=0)
+        self._pushed = max(int(self._fetch.available(self._index)), self._pushed + 1, room)
+        self._index += 1
+        self._fetch.dispatch(self._pushed)
+        return self._pushed
+
+    def _wait(self, wait: Wait, pushed: int) -> tuple[int, int]:
+        counts = list(self._order.resolve(wait))
+        reached = max(self._units[unit].ends[count] for unit, count in counts) + self.timing.token
+        for unit in units_of_mask(wait.targets):
+            state = self._units[unit]
+            state.ready = max(state.ready, reached, pushed + 1)
+            state.transfers.append(state.ready)
+        return pushed, max(reached, pushed)
+
+    def _work(self, instruction: Instruction, taken: int) -> tuple[int, int]:
+        """Start and end of an instruction that its units take at a time; updates their states."""
+        if isinstance(instruction, LaneProgram):
+            return self._lane(instruction, taken)
+        if isinstance(instruction, PostProcess):
+            return self._post(instruction, taken)
+        if isinstance(instruction, Window):
+            return self._window(instruction, taken)
+        if isinstance(instruction, Load):
+            return self._load(instruction, taken)
+        if isinstance(instruction, Store):
+            return self._store(instruction, taken)
+        raise TypeError(f"no timing for {type(instruction).__name__}")
+
+    def _lane(self, program: LaneProgram, taken: int) -> tuple[int, int]:
+        """The lanes of a gang work side by side; the accumulators of all must be free."""
+        lanes = lanes_of_mask(program.lanes)
+        states = [self._units[Unit.lane(lane)] for lane in lanes]
+        pixels = program.tile_height * program.tile_width
+        step = max(pixels, self.config.rows)
+        start = taken + self.config.rows + self.timing.lane_start
+        start = max(
+            start, *(state.free for state in states), *(self._released[lane].popleft() for lane in lanes)
+        )
+        last_step = start + (weight_steps(program) - 1) * step
+        for lane, state in zip(lanes, states, strict=True):
+            state.free = last_step + step
+            state.ready = max(taken + 1, last_step - 1)
+            self._tiles[lane].append(last_step + pixels + self._lane_finish)
+        return start, last_step + pixels
+
+    def _post(self, post: PostProcess, taken: int) -> tuple[int, int]:
+        state = self._units[Unit.ppu(post.slice)]
+        pixels = post.tile_height * post.tile_width
+        parameters = self.timing.parameters + self.config.parameter_block_beats
+        first = max(
+            taken + self.timing.drain, max(taken, state.free + self.timing.parameters_free) + parameters
+        )
+        if post.residual:
+            first = max(first, state.ends[-1] + self.timing.residual)
+        if post.source is Source.WINDOW:
+            first, last = self._read_windows(post.slice, first, pixels)
+        else:
+            lanes = lanes_of_mask(post.lanes)
+            first = max(first, *(self._tiles[lane].popleft() + self.timing.drain_ready for lane in lanes))
+            last = first + pixels - 1
+            for lane in lanes:
+                self._released[lane].append(last)
+        state.free = last
+        state.ready = max(taken + 1, state.ends[-1])
+        return first, last + self.timing.post
+
+    def _read_windows(self, index: int, first: int, pixels: int) -> tuple[int, int]:
+        """When the first and last result of a slice's window reader are taken, if the first can be at a
+        time."""
+        begin, finish, positions = self._windows[index].popleft()
+        first = max(first, begin)
+        paced = first + (pixels - 1) * positions - self.timing.window_ahead
+        last = max(finish, first + pixels - 1, paced)
+        window = self._units[Unit.window(index)]
+        window.free = max(window.free, last - self.timing.window)
+        window.ends[-1] = max(window.ends[-1], last - 1)
+        return first, last
+
+    def _window(self, window: Window, taken: int) -> tuple[int, int]:
+        state = self._units[Unit.window(window.slice)]
+        positions = window.kernel_height * window.kernel_width
+        start = max(taken, state.free)
+        state.free = start + window.tile_height * window.tile_width * positions
+        state.ready = max(taken + 1, start)
+        begin, finish = start + self.timing.window + positions, state.free + self.timing.window
+        self._windows[window.slice].append((begin, finish, positions))
+        return start, finish
+
+    def _load(self, load: Load, taken: int) -> tuple[int, int]:
+        """The requests run ahead of the data, also into the next load, as far as the engine allows."""
+        state = self._units[Unit.LOAD]
+        activations = load.target is LoadTarget.ACTIVATIONS
+        requested = first = max(taken + self.timing.load_request, self._requested)
+        for beats, cycles in self._bursts(load, activations):
+            while sum(count for count, _ in self._outstanding) + beats > self.timing.load_outstanding:
+                requested = max(requested, self._outstanding.popleft()[1])
+            if not activations:
+                self._bus.free = max(self._bus.free, state.ends[-1] - self.timing.load_write)
+            self._bus.serve(requested, cycles)
+            self._outstanding.append((beats, self._bus.free))
+            requested += 1
+        self._requested = requested
+        state.ready = max(taken + 1, int(requested) - self.timing.load_request)
+        end = int(self._bus.free) + self.timing.load_write
+        if activations:
+            end += self.timing.load_convert
+        return int(first), max(end, state.ends[-1] + 1)
+
+    def _store(self, store: Store, taken: int) -> tuple[int, int]:
+        """Reads and writes share the memory's bandwidth: while loads are under way, they take turns."""
+        state = self._units[Unit.STORE]
+        bursts = list(self._bursts(store, True))
+        cycles = sum(cycles for _, cycles in bursts)
+        start = max(taken + self.timing.store, state.free)
+        moved = sum(beats for beats, _ in bursts) * self._bus.beat_cycles
+        state.free = int(start + cycles + max(0.0, min(moved, self._bus.free - start)))
+        self._stores.append((start, moved))
+        state.ready = max(taken + 1, state.free - self.timing.store)
+        return start, state.free + self.latency + self.timing.store_finish
+
+    def _bursts(self, transfer: Load | Store, activations: bool) -> Iterator[tuple[int, float]]:
+        """The bursts of a transfer: beats, and the cycles that their data take."""
+        size = self.config.pixel_bytes(transfer.memory_depth.bits) if activations else self.config.beat_bytes
+        row_beats = -(-transfer.columns * size // self.config.beat_bytes)
+        elements = transfer.columns * -(-size // self.config.beat_bytes)
+        pace = max(self._bus.beat_cycles, elements / row_beats)
+        for _ in range(transfer.rows * transfer.planes):
+            for first in range(0, row_beats, self.config.burst_beats):
+                beats = min(self.config.burst_beats, row_beats - first)
+                yield beats, beats * pace

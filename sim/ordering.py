@@ -1,0 +1,245 @@
+"""Which instructions of a stream are certain to have finished when another one begins.
+
+This is the memory-ordering model of the machine, followed in stream order with vector clocks. The rules:
+
+1. A unit's instructions take effect, and complete, in their order in the stream. For other units this says
+nothing
+   before the completion: its next instruction may begin before the last one has finished.
+2. A ``Wait`` makes all later instructions of its target units begin after what it waits for, and after
+everything that
+   is then certain to have finished.
+3. A ``PostProcess`` takes the tile of its source, so its writes, and what it completes, come after the
+source's reads. 4. A ``Fence`` orders everything before everything after.
+
+A *hazard* is a pair of accesses to a common address by different units, at least one of them a write, whose
+order is not certain.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict, deque
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+
+from tessera.rtl.config import NpuConfig
+from tessera.rtl.isa import (
+    PPU_SLICES,
+    TOKEN_BITS,
+    Fence,
+    Instruction,
+    LaneProgram,
+    PostProcess,
+    Source,
+    Unit,
+    Wait,
+    Window,
+    lanes_of_mask,
+    units_of_mask,
+)
+from tessera.sim.footprint import Access, Memory, Region, Space, footprint
+
+Clock = np.ndarray
+"""int64 array with, for each unit, a number of completed instructions."""
+
+
+class OrderError(ValueError):
+    """A wait or a hand-over that cannot work; the message says which and why."""
+
+
+@dataclass(frozen=True)
+class Hazard:
+    """An access that may overtake an earlier one.
+
+    Attributes
+    ----------
+    access
+        The later access.
+    unit, count
+        The earlier instruction: the ``count``-th of that unit (from 1).
+    """
+
+    access: Access
+    unit: Unit
+    count: int
+
+
+class StreamOrder:
+    """Follows a stream, instruction by instruction.
+
+    Parameters
+    ----------
+    config
+        Sizes of the NPU.
+    hazards
+        False: accesses are not recorded, and `hazards` finds none; only counts and waits are followed, which
+        is faster.
+
+    Attributes
+    ----------
+    counts
+        For each unit, the number of instructions handed to it so far.
+    """
+
+    def __init__(self, config: NpuConfig, *, hazards: bool = True):
+        self.config = config
+        self.counts: Clock = _zero()
+        self._history = _AccessHistory(config) if hazards else None
+        self._known = [_zero() for _ in Unit]
+        self._completions: list[list[Clock]] = [[_zero()] for _ in Unit]
+        self._tiles: list[deque[int]] = [deque() for _ in range(config.lanes)]
+        self._windows: list[deque[int]] = [deque() for _ in range(PPU_SLICES)]
+
+    def hazards(self, instruction: Instruction) -> list[Hazard]:
+        """The hazards between an instruction, were it the next, and the earlier ones."""
+        found: list[Hazard] = []
+        if self._history is None:
+            return found
+        for access in footprint(instruction, self.config):
+            known = self._known_to(access, instruction)
+            for unit, count in self._history.conflicts(access):
+                if count > known[unit]:
+                    found.append(Hazard(access, unit, count))
+        return found
+
+    def append(self, instruction: Instruction) -> None:
+        """Takes the next instruction of the stream.
+
+        Raises
+        ------
+        OrderError
+            A wait for something that no earlier instruction signals, or a post-process without a source.
+        """
+        if isinstance(instruction, Wait):
+            self._wait(instruction)
+        elif isinstance(instruction, Fence):
+            self._known = [self.counts.copy() for _ in Unit]
+        else:
+            self._take(instruction)
+
+    def completion(self, unit: Unit, count: int) -> Clock:
+        """What has completed, at least, when a unit has completed its ``count``-th instruction."""
+        return self._completions[unit][count]
+
+    def undrained(self) -> list[int]:
+        """For each lane, the tiles that no post-process has taken."""
+        return [len(tiles) for tiles in self._tiles]
+
+    def unread(self) -> list[int]:
+        """For each slice, the windows that no post-process has taken."""
+        return [len(windows) for windows in self._windows]
+
+    def resolve(self, wait: Wait) -> Iterator[tuple[Unit, int]]:
+        """The instructions that a wait waits for, as (unit, count); raises `OrderError` if one is in the
+        future."""
+        for unit in units_of_mask(wait.sources):
+            behind = (int(self.counts[unit]) - wait.counts[unit]) % (1 << TOKEN_BITS)
+            count = int(self.counts[unit]) - behind
+            if behind >= 1 << TOKEN_BITS - 1 or count < 0:
+                raise OrderError(
+                    f"it waits for {wait.counts[unit]} completed instructions of {unit.name.lower()}, "
+                    f"which has been given {self.counts[unit]}"
+                )
+            yield unit, count
+
+    def _wait(self, wait: Wait) -> None:
+        for unit, count in list(self.resolve(wait)):
+            for target in units_of_mask(wait.targets):
+                np.maximum(self._known[target], self._completions[unit][count], out=self._known[target])
+
+    def _take(self, instruction: Instruction) -> None:
+        source = self._source_clock(instruction, take=True)
+        for unit in instruction.units():
+            self.counts[unit] += 1
+            clock = np.maximum(self._completions[unit][-1], self._known[unit])
+            clock = np.maximum(clock, source)
+            clock[unit] = self.counts[unit]
+            self._completions[unit].append(clock)
+        if isinstance(instruction, LaneProgram):
+            for lane in lanes_of_mask(instruction.lanes):
+                self._tiles[lane].append(int(self.counts[Unit.lane(lane)]))
+        elif isinstance(instruction, Window):
+            self._windows[instruction.slice].append(int(self.counts[Unit.window(instruction.slice)]))
+        if self._history is not None:
+            for access in footprint(instruction, self.config):
+                self._history.record(access, int(self.counts[access.unit]))
+
+    def _known_to(self, access: Access, instruction: Instruction) -> Clock:
+        if (
+            access.write
+            and isinstance(instruction, PostProcess)
+            and access.space.memory is Memory.ACTIVATIONS
+        ):
+            return np.maximum(self._known[access.unit], self._source_clock(instruction, take=False))
+        return self._known[access.unit]
+
+    def _source_clock(self, instruction: Instruction, *, take: bool) -> Clock:
+        """What has completed when the source of a post-process has; nothing for other instructions."""
+        if not isinstance(instruction, PostProcess):
+            return _zero()
+        if instruction.source is Source.WINDOW:
+            sources = [(Unit.window(instruction.slice), self._windows[instruction.slice])]
+        else:
+            sources = [(Unit.lane(lane), self._tiles[lane]) for lane in lanes_of_mask(instruction.lanes)]
+        clock = _zero()
+        for unit, tiles in sources:
+            if not tiles:
+                raise OrderError(f"it takes a tile that {unit.name.lower()} was not asked for")
+            clock = np.maximum(clock, self._completions[unit][tiles.popleft() if take else tiles[0]])
+        return clock
+
+
+class _AccessHistory:
+    """For every address the last instruction of each unit that read it, and that wrote it."""
+
+    def __init__(self, config: NpuConfig):
+        self._config = config
+        self._marks: dict[tuple[Space, bool], dict[Unit, np.ndarray]] = defaultdict(dict)
+        self._dram: dict[tuple[Unit, bool], dict[tuple[int, int], int]] = defaultdict(dict)
+
+    def conflicts(self, access: Access) -> Iterator[tuple[Unit, int]]:
+        """Earlier accesses that must come before this one, as (unit, count); at most one per unit and
+        kind."""
+        for write in (True, False) if access.write else (True,):
+            if access.space.memory is Memory.DRAM:
+                yield from self._dram_conflicts(access, write)
+                continue
+            for unit, marks in self._marks[access.space, write].items():
+                if unit is not access.unit:
+                    count = max(int(marks[index].max()) for index in _indices(access.region))
+                    if count:
+                        yield unit, count
+
+    def record(self, access: Access, count: int) -> None:
+        """Enters the access of a unit's ``count``-th instruction."""
+        if access.space.memory is Memory.DRAM:
+            self._dram[access.unit, access.write][access.region.base, access.region.stop] = count
+            return
+        marks = self._marks[access.space, access.write]
+        if access.unit not in marks:
+            marks[access.unit] = np.zeros(access.space.size(self._config), np.int32)
+        for index in _indices(access.region):
+            marks[access.unit][index] = count
+
+    def _dram_conflicts(self, access: Access, write: bool) -> Iterator[tuple[Unit, int]]:
+        """Whole extents are compared: rows of one transfer between the rows of another count as common
+        addresses."""
+        start, stop = access.region.base, access.region.stop
+        for (unit, kind), extents in self._dram.items():
+            if kind == write and unit is not access.unit:
+                counts = [count for (first, last), count in extents.items() if first < stop and start < last]
+                if counts:
+                    yield unit, max(counts)
+
+
+def _indices(region: Region) -> list[slice] | list[np.ndarray]:
+    """The region as few numpy indices."""
+    ranges = list(region.ranges())
+    if len(ranges) <= 4:
+        return [slice(start, stop) for start, stop in ranges]
+    return [np.concatenate([np.arange(start, stop) for start, stop in ranges])]
+
+
+def _zero() -> Clock:
+    return np.zeros(len(Unit), np.int64)

@@ -1,0 +1,131 @@
+"""Programs: an encoded stream, the data it needs in DRAM, and where a host finds its inputs and outputs."""
+
+from __future__ import annotations
+
+import itertools
+from dataclasses import dataclass
+
+from tessera.rtl.config import NpuConfig
+from tessera.rtl.isa import Instruction, encode_stream, format_instruction
+from tessera.sim.golden.network import TensorType
+
+
+@dataclass(frozen=True)
+class DramTensor:
+    """An input or output tensor in DRAM.
+
+    Attributes
+    ----------
+    type
+        Shape and depth; the bytes are arranged as in `tessera.sim.tensor_layout`.
+    address
+        DRAM byte address of the first byte.
+    size
+        Number of bytes.
+    """
+
+    type: TensorType
+    address: int
+    size: int
+
+
+@dataclass(frozen=True)
+class OnChipTensor:
+    """Where a tensor lies in the activation banks, at the same addresses in all lanes that the program uses.
+
+    Attributes
+    ----------
+    type
+        Shape and depth.
+    base
+        Address of pixel (0, 0) of channel block 0, in words.
+    row_pitch, block_pitch
+        Distance of rows, and of channel blocks (0 if there is one alone), in words.
+    words
+        Words that the tensor occupies in each bank.
+    """
+
+    type: TensorType
+    base: int
+    row_pitch: int
+    block_pitch: int
+    words: int
+
+    def address(self, block: int, y: int, x: int) -> int:
+        """Address of a pixel of a channel block, in words."""
+        return self.base + block * self.block_pitch + y * self.row_pitch + x
+
+
+@dataclass(frozen=True)
+class Program:
+    """One network, ready to run on one NPU.
+
+    Attributes
+    ----------
+    name
+        Name of the network.
+    config
+        Configuration of the NPU that it was made for.
+    lanes
+        Indices of the lanes that it may use.
+    instructions
+        The stream, ending with ``End``.
+    labels
+        For each instruction what it is for, in words.
+    operations
+        For each instruction the name of the operation that it is a part of; empty where there is none.
+    address
+        DRAM byte address of ``image``.
+    image
+        The bytes that must be in DRAM before the start: weights, parameters and the encoded stream.
+    code_address
+        DRAM byte address of the first instruction.
+    inputs, outputs
+        Tensors that the host writes before, and reads after the run.
+    placement
+        Every tensor on chip.
+    end_address
+        First DRAM byte address after all that the program uses.
+    macs
+        Multiply-accumulates of one run.
+    """
+
+    name: str
+    config: NpuConfig
+    lanes: tuple[int, ...]
+    instructions: tuple[Instruction, ...]
+    labels: tuple[str, ...]
+    operations: tuple[str, ...]
+    address: int
+    image: bytes
+    code_address: int
+    inputs: dict[str, DramTensor]
+    outputs: dict[str, DramTensor]
+    placement: dict[str, OnChipTensor]
+    end_address: int
+    macs: int
+
+    @property
+    def code(self) -> bytes:
+        """The encoded stream."""
+        return encode_stream(self.instructions)
+
+    def format(self) -> str:
+        """Placement and disassembly, each instruction under the operation and tile that it belongs to."""
+        lines = [f"program {self.name} for {self.config.name}, lanes {', '.join(map(str, self.lanes))}"]
+        for kind, tensors in (("input", self.inputs), ("output", self.outputs)):
+            lines += [
+                f"  {kind} {name}: {t.type} at DRAM {t.address:#x}, {t.size} bytes"
+                for name, t in tensors.items()
+            ]
+        lines += [
+            f"  tensor {name}: {t.type} at words {t.base}..{t.base + t.words - 1}"
+            for name, t in self.placement.items()
+        ]
+        index = itertools.count()
+        for label, group in itertools.groupby(
+            zip(self.labels, self.instructions, strict=True), lambda pair: pair[0]
+        ):
+            lines.append(f"{label}:" if label else "")
+            lines += [f"{next(index):6d}  {format_instruction(instruction)}" for _, instruction in group]
+        return "\n".join(lines)
