@@ -1,0 +1,45 @@
+"""The compiler: from ONNX networks to integer networks, and from those to instruction streams.
+
+``import_onnx`` reads a float network, ``prepare`` runs the front end's passes, ``calibrate`` measures
+activation ranges, ``quantize`` makes a quantised network, ``write_qonnx`` and ``read_qonnx`` keep it in a
+file, and ``to_integer`` gives the integers that the machine computes.
+"""
+
+from tessera.compiler.calibrate import Calibration, calibrate
+from tessera.compiler.calibration_data import load_inputs
+from tessera.compiler.errors import CompilerError
+from tessera.compiler.graph import Graph
+from tessera.compiler.integer import to_integer
+from tessera.compiler.onnx_import import import_onnx
+from tessera.compiler.passes import PIPELINE
+from tessera.compiler.qonnx_reader import is_qonnx, read_qonnx
+from tessera.compiler.qonnx_writer import write_qonnx
+from tessera.compiler.quantize import LayerDepths, quantize
+from tessera.compiler.quantized import QuantizedNetwork
+
+__all__ = [
+    "Calibration",
+    "CompilerError",
+    "LayerDepths",
+    "QuantizedNetwork",
+    "calibrate",
+    "import_onnx",
+    "is_qonnx",
+    "load_inputs",
+    "prepare",
+    "quantize",
+    "read_qonnx",
+    "to_integer",
+    "write_qonnx",
+]
+
+
+def prepare(graph: Graph) -> Graph:
+    """Runs the front end's passes: from ONNX nodes to what the NPU and the host execute.
+
+    Raises
+    ------
+    CompilerError
+        A node that the NPU cannot execute lies between nodes that it executes.
+    """
+    return PIPELINE.run(graph)

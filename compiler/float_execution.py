@@ -1,0 +1,203 @@
+"""Executes float networks with numpy, for a batch of samples: calibration, accuracy, and the host's
+operations.
+
+Canonical nodes are computed for the whole batch at once; any other ONNX node is computed sample by sample
+with ONNX's own reference implementation.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+
+import numpy as np
+import onnx
+import onnx.helper
+import onnx.numpy_helper
+import onnx.reference
+
+from tessera.compiler.errors import CompilerError
+from tessera.compiler.graph import CANONICAL, CONVOLUTION, Graph, Node, Shape, canonical_output, map_shape
+from tessera.sim.golden.taps import pad_map, taps
+
+_BATCH_NORM_OPSET = 15
+"""BatchNormalization is computed as in this version: the reference implementation of earlier ones takes the
+statistics of the data."""
+
+
+def execute(
+    graph: Graph,
+    inputs: Mapping[str, np.ndarray],
+    wanted: Iterable[str] | None = None,
+    *,
+    dtype: type[np.floating] = np.float32,
+) -> dict[str, np.ndarray]:
+    """Computes tensors of a network for a batch.
+
+    Parameters
+    ----------
+    graph
+        The network, before or after any pass.
+    inputs
+        For each input an array (samples, *rest of its shape*).
+    wanted
+        Names of the tensors to return; default the outputs.
+    dtype
+        Floating-point type of the canonical nodes.
+
+    Returns
+    -------
+    For each wanted tensor an array (samples, *shape*), where a first axis of 1 of its shape is left out.
+
+    Raises
+    ------
+    CompilerError
+        An input is missing or of the wrong shape.
+    """
+    wanted = tuple(graph.outputs if wanted is None else wanted)
+    samples = batch_size(graph.shapes, graph.inputs, inputs)
+    values = {
+        name: np.asarray(inputs[name], dtype=dtype).reshape(samples, *graph.shapes[name])
+        for name in graph.inputs
+    }
+    last_use = {name: index for index, node in enumerate(graph.nodes) for name in node.inputs}
+    for index, node in enumerate(graph.nodes):
+        run_node(graph, node, values, dtype)
+        for name in set(node.inputs):
+            if last_use[name] == index and name not in wanted:
+                values.pop(name, None)
+    return {name: without_unit_axis(values[name], graph.shapes[name]) for name in wanted}
+
+
+def batch_size(shapes: Mapping[str, Shape], names: Sequence[str], inputs: Mapping[str, np.ndarray]) -> int:
+    """Number of samples in ``inputs``; refuses inputs that are missing, or of the wrong shape or number of
+    samples."""
+    counts = {}
+    for name in names:
+        if name not in inputs:
+            raise CompilerError(f"the input {name!r} is missing; the network needs {', '.join(names)}")
+        shape = np.shape(inputs[name])
+        if not shape or shape[1:] != shapes[name][1:]:
+            expected = ", ".join(["samples", *map(str, shapes[name][1:])])
+            raise CompilerError(
+                f"the data for input {name!r} have the shape {shape}, but must have ({expected})"
+            )
+        counts[name] = shape[0]
+    if len(set(counts.values())) > 1:
+        texts = ", ".join(f"{name!r} has {count}" for name, count in counts.items())
+        raise CompilerError(f"the inputs have different numbers of samples: {texts}")
+    return next(iter(counts.values()))
+
+
+def without_unit_axis(value: np.ndarray, shape: Shape) -> np.ndarray:
+    """``value`` (samples, *shape*) without the first axis of ``shape`` if that is 1."""
+    return value.reshape(len(value), *(shape[1:] if shape[:1] == (1,) else shape))
+
+
+def run_node(
+    graph: Graph, node: Node, values: dict[str, np.ndarray], dtype: type[np.floating] = np.float32
+) -> None:
+    """Computes one node: reads its operands from ``values`` (arrays (samples, *shape*)) and adds its
+    outputs."""
+    if node.op in CANONICAL:
+        result = _run_canonical(graph, node, values, dtype)
+        values[node.output] = result.reshape(len(result), *graph.shapes[node.output])
+    else:
+        operands = [values.get(name) for name in node.inputs]
+        constants = [graph.constants.get(name) for name in node.inputs]
+        values.update(run_onnx_node(node, graph.opset, operands, constants))
+
+
+def run_onnx_node(
+    node: Node, opset: int, operands: Sequence[np.ndarray | None], constants: Sequence[np.ndarray | None]
+) -> dict[str, np.ndarray]:
+    """Computes an ONNX node with ONNX's reference implementation.
+
+    Parameters
+    ----------
+    node
+        The node.
+    opset
+        Version of its operator.
+    operands
+        For each of its inputs an array (samples, *shape*), or ``None`` for a constant or an omitted operand.
+    constants
+        For each of its inputs its value if it is a constant.
+
+    Returns
+    -------
+    For each output that has a name an array (samples, *shape*). Without any operand there is one sample.
+    """
+    if node.op == "BatchNormalization":
+        opset = max(opset, _BATCH_NORM_OPSET)
+    evaluator = _reference(node, opset)
+    batch = next((len(operand) for operand in operands if operand is not None), 1)
+    fixed = {name: value for name, value in zip(node.inputs, constants, strict=True) if value is not None}
+    varying = {name: value for name, value in zip(node.inputs, operands, strict=True) if value is not None}
+    results = [
+        evaluator.run(None, {**fixed, **{name: value[sample] for name, value in varying.items()}})
+        for sample in range(batch)
+    ]
+    columns = map(np.stack, zip(*results, strict=True))
+    return dict(zip(filter(None, node.outputs), columns, strict=True))
+
+
+def make_onnx_node(node: Node, domain: str = "") -> onnx.NodeProto:
+    """The ONNX form of a node that is not canonical."""
+    attributes = {
+        key: onnx.numpy_helper.from_array(value) if isinstance(value, np.ndarray) else value
+        for key, value in node.attributes.items()
+    }
+    return onnx.helper.make_node(
+        node.op, node.inputs, node.outputs, name=node.name, domain=domain, **attributes
+    )
+
+
+def _reference(node: Node, opset: int) -> onnx.reference.ReferenceEvaluator:
+    untyped = onnx.TypeProto()
+    inputs = [onnx.helper.make_value_info(name, untyped) for name in dict.fromkeys(filter(None, node.inputs))]
+    outputs = [onnx.helper.make_value_info(name, untyped) for name in filter(None, node.outputs)]
+    graph = onnx.helper.make_graph([make_onnx_node(node)], node.name or "node", inputs, outputs)
+    return onnx.reference.ReferenceEvaluator(
+        onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", opset)])
+    )
+
+
+def _run_canonical(
+    graph: Graph, node: Node, values: Mapping[str, np.ndarray], dtype: type[np.floating]
+) -> np.ndarray:
+    result = preactivation(graph, node, values[node.inputs[0]], dtype)
+    if node.residual is not None:
+        result = result + values[node.residual].reshape(result.shape)
+    return np.clip(result, *node.activation)
+
+
+def preactivation(
+    graph: Graph, node: Node, source: np.ndarray, dtype: type[np.floating] = np.float32
+) -> np.ndarray:
+    """What a canonical node computes before the residual operand and the activation: (samples, K, H, W)."""
+    source = source.reshape(len(source), *map_shape(graph.shapes[node.inputs[0]])).astype(dtype, copy=False)
+    output_map = canonical_output(graph, node)[1:]
+    if node.op == CONVOLUTION:
+        weights, bias = (graph.constants[name].astype(dtype) for name in node.inputs[1:3])
+        return _convolve(source, weights, node, output_map) + bias.reshape(-1, 1, 1)
+    return _reduce_windows(source, node, output_map)
+
+
+def _convolve(source: np.ndarray, weights: np.ndarray, node: Node, output_map: tuple[int, int]) -> np.ndarray:
+    padded = pad_map(source, node.attributes["padding"], 0).transpose(1, 0, 2, 3)
+    sums = np.zeros((len(weights), len(source) * output_map[0] * output_map[1]), weights.dtype)
+    kernel, stride, dilation = weights.shape[2:], node.attributes["stride"], node.attributes["dilation"]
+    for ky, kx, values in taps(padded, output_map, kernel, stride, dilation):
+        sums += weights[:, :, ky, kx] @ values.reshape(weights.shape[1], -1)
+    return sums.reshape(len(weights), len(source), *output_map).transpose(1, 0, 2, 3)
+
+
+def _reduce_windows(source: np.ndarray, node: Node, output_map: tuple[int, int]) -> np.ndarray:
+    is_max = node.attributes["reduction"] == "max"
+    neutral = -np.inf if is_max else 0
+    reduce = np.maximum if is_max else np.add
+    padded = pad_map(source, node.attributes["padding"], neutral)
+    result = np.full((*source.shape[:2], *output_map), neutral, dtype=source.dtype)
+    for _, _, values in taps(padded, output_map, node.attributes["kernel"], node.attributes["stride"]):
+        reduce(result, values, out=result)
+    return result / source.dtype.type(node.attributes["divisor"])

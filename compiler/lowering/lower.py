@@ -1,0 +1,104 @@
+"""From an integer network to a program."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from tessera.compiler.lowering.builder import LaneSet, Step, StreamBuilder
+from tessera.compiler.lowering.fits import check_fits
+from tessera.compiler.lowering.operations import emit_operation
+from tessera.compiler.lowering.placement import place_tensors
+from tessera.compiler.lowering.schedule import schedule
+from tessera.compiler.lowering.transfers import emit_input, emit_output
+from tessera.rtl.config import AXI_BURST_BYTES, NpuConfig
+from tessera.rtl.isa import End, encode_stream
+from tessera.sim.golden.network import IntegerNetwork
+from tessera.sim.program import DramTensor, Program
+from tessera.sim.tensor_layout import tensor_bytes
+
+
+def lower(
+    network: IntegerNetwork, config: NpuConfig, *, lanes: Sequence[int] | None = None, dram_address: int = 0
+) -> Program:
+    """Compiles a network for a machine.
+
+    Parameters
+    ----------
+    network
+        The network.
+    config
+        The machine.
+    lanes
+        Indices of the lanes that may be used; all of them if ``None``.
+    dram_address
+        First DRAM byte address that the program may use; it uses the addresses up to its ``end_address``.
+
+    Raises
+    ------
+    CompilerError
+        The network does not fit the machine; names the operation, what it needs, what is there, and the
+        remedy.
+    """
+    network.verify()
+    lane_set = LaneSet(config, tuple(sorted(set(range(config.lanes) if lanes is None else lanes))))
+    check_fits(network, lane_set)
+    dram, data_address = _place_in_dram(network, config, dram_address)
+    builder = StreamBuilder(lane_set, place_tensors(network, config), data_address, dram)
+    _emit_network(builder, network)
+    steps = schedule(builder.steps, config)
+    return _finish(builder, network, steps)
+
+
+def _place_in_dram(
+    network: IntegerNetwork, config: NpuConfig, address: int
+) -> tuple[dict[str, DramTensor], int]:
+    """Inputs and outputs one after another; also returns the first address after them."""
+    placed = {}
+    for name in (*network.inputs, *network.outputs):
+        if name not in placed:
+            address = _align(address)
+            placed[name] = DramTensor(
+                network.tensors[name], address, tensor_bytes(network.tensors[name], config)
+            )
+            address += placed[name].size
+    return placed, _align(address)
+
+
+def _align(address: int) -> int:
+    return -(-address // AXI_BURST_BYTES) * AXI_BURST_BYTES
+
+
+def _emit_network(builder: StreamBuilder, network: IntegerNetwork) -> None:
+    """Inputs are loaded before the operation that first reads them, outputs stored after the one that makes
+    them."""
+    loaded: set[str] = set()
+    for operation in network.operations:
+        for name in (operation.input, operation.post.residual):
+            if name in network.inputs and name not in loaded:
+                loaded.add(name)
+                emit_input(builder, name)
+        emit_operation(builder, operation)
+        if operation.output in network.outputs:
+            emit_output(builder, operation.output)
+
+
+def _finish(builder: StreamBuilder, network: IntegerNetwork, steps: list[Step]) -> Program:
+    steps = [*steps, Step(End(), "end")]
+    instructions = tuple(step.instruction for step in steps)
+    code_address = builder.add_data(encode_stream(instructions))
+    return Program(
+        name=network.name,
+        config=builder.config,
+        lanes=builder.lanes.lanes,
+        instructions=instructions,
+        labels=tuple(step.label for step in steps),
+        operations=tuple(step.operation for step in steps),
+        address=builder.data_address,
+        image=bytes(builder.data),
+        code_address=code_address,
+        inputs={name: builder.dram[name] for name in network.inputs},
+        outputs={name: builder.dram[name] for name in network.outputs},
+        placement=builder.placement,
+        end_address=_align(builder.data_address + len(builder.data)),
+        macs=network.macs,
+    )

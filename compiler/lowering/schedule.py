@@ -1,0 +1,100 @@
+"""Orders the instructions of a stream by the time at which each could work."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterable, Iterator, Sequence
+
+import numpy as np
+
+from tessera.compiler.lowering.builder import Step
+from tessera.compiler.lowering.synchronise import synchronise, synchronise_steps
+from tessera.rtl.config import NpuConfig
+from tessera.rtl.isa import (
+    Fence,
+    Instruction,
+    LaneProgram,
+    PostProcess,
+    Source,
+    Unit,
+    Wait,
+    lanes_of_mask,
+    units_of_mask,
+)
+from tessera.sim.cycles import predict
+from tessera.sim.ordering import StreamOrder
+
+
+def schedule(steps: Sequence[Step], config: NpuConfig) -> list[Step]:
+    """The steps in the order of their predicted starts, with the waits that this order needs.
+
+    The sequencer hands instructions out in order and stops at a full queue, so an instruction should not
+    stand behind others that work later: loads move in front of the lane programs that hide them. The given
+    order defines what the stream computes; whatever depends on something keeps its place behind it.
+    """
+    instructions = synchronise([step.instruction for step in steps], config)
+    starts = predict(instructions, config, dispatch=False).start
+    keys = _Keys(config, starts.tolist()).of(instructions)
+    return synchronise_steps([steps[index] for index in np.argsort(keys, kind="stable")], config)
+
+
+class _Keys:
+    """Sort keys of a synchronised stream: the starts, but never before what an instruction depends on.
+
+    An instruction depends on the ones before it in its units, on what it waits for, on its source, and (a
+    lane program) on the post-process that frees its accumulators. A window goes to its post-process, because
+    it must not run ahead of it in the stream.
+    """
+
+    def __init__(self, config: NpuConfig, starts: Sequence[int]):
+        self._starts = starts
+        self._order = StreamOrder(config, hazards=False)
+        self._keys: list[int] = []
+        self._least = [0] * len(Unit)
+        self._issued: list[list[int]] = [[] for _ in Unit]
+        self._tiles: list[deque[int]] = [deque() for _ in range(config.lanes)]
+        self._freed: list[deque[int]] = [deque([0, 0]) for _ in range(config.lanes)]
+
+    def of(self, instructions: Iterable[Instruction]) -> list[int]:
+        """The keys of all instructions but waits and fences."""
+        for index, instruction in enumerate(instructions):
+            if isinstance(instruction, Wait):
+                self._wait(instruction)
+            elif isinstance(instruction, Fence):
+                self._least = [max(self._keys)] * len(Unit)
+            else:
+                self._add(instruction, self._starts[index])
+            self._order.append(instruction)
+        return self._keys
+
+    def _wait(self, wait: Wait) -> None:
+        awaited = [self._issued[unit][count - 1] for unit, count in self._order.resolve(wait)]
+        for unit in units_of_mask(wait.targets):
+            self._least[unit] = max(self._least[unit], *(self._keys[index] for index in awaited))
+
+    def _add(self, instruction: Instruction, start: int) -> None:
+        index = len(self._keys)
+        units = instruction.units()
+        key = max(start, *(self._least[unit] for unit in units), *self._sources(instruction))
+        self._keys.append(key)
+        for unit in units:
+            self._issued[unit].append(index)
+            self._least[unit] = key
+        if isinstance(instruction, LaneProgram):
+            for lane in lanes_of_mask(instruction.lanes):
+                self._tiles[lane].append(key)
+        elif isinstance(instruction, PostProcess) and instruction.source is Source.LANES:
+            for lane in lanes_of_mask(instruction.lanes):
+                self._freed[lane].append(key)
+        elif isinstance(instruction, PostProcess):
+            window = Unit.window(instruction.slice)
+            self._keys[self._issued[window][-1]] = self._least[window] = key
+
+    def _sources(self, instruction: Instruction) -> Iterator[int]:
+        """Keys of what hands tiles or accumulators over to an instruction."""
+        if isinstance(instruction, LaneProgram):
+            yield from (self._freed[lane].popleft() for lane in lanes_of_mask(instruction.lanes))
+        elif isinstance(instruction, PostProcess) and instruction.source is Source.LANES:
+            yield from (self._tiles[lane].popleft() for lane in lanes_of_mask(instruction.lanes))
+        elif isinstance(instruction, PostProcess):
+            yield self._least[Unit.window(instruction.slice)]

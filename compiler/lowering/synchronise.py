@@ -1,0 +1,76 @@
+"""Inserts the waits that order the units: one before each instruction that might overtake an earlier one."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
+
+from tessera.compiler.lowering.builder import Step
+from tessera.rtl.config import NpuConfig
+from tessera.rtl.isa import TOKEN_BITS, Fence, Instruction, Unit, Wait
+from tessera.sim.ordering import Clock, Hazard, StreamOrder
+
+FENCE_INTERVAL = 1 << TOKEN_BITS - 2
+"""Instructions of one unit between fences.
+
+Token counters are compared modulo 2 ** 16, so a wait must not be more than 2 ** 15 instructions behind; no
+stream of fewer instructions has a fence."""
+
+
+def synchronise(instructions: Iterable[Instruction], config: NpuConfig) -> list[Instruction]:
+    """The instructions with the waits (and, in very long streams, fences) that they need.
+
+    What is already certain, by earlier waits, by the order in a unit or by the hand-over of tiles, is not
+    waited for.
+    """
+    return [instruction for _, instruction in _with_waits(instructions, config)]
+
+
+def synchronise_steps(steps: Sequence[Step], config: NpuConfig) -> list[Step]:
+    """Like `synchronise`, for steps; a wait belongs to what the instruction that needs it belongs to."""
+    instructions = (step.instruction for step in steps)
+    return [
+        replace(steps[index], instruction=instruction)
+        for index, instruction in _with_waits(instructions, config)
+    ]
+
+
+def _with_waits(instructions: Iterable[Instruction], config: NpuConfig) -> Iterator[tuple[int, Instruction]]:
+    """The resulting instructions, each with the index of the given one that it stands before or is."""
+    order = StreamOrder(config)
+    fenced = order.counts.copy()
+    for index, instruction in enumerate(instructions):
+        for inserted in _before(instruction, order, fenced):
+            if isinstance(inserted, Fence):
+                fenced = order.counts.copy()
+            order.append(inserted)
+            yield index, inserted
+        order.append(instruction)
+        yield index, instruction
+
+
+def _before(instruction: Instruction, order: StreamOrder, fenced: Clock) -> Iterator[Instruction]:
+    """What has to stand before an instruction; each is to be appended to ``order`` before the next is asked
+    for."""
+    if (order.counts - fenced).max() >= FENCE_INTERVAL and not any(order.unread()):
+        yield Fence()
+    hazards = order.hazards(instruction)
+    if hazards:
+        yield _wait(hazards, order)
+
+
+def _wait(hazards: list[Hazard], order: StreamOrder) -> Instruction:
+    """One wait for the latest instruction of each unit in the hazards, without those that another one
+    implies."""
+    needed: dict[Unit, int] = {}
+    for hazard in hazards:
+        needed[hazard.unit] = max(needed.get(hazard.unit, 0), hazard.count)
+    for unit in list(needed):
+        others = [order.completion(other, count) for other, count in needed.items() if other is not unit]
+        if any(clock[unit] >= needed[unit] for clock in others):
+            del needed[unit]
+    return Wait(
+        targets=sum({1 << hazard.access.unit for hazard in hazards}),
+        sources=sum(1 << unit for unit in needed),
+        counts=tuple(needed.get(unit, 0) % (1 << TOKEN_BITS) for unit in Unit),
+    )

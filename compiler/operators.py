@@ -1,0 +1,297 @@
+"""The table of ONNX operators: which ones the NPU executes, and within which limits.
+
+The limits in words and the code that checks them stand side by side. An operator that is not in the table, or
+a node beyond the limits, runs on the host if it stands before or after everything that the NPU executes. So
+does a node that the NPU could execute, if it stands beyond such a node (the pass ``keep_on_host``).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from tessera.compiler.graph import Graph, Node, Placement, is_map, map_shape
+
+OPSETS = range(11, 25)
+"""Versions of the ONNX operators that can be read."""
+
+_BEYOND_HOST: dict[Placement | None, str] = {
+    Placement.HOST_BEFORE: "its result is needed by a node that runs on the host",
+    Placement.HOST_AFTER: "it needs the result of a node that runs on the host",
+}
+"""Why a node that the NPU can execute runs on the host, by its place."""
+
+Check = Callable[[Graph, Node], str | None]
+
+
+@dataclass(frozen=True)
+class Operator:
+    """What the compiler makes of an ONNX operator.
+
+    Attributes
+    ----------
+    name
+        The operator's name in ONNX.
+    becomes
+        What it becomes, in words.
+    limits
+        The limits, in words.
+    check
+        Says why a node is beyond the limits, or returns ``None``.
+    """
+
+    name: str
+    becomes: str
+    limits: str
+    check: Check
+
+
+def npu_problem(graph: Graph, node: Node) -> str | None:
+    """Why the NPU does not execute an ONNX node, as a clause; ``None`` if it can and nothing placed the node on
+    the host."""
+    operator = OPERATORS.get(node.op)
+    if operator is None:
+        return f"the NPU has no operator {node.op}"
+    return operator.check(graph, node) or _BEYOND_HOST.get(graph.placement.get(node.name))
+
+
+def explicit_padding(graph: Graph, node: Node, kernel: tuple[int, ...]) -> tuple[int, int, int, int]:
+    """Padding (top, left, bottom, right) of a convolution or pooling node with 2-D ``kernel``.
+
+    Resolves ``auto_pad`` and, by more padding at the end, ``ceil_mode``.
+    """
+    sizes = map_shape(graph.shapes[node.inputs[0]])[1:]
+    outputs = map_shape(graph.shapes[node.output])[1:]
+    strides, dilations = pair(node, "strides"), pair(node, "dilations")
+    mode = node.attributes.get("auto_pad", "NOTSET")
+    given = node.attributes.get("pads", [0, 0, 0, 0])
+    begin, end = [0, 0], [0, 0]
+    for axis in range(2):
+        needed = (outputs[axis] - 1) * strides[axis] + dilations[axis] * (kernel[axis] - 1) + 1 - sizes[axis]
+        if mode in ("SAME_UPPER", "SAME_LOWER"):
+            total = max(needed, 0)
+            begin[axis] = total // 2 if mode == "SAME_UPPER" else total - total // 2
+            end[axis] = total - begin[axis]
+        elif mode == "NOTSET":
+            begin[axis] = given[axis]
+            end[axis] = max(given[2 + axis], needed - begin[axis])
+    return begin[0], begin[1], end[0], end[1]
+
+
+def pair(node: Node, attribute: str) -> tuple[int, int]:
+    """A (vertical, horizontal) attribute that is (1, 1) if absent."""
+    first, second = node.attributes.get(attribute, (1, 1))
+    return int(first), int(second)
+
+
+def clip_limits(graph: Graph, node: Node) -> tuple[float, float] | None:
+    """(low, high) of a Relu or Clip node; ``None`` if they are no constants."""
+    if node.op == "Relu":
+        return 0.0, np.inf
+    limits = [-np.inf, np.inf]
+    for index, name in enumerate(node.inputs[1:3]):
+        if name and name not in graph.constants:
+            return None
+        if name:
+            limits[index] = float(graph.constants[name].reshape(()))
+    return limits[0], limits[1]
+
+
+def channel_constant(graph: Graph, name: str, target: str) -> np.ndarray | None:
+    """A constant operand as one value per channel of the map ``target`` (K,); ``None`` if it is anything
+    else."""
+    if name not in graph.constants:
+        return None
+    value, shape = graph.constants[name], graph.shapes[target]
+    if value.ndim > len(shape) or not np.issubdtype(value.dtype, np.floating):
+        return None
+    aligned = value.reshape((1,) * (len(shape) - value.ndim) + value.shape)
+    if any(size != 1 for axis, size in enumerate(aligned.shape) if axis != 1):
+        return None
+    return np.broadcast_to(aligned.reshape(-1), (shape[1],)).copy()
+
+
+def _check_convolution(graph: Graph, node: Node) -> str | None:
+    if not _four_dimensional(graph, node):
+        return "its input is no map of shape (1, C, H, W)"
+    if any(name and name not in graph.constants for name in node.inputs[1:]):
+        return "its weights are computed at run time, but must be constant"
+    groups = node.attributes.get("group", 1)
+    if groups != 1:
+        return f"it has {groups} groups, but the NPU executes convolutions of 1 group"
+    return None
+
+
+def _check_product(graph: Graph, node: Node) -> str | None:
+    if any(name and name not in graph.constants for name in node.inputs[1:]):
+        return "its second operand is computed at run time, but must be constant"
+    if len(graph.shapes[node.inputs[0]]) != 2 or graph.constants[node.inputs[1]].ndim != 2:
+        return "its operands must be a vector of shape (1, F) and a constant matrix"
+    if node.attributes.get("transA", 0):
+        return "its attribute transA is 1, but must be 0"
+    return None
+
+
+def _check_batch_norm(graph: Graph, node: Node) -> str | None:
+    if not is_map(graph.shapes.get(node.inputs[0], ())):
+        return "its input is no map of shape (1, C, H, W) or (1, F)"
+    if any(name not in graph.constants for name in node.inputs[1:]):
+        return "its statistics are computed at run time, but must be constant"
+    if node.attributes.get("training_mode", 0):
+        return "it is in training mode; export the network for inference"
+    return None
+
+
+def _check_clip(graph: Graph, node: Node) -> str | None:
+    if not is_map(graph.shapes.get(node.inputs[0], ())):
+        return "its input is no map of shape (1, C, H, W) or (1, F)"
+    if clip_limits(graph, node) is None:
+        return "its limits are computed at run time, but must be constant"
+    return None
+
+
+def _check_add(graph: Graph, node: Node) -> str | None:
+    target = graph.shapes[node.output]
+    if not is_map(target):
+        return "its result is no map of shape (1, C, H, W) or (1, F)"
+    maps = [name for name in node.inputs if name not in graph.constants]
+    if any(graph.shapes[name] != target for name in maps):
+        return "its two operands have different shapes, but the NPU does not broadcast"
+    constants = [name for name in node.inputs if name in graph.constants]
+    if constants and (not maps or channel_constant(graph, constants[0], node.output) is None):
+        return "its constant operand must have one value per channel"
+    return None
+
+
+def _check_max_pool(graph: Graph, node: Node) -> str | None:
+    if len(node.outputs) > 1 and node.outputs[1]:
+        return "its second output (indices) is used, but the NPU computes only the maximum"
+    return _check_pool(graph, node)
+
+
+def _check_average_pool(graph: Graph, node: Node) -> str | None:
+    problem = _check_pool(graph, node)
+    if problem is not None:
+        return problem
+    padding = explicit_padding(graph, node, tuple(node.attributes["kernel_shape"]))
+    written = node.attributes.get("pads", [0, 0, 0, 0])
+    counted = node.attributes.get("count_include_pad", 0)
+    if any(padding) and not counted:
+        return (
+            "its padding is not counted (count_include_pad = 0), so that each position has a divisor of its "
+            "own; the NPU divides all by the same"
+        )
+    if counted and list(padding) != list(written):
+        return "its last window reaches beyond the padding (ceil_mode), which needs a divisor of its own"
+    return None
+
+
+def _check_pool(graph: Graph, node: Node) -> str | None:
+    if not _four_dimensional(graph, node):
+        return "its input is no map of shape (1, C, H, W)"
+    if pair(node, "dilations") != (1, 1):
+        return f"its dilation is {pair(node, 'dilations')}, but must be (1, 1)"
+    kernel = tuple(node.attributes["kernel_shape"])
+    if max(a - b for a, b in zip(explicit_padding(graph, node, kernel), 2 * kernel, strict=True)) >= 0:
+        return "its padding is as large as its window, so that a window would be empty"
+    return None
+
+
+def _check_global_pool(graph: Graph, node: Node) -> str | None:
+    return None if _four_dimensional(graph, node) else "its input is no map of shape (1, C, H, W)"
+
+
+def _check_mean(graph: Graph, node: Node) -> str | None:
+    axes: Any = node.attributes.get("axes")
+    if axes is None and len(node.inputs) > 1 and node.inputs[1] in graph.constants:
+        axes = graph.constants[node.inputs[1]].tolist()
+    if not _four_dimensional(graph, node) or axes is None or sorted(axis % 4 for axis in axes) != [2, 3]:
+        return "it must be a mean over height and width (axes 2 and 3) of a map (1, C, H, W)"
+    return None
+
+
+def _check_reshape(graph: Graph, node: Node) -> str | None:
+    if node.inputs[0] in graph.constants:
+        return None
+    source, target = graph.shapes[node.inputs[0]], graph.shapes[node.output]
+    if is_map(source) and is_map(target) and map_shape(source) == map_shape(target):
+        return None
+    if is_map(source) and len(target) == 2:
+        return None
+    return f"it changes the shape {source} to {target}; only flattening a map to (1, F) costs nothing"
+
+
+def _check_removed(graph: Graph, node: Node) -> str | None:
+    return None
+
+
+def _four_dimensional(graph: Graph, node: Node) -> bool:
+    shape = graph.shapes.get(node.inputs[0], ())
+    return is_map(shape) and len(shape) == 4
+
+
+def _table(*rows: Operator) -> dict[str, Operator]:
+    return {row.name: row for row in rows}
+
+
+OPERATORS = _table(
+    Operator(
+        "Conv",
+        "convolution",
+        "2-D, constant weights, group 1; any stride, dilation and (asymmetric) padding, auto_pad included",
+        _check_convolution,
+    ),
+    Operator(
+        "Gemm",
+        "fully connected layer",
+        "(1, F) times a constant matrix, transA = 0; any alpha, beta, transB",
+        _check_product,
+    ),
+    Operator("MatMul", "fully connected layer", "(1, F) times a constant matrix", _check_product),
+    Operator(
+        "BatchNormalization",
+        "folded into the convolution before it, else a 1 x 1 convolution",
+        "constant statistics, inference mode",
+        _check_batch_norm,
+    ),
+    Operator("Relu", "activation of the operation before it, else a 1 x 1 window", "maps", _check_clip),
+    Operator(
+        "Clip",
+        "activation of the operation before it, else a 1 x 1 window",
+        "maps, constant limits",
+        _check_clip,
+    ),
+    Operator(
+        "Add",
+        "residual operand or bias of the operation before it, else a 1 x 1 window",
+        "two maps of the same shape, or a map and one constant per channel",
+        _check_add,
+    ),
+    Operator(
+        "MaxPool",
+        "window (maximum)",
+        "2-D, no dilation, no indices; auto_pad and ceil_mode included",
+        _check_max_pool,
+    ),
+    Operator(
+        "AveragePool",
+        "window (sum)",
+        "2-D, no dilation; without padding, or with count_include_pad = 1",
+        _check_average_pool,
+    ),
+    Operator("GlobalAveragePool", "window (sum)", "2-D", _check_global_pool),
+    Operator("ReduceMean", "window (sum)", "over the axes 2 and 3 of a map", _check_mean),
+    Operator(
+        "Flatten", "nothing", "to (1, F); before a fully connected layer or where H = W = 1", _check_reshape
+    ),
+    Operator("Reshape", "nothing", "as Flatten", _check_reshape),
+    Operator("Squeeze", "nothing", "as Flatten", _check_reshape),
+    Operator("Unsqueeze", "nothing", "as Flatten", _check_reshape),
+    Operator("Identity", "nothing", "none", _check_removed),
+    Operator("Dropout", "nothing", "inference mode", _check_removed),
+    Operator("Constant", "a constant", "none", _check_removed),
+)
+"""Operators that the NPU executes or that cost nothing, by name."""

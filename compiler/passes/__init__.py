@@ -1,0 +1,60 @@
+"""Rewrites of the float network, from ONNX nodes to canonical nodes and places to run.
+
+The list :data:`PASSES` is the front end's plan. After each pass the graph can be printed and is verified.
+"""
+
+from tessera.compiler.passes.batch_norm import fold_batch_norm
+from tessera.compiler.passes.constants import fold_constants, remove_identities
+from tessera.compiler.passes.fusion import fuse_activation, fuse_bias, fuse_residual
+from tessera.compiler.passes.host import keep_on_host
+from tessera.compiler.passes.lowering import (
+    lower_convolutions,
+    lower_elementwise,
+    lower_products,
+    lower_windows,
+)
+from tessera.compiler.passes.partition import partition_host
+from tessera.compiler.passes.pipeline import Pass, Pipeline
+from tessera.compiler.passes.reshapes import remove_reshapes, simplify_reshapes
+
+PASSES: tuple[Pass, ...] = (
+    remove_identities,
+    fold_constants,
+    simplify_reshapes,
+    keep_on_host,
+    lower_convolutions,
+    lower_products,
+    fold_batch_norm,
+    fuse_bias,
+    lower_windows,
+    lower_elementwise,
+    remove_reshapes,
+    fuse_residual,
+    fuse_activation,
+    partition_host,
+)
+"""The passes of the front end, in order."""
+
+PIPELINE = Pipeline(PASSES)
+"""The front end's pipeline."""
+
+__all__ = [
+    "PASSES",
+    "PIPELINE",
+    "Pass",
+    "Pipeline",
+    "fold_batch_norm",
+    "fold_constants",
+    "fuse_activation",
+    "fuse_bias",
+    "fuse_residual",
+    "keep_on_host",
+    "lower_convolutions",
+    "lower_elementwise",
+    "lower_products",
+    "lower_windows",
+    "partition_host",
+    "remove_identities",
+    "remove_reshapes",
+    "simplify_reshapes",
+]

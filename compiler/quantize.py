@@ -1,0 +1,263 @@
+"""Quantises a float network."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+
+from tessera.compiler.calibrate import ActivationRange, Calibration, npu_tensors
+from tessera.compiler.errors import CompilerError
+from tessera.compiler.fixed_point import (
+    LARGEST_RATIO,
+    MULTIPLIER_BITS,
+    SMALLEST_RATIO,
+    fixed_point,
+    normal_shift,
+)
+from tessera.compiler.graph import CONVOLUTION, Graph, Node, Placement
+from tessera.compiler.integer import residual_shift_limit
+from tessera.compiler.quantized import (
+    QuantizedConvolution,
+    QuantizedNetwork,
+    QuantizedOperation,
+    QuantizedTensor,
+    QuantizedWindow,
+    hosted_names,
+)
+from tessera.rtl.config import ACTIVATION_DEPTHS, WEIGHT_DEPTHS
+from tessera.sim.golden.network import MAX_BIAS
+
+_CLIP_CANDIDATES = {4: np.linspace(0.4, 1.0, 31), 8: np.linspace(0.8, 1.0, 11)}
+"""Parts of a channel's largest weight that are tried as the end of its range, by weight depth."""
+
+MIN_OUTPUT_DEPTH = 8
+"""Least default depth of a tensor that leaves the NPU: it costs no multiplications, and scores need the
+resolution."""
+
+
+@dataclass(frozen=True)
+class LayerDepths:
+    """Depths that override the network's for one operation; ``None`` leaves the network's.
+
+    Attributes
+    ----------
+    activation
+        Depth of the operation's output (or of the network's input, if it is named) in bits.
+    weight
+        Depth of its weights in bits.
+    """
+
+    activation: int | None = None
+    weight: int | None = None
+
+
+def quantize(
+    graph: Graph,
+    calibration: Calibration,
+    activation_depth: int = 8,
+    weight_depth: int = 8,
+    overrides: Mapping[str, LayerDepths] | None = None,
+) -> QuantizedNetwork:
+    """The quantised network.
+
+    Parameters
+    ----------
+    graph
+        A prepared network (:func:`tessera.compiler.prepare`).
+    calibration
+        Its activation ranges (:func:`tessera.compiler.calibrate`).
+    activation_depth, weight_depth
+        Depths in bits of all activations and weights. What leaves the NPU has at least 8 bits.
+    overrides
+        Other depths by the name of an operation, or of a tensor that the NPU is given.
+
+    Raises
+    ------
+    CompilerError
+        A depth does not exist, or an override names nothing.
+    """
+    overrides = dict(overrides or {})
+    _check_calibration(graph, calibration)
+    _check_depths(graph, activation_depth, weight_depth, overrides)
+    tensors = {
+        name: _tensor(
+            graph, name, calibration.ranges[name], _tensor_depth(graph, name, activation_depth, overrides)
+        )
+        for name in npu_tensors(graph)
+    }
+    operations = []
+    for node in graph.placed(Placement.NPU):
+        depth = overrides.get(node.name, LayerDepths()).weight or weight_depth
+        operations.append(_operation(graph, node, tensors, calibration, depth))
+    return _network(graph, tensors, tuple(operations))
+
+
+def quantize_weights(weights: np.ndarray, scales: np.ndarray, depth: int) -> np.ndarray:
+    """int8 weights (K, ...) of float ``weights``: rounded half to even, symmetric (-7..7 or -127..127)."""
+    top = (1 << (depth - 1)) - 1
+    by_channel = scales.astype(np.float64).reshape(-1, *[1] * (weights.ndim - 1))
+    return np.clip(np.rint(weights.astype(np.float64) / by_channel), -top, top).astype(np.int8)
+
+
+def weight_scales(weights: np.ndarray, depth: int) -> np.ndarray:
+    """Per output channel the symmetric scale with the least mean squared error (float64); 0 for a channel of
+    zeros."""
+    flat = weights.reshape(len(weights), -1).astype(np.float64)
+    top = (1 << (depth - 1)) - 1
+    widest = np.abs(flat).max(axis=1) / top
+    best = widest.copy()
+    least = np.full(len(flat), np.inf)
+    for part in _CLIP_CANDIDATES[depth]:
+        scales = np.where(widest > 0, widest * part, 1.0)
+        integers = np.clip(np.rint(flat / scales[:, np.newaxis]), -top, top)
+        error = ((integers * scales[:, np.newaxis] - flat) ** 2).sum(axis=1)
+        better = error < least
+        best[better], least[better] = (widest * part)[better], error[better]
+    return best
+
+
+def _check_calibration(graph: Graph, calibration: Calibration) -> None:
+    for name in npu_tensors(graph):
+        if name not in calibration.ranges:
+            raise CompilerError(
+                f"the calibration has no range of tensor {name!r} of network {graph.name!r}; it comes from "
+                f"another network"
+            )
+
+
+def _check_depths(
+    graph: Graph, activation_depth: int, weight_depth: int, overrides: Mapping[str, LayerDepths]
+) -> None:
+    nodes = graph.placed(Placement.NPU)
+    results = {node.output for node in nodes}
+    known = [*(name for name in npu_tensors(graph) if name not in results), *(node.name for node in nodes)]
+    _check_depth("the network", LayerDepths(activation_depth, weight_depth))
+    for name, depths in overrides.items():
+        if name not in known:
+            raise CompilerError(
+                f"network {graph.name!r} has no operation {name!r} whose depths could be set; it has "
+                f"{', '.join(known)}"
+            )
+        _check_depth(name, depths)
+
+
+def _check_depth(name: str, depths: LayerDepths) -> None:
+    for kind, value, limits in (
+        ("activation", depths.activation, ACTIVATION_DEPTHS),
+        ("weight", depths.weight, WEIGHT_DEPTHS),
+    ):
+        if value is not None and value not in limits:
+            raise CompilerError(
+                f"{name}: the {kind} depth {value} does not exist; use one of {', '.join(map(str, limits))}"
+            )
+
+
+def _tensor_depth(graph: Graph, name: str, depth: int, overrides: Mapping[str, LayerDepths]) -> int:
+    producer = next((node for node in graph.placed(Placement.NPU) if node.output == name), None)
+    override = overrides.get(name if producer is None else producer.name, LayerDepths()).activation
+    if override is not None:
+        return override
+    read_by_host = any(graph.placement[node.name] is Placement.HOST_AFTER for node in graph.consumers(name))
+    if producer is not None and (name in graph.outputs or read_by_host):
+        return max(depth, MIN_OUTPUT_DEPTH)
+    return depth
+
+
+def _tensor(graph: Graph, name: str, measured: ActivationRange, depth: int) -> QuantizedTensor:
+    return QuantizedTensor(
+        graph.shapes[name], measured.base_scale, dict(measured.clip_shifts), depth, measured.signed
+    )
+
+
+def _operation(
+    graph: Graph,
+    node: Node,
+    tensors: Mapping[str, QuantizedTensor],
+    calibration: Calibration,
+    weight_depth: int,
+) -> QuantizedOperation:
+    common = {
+        "name": node.name,
+        "input": node.inputs[0],
+        "output": node.output,
+        "stride": node.attributes["stride"],
+        "padding": node.attributes["padding"],
+        "activation": node.activation,
+        "residual": node.residual,
+    }
+    if node.op != CONVOLUTION:
+        facts = {key: node.attributes[key] for key in ("reduction", "kernel", "divisor")}
+        return QuantizedWindow(**common, **facts)
+    weights, bias = (graph.constants[name].astype(np.float64) for name in node.inputs[1:3])
+    scales = _machine_scales(node, weights, bias, tensors, weight_depth)
+    integers = quantize_weights(weights, scales, weight_depth)
+    mean = calibration.ranges[node.inputs[0]].mean
+    bias = bias + _bias_correction(weights, integers, scales, mean)
+    steps = tensors[node.inputs[0]].scale * scales.astype(np.float64)
+    return QuantizedConvolution(
+        **common,
+        weights=integers,
+        weight_depth=weight_depth,
+        weight_scales=scales,
+        bias=(np.rint(bias / steps) * steps).astype(np.float32),
+        dilation=node.attributes["dilation"],
+    )
+
+
+def _machine_scales(
+    node: Node,
+    weights: np.ndarray,
+    bias: np.ndarray,
+    tensors: Mapping[str, QuantizedTensor],
+    depth: int,
+) -> np.ndarray:
+    """Weight scales (float32) for which the machine's multipliers are exact.
+
+    The scale with the least error is changed, by a part in 2 ** 16, such that ``input scale * weight scale /
+    output scale`` is a multiplier / 2 ** shift. Where the machine's limits ask for it a scale is raised:
+    channels whose weights vanish beside their bias or beside the residual operand.
+    """
+    source, target = tensors[node.inputs[0]], tensors[node.output]
+    unit = source.scale / target.scale
+    ratio = weight_scales(weights, depth) * unit
+    # Half of the limit, because the bias correction comes later.
+    smallest = np.maximum(SMALLEST_RATIO, np.abs(bias) / target.scale / (MAX_BIAS / 2))
+    ratio = np.clip(np.where(ratio > 0, ratio, 1.0), smallest, LARGEST_RATIO)
+    if node.residual is not None:
+        limit = residual_shift_limit(tensors[node.residual].scale / target.scale, normal_shift(ratio))
+        ratio = np.maximum(ratio, 2.0 ** (MULTIPLIER_BITS - 1 - limit))
+    multiplier, shift = fixed_point(ratio)
+    return (np.ldexp(multiplier.astype(np.float64), -shift) / unit).astype(np.float32)
+
+
+def _bias_correction(
+    weights: np.ndarray, integers: np.ndarray, scales: np.ndarray, mean: np.ndarray
+) -> np.ndarray:
+    """What the rounding of the weights takes from each channel's mean, padding left aside."""
+    error = weights - integers * scales.astype(np.float64).reshape(-1, 1, 1, 1)
+    if len(mean) != weights.shape[1]:
+        return np.zeros(len(weights))
+    return error.sum(axis=(2, 3)) @ mean
+
+
+def _network(
+    graph: Graph, tensors: dict[str, QuantizedTensor], operations: tuple[QuantizedOperation, ...]
+) -> QuantizedNetwork:
+    before, after = graph.placed(Placement.HOST_BEFORE), graph.placed(Placement.HOST_AFTER)
+    computed = {operation.output for operation in operations}
+    given = [name for name in tensors if name not in computed]
+    hosted = hosted_names(graph.inputs, graph.outputs, (*before, *after), given)
+    return QuantizedNetwork(
+        name=graph.name,
+        inputs=graph.inputs,
+        outputs=graph.outputs,
+        shapes={name: shape for name, shape in graph.shapes.items() if name in hosted},
+        tensors=tensors,
+        host_before=tuple(before),
+        host_after=tuple(after),
+        host_constants={name: value for name, value in graph.constants.items() if name in hosted},
+        opset=graph.opset,
+        operations=operations,
+    )

@@ -1,0 +1,261 @@
+"""The quantised intermediate representation: integers, their scales, and what stays on the host.
+
+A real number is ``integer * scale``; there are no zero points. All scales and biases are float32 numbers, so
+that a file holds them exactly, and the integer network is a function of this representation alone
+(:func:`tessera.compiler.integer.to_integer`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, fields
+from typing import Any
+
+import numpy as np
+
+from tessera.compiler.graph import NO_ACTIVATION, Graph, Node, Placement, Shape, map_shape
+from tessera.sim.golden.network import TensorType
+
+BASE_DEPTH = 16
+"""The deepest activation depth; a tensor's base scale belongs to it."""
+
+
+@dataclass(frozen=True)
+class QuantizedTensor:
+    """An activation tensor.
+
+    Attributes
+    ----------
+    shape
+        Shape in the ONNX file: (1, C, H, W) or (1, F).
+    base_scale
+        Scale at 16 bits.
+    clip_shifts
+        For each other depth d the exponent k of its scale, ``base_scale * 2 ** k``. Without clipping k is 16
+        - d; a smaller one gives up the largest values for a finer step.
+    depth
+        Depth in bits: 4, 6, 8 or 16.
+    signed
+        False if the tensor is never negative.
+    """
+
+    shape: Shape
+    base_scale: float
+    clip_shifts: Mapping[int, int]
+    depth: int
+    signed: bool
+
+    @property
+    def scale(self) -> float:
+        """Real value of one step at the tensor's depth."""
+        return self.scale_at(self.depth)
+
+    def scale_at(self, depth: int) -> float:
+        """Real value of one step at ``depth`` bits; a float32 number."""
+        return self.base_scale if depth == BASE_DEPTH else self.base_scale * 2.0 ** self.clip_shifts[depth]
+
+    @property
+    def type(self) -> TensorType:
+        """The integers' type."""
+        return TensorType(*map_shape(self.shape), self.depth, self.signed)
+
+    def __str__(self) -> str:
+        return f"{self.type} scale {self.scale:.6g}"
+
+
+@dataclass(frozen=True, eq=False)
+class QuantizedConvolution:
+    """A convolution or fully connected layer with its bias, residual operand and activation.
+
+    Attributes
+    ----------
+    name, input, output
+        Name of the operation and of its tensors.
+    weights
+        int8 array (K, C, kh, kw).
+    weight_depth
+        4 or 8 bits.
+    weight_scales
+        float32 array (K,): real value of one step of each output channel's weights.
+    bias
+        float32 array (K,), real values.
+    stride, padding, dilation
+        As in :class:`tessera.sim.golden.network.Convolution`.
+    activation
+        Real limits (low, high) of the result.
+    residual
+        Name of the residual operand.
+    """
+
+    name: str
+    input: str
+    output: str
+    weights: np.ndarray
+    weight_depth: int
+    weight_scales: np.ndarray
+    bias: np.ndarray
+    stride: tuple[int, int]
+    padding: tuple[int, int, int, int]
+    dilation: tuple[int, int]
+    activation: tuple[float, float] = NO_ACTIVATION
+    residual: str | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class QuantizedWindow:
+    """Pooling, or as the sum of a 1 x 1 window a copy, with residual operand and activation.
+
+    Attributes
+    ----------
+    name, input, output
+        Name of the operation and of its tensors.
+    reduction, kernel, stride, padding
+        As in :class:`tessera.sim.golden.network.Window`.
+    divisor
+        A sum is divided by it.
+    activation
+        Real limits (low, high) of the result.
+    residual
+        Name of the residual operand.
+    """
+
+    name: str
+    input: str
+    output: str
+    reduction: str
+    kernel: tuple[int, int]
+    stride: tuple[int, int]
+    padding: tuple[int, int, int, int]
+    divisor: int = 1
+    activation: tuple[float, float] = NO_ACTIVATION
+    residual: str | None = None
+
+
+QuantizedOperation = QuantizedConvolution | QuantizedWindow
+
+
+@dataclass(frozen=True, eq=False)
+class QuantizedNetwork:
+    """A quantised network.
+
+    Attributes
+    ----------
+    name
+        Name of the network.
+    inputs, outputs
+        Names of the float tensors that are given and asked for.
+    shapes
+        Shapes of all float tensors that the host handles: inputs, outputs and those between its nodes.
+    tensors
+        The activation tensors of the NPU.
+    host_before, host_after
+        ONNX nodes that the host executes before and after the NPU, in order.
+    host_constants
+        Constants of those nodes.
+    opset
+        Version of the ONNX operators of those nodes.
+    operations
+        What the NPU executes, in topological order.
+    """
+
+    name: str
+    inputs: tuple[str, ...]
+    outputs: tuple[str, ...]
+    shapes: dict[str, Shape]
+    tensors: dict[str, QuantizedTensor]
+    host_before: tuple[Node, ...]
+    host_after: tuple[Node, ...]
+    host_constants: dict[str, np.ndarray]
+    opset: int
+    operations: tuple[QuantizedOperation, ...]
+
+    @property
+    def npu_inputs(self) -> tuple[str, ...]:
+        """Tensors that the NPU is given."""
+        computed = {operation.output for operation in self.operations}
+        return tuple(name for name in self.tensors if name not in computed)
+
+    @property
+    def npu_outputs(self) -> tuple[str, ...]:
+        """Tensors that the NPU returns: outputs of the network, and operands of the host's nodes."""
+        read = {name for node in self.host_after for name in node.inputs}.union(self.outputs)
+        return tuple(operation.output for operation in self.operations if operation.output in read)
+
+    def host_part(self) -> Graph:
+        """The host's nodes as a graph of float tensors: given are the network's inputs and what the NPU returns."""
+        places = {node.name: Placement.HOST_BEFORE for node in self.host_before}
+        return Graph(
+            name=self.name,
+            inputs=(*self.inputs, *self.npu_outputs),
+            outputs=(*self.npu_inputs, *self.outputs),
+            shapes=dict(self.shapes),
+            constants=dict(self.host_constants),
+            nodes=[*self.host_before, *self.host_after],
+            opset=self.opset,
+            placement={**places, **{node.name: Placement.HOST_AFTER for node in self.host_after}},
+        )
+
+    def format(self) -> str:
+        """The network as text, one line per operation."""
+        lines = [f"quantised network {self.name}"]
+        lines += [f"  input  {name}: {_format_shape(self.shapes[name])}" for name in self.inputs]
+        lines += [f"  {_format_host(node)}" for node in self.host_before]
+        lines += [f"  quantise {name}: {self.tensors[name]}" for name in self.npu_inputs]
+        lines += [f"  {self._format_operation(operation)}" for operation in self.operations]
+        lines += [f"  {_format_host(node)}" for node in self.host_after]
+        lines += [f"  output {name}: {_format_shape(self.shapes[name])}" for name in self.outputs]
+        return "\n".join(lines)
+
+    def _format_operation(self, operation: QuantizedOperation) -> str:
+        operands = (
+            operation.input if operation.residual is None else f"{operation.input} + {operation.residual}"
+        )
+        if isinstance(operation, QuantizedConvolution):
+            kernel = operation.weights.shape[2:]
+            kind = f"convolution W{operation.weight_depth}"
+        else:
+            kernel = operation.kernel
+            kind = f"window {operation.reduction}"
+        facts = f"kernel {kernel[0]}x{kernel[1]} stride {operation.stride[0]}x{operation.stride[1]}"
+        if any(operation.padding):
+            facts += f" padding {operation.padding}"
+        if operation.activation != NO_ACTIVATION:
+            facts += " limits {:g}..{:g}".format(*operation.activation)
+        target = self.tensors[operation.output]
+        return f"{operation.output}: {target} = {kind} {operation.name}({operands}) {facts}"
+
+
+def hosted_names(
+    inputs: Iterable[str], outputs: Iterable[str], nodes: Iterable[Node], npu_inputs: Iterable[str]
+) -> set[str]:
+    """Names of the float tensors and constants that the host handles, given its nodes and what the NPU is
+    given."""
+    operands = {name for node in nodes for name in (*node.inputs, *node.outputs) if name}
+    return operands.union(inputs, outputs, npu_inputs)
+
+
+def equal_quantized(first: QuantizedNetwork, second: QuantizedNetwork) -> bool:
+    """Whether two networks are the same, every number bit by bit."""
+    return _equal(first, second)
+
+
+def _equal(first: Any, second: Any) -> bool:
+    if isinstance(first, np.ndarray) and isinstance(second, np.ndarray):
+        return first.dtype == second.dtype and np.array_equal(first, second)
+    if type(first) is not type(second):
+        return False
+    if isinstance(first, QuantizedNetwork | QuantizedConvolution | QuantizedWindow | QuantizedTensor | Node):
+        return all(_equal(getattr(first, item.name), getattr(second, item.name)) for item in fields(first))
+    if isinstance(first, Mapping):
+        return first.keys() == second.keys() and all(_equal(first[key], second[key]) for key in first)
+    if isinstance(first, list | tuple):
+        return len(first) == len(second) and all(map(_equal, first, second))
+    return bool(first == second)
+
+
+def _format_host(node: Node) -> str:
+    return f"{', '.join(node.outputs)} = host {node.op} {node.name}({', '.join(node.inputs)})"
+
+
+def _format_shape(shape: Shape) -> str:
+    return "x".join(map(str, shape)) or "scalar"
