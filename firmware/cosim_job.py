@@ -1,0 +1,59 @@
+"""The host driver's work inside the simulator: starts streams one after another. Imported by the simulator only."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+from tessera.firmware.driver import Npu, NpuError
+from tessera.sim.cosim.bus import CosimBus
+
+REPORT_EVERY = 8
+"""Starts between two reports of progress."""
+
+
+async def run_starts(
+    bus: CosimBus,
+    *,
+    data_file: str,
+    result_file: str,
+    starts: list[dict[str, Any]],
+    memory: dict[str, Any],
+    stalls: dict[str, Any],
+    timeout_cycles: int,
+) -> dict[str, Any]:
+    """Runs every start of `tessera.firmware.cosimulation.simulate`; see there for the meaning.
+
+    Returns the record of each start, and the trace of the first one in cycles since its start.
+
+    ``data_file`` holds the bytes of all writes, ``result_file`` gets the bytes of all reads, both in order.
+    """
+    bus.configure_memory(**memory)
+    bus.configure_stalls(**stalls)
+    npu = Npu(bus)
+    records: list[dict[str, Any]] = []
+    trace: list[tuple[int, int]] = []
+    with Path(data_file).open("rb") as data, Path(result_file).open("wb") as results:
+        for index, start in enumerate(starts):
+            for address, length in start["writes"]:
+                await bus.write_memory(address, data.read(length))
+            if index == 0:
+                await bus.start_trace()
+            records.append(await _run(npu, start["stream_address"], timeout_cycles))
+            if index == 0:
+                begin = bus.interrupt_cycle - records[0].get("cycles", 0)
+                trace = [(cycle - begin, mask) for cycle, mask in await bus.stop_trace()]
+            for address, length in start["reads"]:
+                results.write(await bus.read_memory(address, length))
+            if index % REPORT_EVERY == REPORT_EVERY - 1 or index == len(starts) - 1:
+                bus.report_progress(done=index + 1, cycles=bus.cycles)
+    return {"records": records, "trace": trace}
+
+
+async def _run(npu: Npu, stream_address: int, timeout_cycles: int) -> dict[str, Any]:
+    try:
+        result = await npu.run(stream_address, timeout_cycles=timeout_cycles)
+    except NpuError as error:
+        return {"error": str(error)}
+    return dataclasses.asdict(result)

@@ -1,0 +1,241 @@
+"""Runs programs on the co-simulated RTL, from an ordinary Python process."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from tessera.firmware.driver import RunResult
+from tessera.rtl import verilog
+from tessera.rtl.config import NpuConfig
+from tessera.sim.cosim import CosimDesign, CosimError, CosimResult, Simulator, build_simulation, run_cosim
+from tessera.sim.cosim.build import default_build_folder
+from tessera.sim.program import Program
+from tessera.sim.tensor_layout import pack_tensor, unpack_tensor
+
+MIN_MEMORY_BYTES = {Simulator.VERILATOR: 1 << 24, Simulator.ICARUS: 1 << 20}
+"""Smallest simulated DRAM: each size is a build of its own, so that most programs share one."""
+
+TIMEOUT_CYCLES = 50_000_000
+"""Cycles after which a stream that has not ended counts as hung."""
+
+Integers = Mapping[str, np.ndarray]
+
+
+@dataclass(frozen=True)
+class Start:
+    """One start of the NPU.
+
+    Attributes
+    ----------
+    writes
+        (DRAM byte address, bytes) written before it.
+    stream_address
+        DRAM byte address of the first instruction.
+    reads
+        (DRAM byte address, length) read after it.
+    """
+
+    writes: tuple[tuple[int, bytes], ...]
+    stream_address: int
+    reads: tuple[tuple[int, int], ...]
+
+
+@dataclass(frozen=True)
+class StartResult:
+    """What came of a start: the driver's measurements, the bytes that were read, or the NPU's error in words."""
+
+    run: RunResult | None
+    reads: tuple[bytes, ...]
+    error: str = ""
+
+
+@dataclass(frozen=True)
+class Options:
+    """How to simulate.
+
+    Attributes
+    ----------
+    simulator
+        Verilator or Icarus.
+    memory
+        Keyword arguments of ``CosimBus.configure_memory`` (latency, bandwidth, traffic...).
+    stalls
+        Keyword arguments of ``CosimBus.configure_stalls``.
+    waveform
+        File for the waveforms; none if ``None``.
+    stock
+        Build with cocotb's own flags instead of the fast ones, for comparison.
+    """
+
+    simulator: Simulator = Simulator.VERILATOR
+    memory: Mapping[str, Any] = field(default_factory=dict)
+    stalls: Mapping[str, Any] = field(default_factory=dict)
+    waveform: Path | None = None
+    stock: bool = False
+
+
+@dataclass(frozen=True)
+class Inferences:
+    """A program's results for a batch of samples.
+
+    Attributes
+    ----------
+    outputs
+        For each output an integer array (samples, C, H, W).
+    runs
+        The driver's measurements of each sample.
+    trace
+        For the first sample, (cycle since its start, mask of the units that completed an instruction), rising.
+    simulation
+        The simulation as a whole.
+    """
+
+    outputs: dict[str, np.ndarray]
+    runs: tuple[RunResult, ...]
+    trace: tuple[tuple[int, int], ...]
+    simulation: CosimResult
+
+
+def simulate(
+    config: NpuConfig,
+    starts: Sequence[Start],
+    options: Options | None = None,
+    on_progress: Callable[[dict[str, Any]], None] | None = None,
+) -> tuple[list[StartResult], CosimResult]:
+    """Starts the NPU once after another in one simulation; DRAM and banks keep their contents from start to start.
+
+    Raises
+    ------
+    CosimError
+        A simulator is missing or failed, or the NPU broke a rule of AXI.
+    """
+    options = options or Options()
+    with tempfile.TemporaryDirectory(prefix="tessera-") as name:
+        folder = Path(name)
+        data_file, result_file = folder / "writes.bin", folder / "reads.bin"
+        data_file.write_bytes(b"".join(data for start in starts for _, data in start.writes))
+        result = run_cosim(
+            _design(config, starts, options),
+            "tessera.firmware.cosim_job:run_starts",
+            arguments={
+                "data_file": str(data_file),
+                "result_file": str(result_file),
+                "starts": [_description(start) for start in starts],
+                "memory": dict(options.memory),
+                "stalls": dict(options.stalls),
+                "timeout_cycles": TIMEOUT_CYCLES,
+            },
+            on_progress=on_progress,
+            waveform=options.waveform,
+        )
+        return list(_results(starts, result.value["records"], result_file.read_bytes())), result
+
+
+def prepare_simulation(config: NpuConfig, options: Options | None = None) -> None:
+    """Writes the Verilog and builds the simulation, so that later runs start at once; quick if that was done before.
+
+    Raises
+    ------
+    CosimError
+        A simulator or compiler is missing, or the build failed.
+    """
+    build_simulation(_design(config, [], options or Options()))
+
+
+def run_program(
+    program: Program,
+    inputs: Integers,
+    options: Options | None = None,
+    on_progress: Callable[[dict[str, Any]], None] | None = None,
+) -> Inferences:
+    """Runs a program on a batch of inputs, each an integer array (samples, C, H, W).
+
+    Raises
+    ------
+    CosimError
+        As `simulate`, or the NPU stopped with an error.
+    """
+    results, simulation = simulate(program.config, program_starts(program, inputs), options, on_progress)
+    for index, result in enumerate(results):
+        if result.run is None:
+            raise CosimError(f"the NPU stopped at sample {index} of {program.name}: {result.error}")
+    trace = tuple((cycle, mask) for cycle, mask in simulation.value["trace"])
+    return Inferences(unpack_outputs(program, results), tuple(result.run for result in results), trace, simulation)
+
+
+def program_starts(program: Program, inputs: Integers) -> list[Start]:
+    """A start per sample; the first one also writes the program's image."""
+    samples = {len(values) for values in inputs.values()}
+    if len(samples) != 1:
+        raise ValueError(f"the inputs have different numbers of samples: {sorted(samples)}")
+    reads = tuple((tensor.address, tensor.size) for tensor in program.outputs.values())
+    starts = []
+    for index in range(samples.pop()):
+        image = ((program.address, program.image),) if index == 0 else ()
+        tensors = tuple(
+            (tensor.address, pack_tensor(inputs[name][index], tensor.type, program.config))
+            for name, tensor in program.inputs.items()
+        )
+        starts.append(Start(image + tensors, program.code_address, reads))
+    return starts
+
+
+def unpack_outputs(program: Program, results: Sequence[StartResult]) -> dict[str, np.ndarray]:
+    """The outputs of every start of a program, integer arrays (samples, C, H, W)."""
+    return {
+        name: np.stack([unpack_tensor(result.reads[index], tensor.type, program.config) for result in results])
+        for index, (name, tensor) in enumerate(program.outputs.items())
+    }
+
+
+def verilog_file(config: NpuConfig) -> Path:
+    """``build/verilog/tessera_<name>.v``, written if it is not up to date."""
+    path = default_build_folder().parent / "verilog" / f"tessera_{config.name}.v"
+    verilog.write(config, path)
+    return path
+
+
+def _design(config: NpuConfig, starts: Sequence[Start], options: Options) -> CosimDesign:
+    ends = [
+        address + length
+        for start in starts
+        for address, length in [*((a, len(data)) for a, data in start.writes), *start.reads]
+    ]
+    return CosimDesign(
+        verilog=[verilog_file(config)],
+        axi_data_bits=config.axi_data_bits,
+        memory_bytes=max(MIN_MEMORY_BYTES[options.simulator], 1 << (max(ends, default=1) - 1).bit_length()),
+        simulator=options.simulator,
+        waves=options.waveform is not None,
+        stock_options=options.stock,
+    )
+
+
+def _description(start: Start) -> dict[str, Any]:
+    return {
+        "writes": [(address, len(data)) for address, data in start.writes],
+        "stream_address": start.stream_address,
+        "reads": list(start.reads),
+    }
+
+
+def _results(starts: Sequence[Start], records: list[dict[str, Any]], data: bytes) -> Iterator[StartResult]:
+    offset = 0
+    for start, record in zip(starts, records, strict=True):
+        reads = []
+        for _, length in start.reads:
+            reads.append(data[offset : offset + length])
+            offset += length
+        if "error" in record:
+            yield StartResult(None, tuple(reads), record["error"])
+        else:
+            yield StartResult(RunResult(**record), tuple(reads))
+
+
+__all__ = ["Inferences", "Options", "Start", "StartResult", "program_starts", "run_program", "simulate", "unpack_outputs"]

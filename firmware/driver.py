@@ -1,0 +1,144 @@
+"""The host driver of an NPU: starts instruction streams and reads what became of them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from tessera.firmware.bus import Bus
+from tessera.rtl.control.register_map import RegisterInfo, register_map
+from tessera.rtl.isa import INSTRUCTION_BYTES, ErrorCode, Unit
+
+RESET_POLLS = 100_000
+"""Readings of the status register after which a reset that has not taken effect counts as failed."""
+
+
+class NpuError(RuntimeError):
+    """The NPU stopped a stream; the message names the error and the instruction's index."""
+
+    def __init__(self, code: ErrorCode, index: int):
+        super().__init__(f"the NPU stopped at instruction {index} with the error {code.name.lower().replace('_', ' ')}")
+        self.code = code
+        self.index = index
+
+
+class NpuStuckError(RuntimeError):
+    """A stream cannot be stopped; the message says what is left to do."""
+
+
+@dataclass(frozen=True)
+class RunResult:
+    """Measurements of one run of a stream, from the NPU's own counters.
+
+    Attributes
+    ----------
+    cycles
+        Clock cycles from the start to the stream's end.
+    instructions
+        Instructions executed.
+    saturations
+        Channels of output pixels that were saturated.
+    read_beats, write_beats
+        AXI beats of data.
+    """
+
+    cycles: int
+    instructions: int
+    saturations: int
+    read_beats: int
+    write_beats: int
+
+
+class Npu:
+    """One NPU behind a bus.
+
+    Parameters
+    ----------
+    bus
+        The way to it.
+    stream
+        Index of the hardware stream that is driven.
+    """
+
+    def __init__(self, bus: Bus, stream: int = 0):
+        self._bus = bus
+        self._prefix = f"stream[{stream}]"
+
+    async def load_stream(self, address: int, code: bytes) -> None:
+        """Writes an encoded stream to DRAM.
+
+        Raises
+        ------
+        ValueError
+            The address is not aligned to an instruction.
+        """
+        _check_alignment(address)
+        await self._bus.write_memory(address, code)
+
+    async def run(self, address: int, *, timeout_cycles: int) -> RunResult:
+        """Starts the stream at a DRAM byte address and waits for its end.
+
+        A stream that hangs is still there when the bus has given up waiting; `reset` stops it.
+
+        Raises
+        ------
+        NpuError
+            The NPU stopped the stream. It can be started again.
+        ValueError
+            The address is not aligned to an instruction.
+        """
+        _check_alignment(address)
+        interrupts = self._register("irq_enable").encode(done=1, error=1)
+        await self._write("irq_status", interrupts)
+        await self._write("irq_enable", interrupts)
+        await self._write("address", address)
+        await self._write("control", self._register("control").encode(start=1))
+        await self._bus.wait_for_interrupt(timeout_cycles)
+        await self._write("irq_status", interrupts)
+        await self._raise_error()
+        return await self._measurements()
+
+    async def busy_cycles(self) -> dict[Unit, int]:
+        """For each unit the cycles of the last run in which it had work."""
+        return {unit: await self._read(f"busy[{unit.value}]") for unit in Unit}
+
+    async def reset(self) -> None:
+        """Stops the stream, if one runs, clears its state, and waits until it has stopped.
+
+        Raises
+        ------
+        NpuStuckError
+            The stream does not stop: the memory does not answer what the NPU has asked for.
+        """
+        await self._write("control", self._register("control").encode(reset=1))
+        running = self._register("status").fields["running"]
+        for _ in range(RESET_POLLS):
+            if not running.extract(await self._read("status")):
+                return
+        raise NpuStuckError(f"{self._prefix} does not stop after a reset; reset the whole NPU and its memory")
+
+    async def _raise_error(self) -> None:
+        status = await self._read("status")
+        if self._register("status").fields["error"].extract(status):
+            raise NpuError(ErrorCode(await self._read("error")), await self._read("error_index"))
+
+    async def _measurements(self) -> RunResult:
+        names = ("cycles", "instructions", "saturations", "read_beats", "write_beats")
+        return RunResult(**{name: await self._read(name) for name in names})
+
+    def _register(self, name: str) -> RegisterInfo:
+        return register_map()[f"{self._prefix}.{name}"]
+
+    async def _write(self, name: str, value: int) -> None:
+        for word, address in enumerate(self._register(name).words):
+            await self._bus.write_register(address, value >> (32 * word) & 0xFFFF_FFFF)
+
+    async def _read(self, name: str) -> int:
+        words = [await self._bus.read_register(address) for address in self._register(name).words]
+        return sum(word << (32 * index) for index, word in enumerate(words))
+
+
+def _check_alignment(address: int) -> None:
+    if address % INSTRUCTION_BYTES:
+        raise ValueError(
+            f"a stream must begin at a multiple of {INSTRUCTION_BYTES} bytes, not at {address:#x}; move it"
+        )
