@@ -1,0 +1,5 @@
+"""``python -m tessera.cli``: the command line."""
+
+from tessera.cli import main
+
+main()

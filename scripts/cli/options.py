@@ -1,0 +1,82 @@
+"""Options that several commands share."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from tessera.cli.console import UsageError
+from tessera.compiler.graph import Shape
+from tessera.compiler.quantize import LayerDepths
+from tessera.sim.cosim import Simulator
+
+_SIDE = re.compile(r"[1-9][0-9]{0,8}")
+"""A side of a tensor as text."""
+
+NpuOption = Annotated[str, typer.Option("--npu", help="tiny, edge, server, or a TOML file.", metavar="NAME|FILE")]
+JsonOption = Annotated[Path | None, typer.Option("--json", help="Write the result as JSON.", metavar="FILE")]
+SimulatorOption = Annotated[Simulator, typer.Option("--simulator", help="What runs the RTL.")]
+ActivationsOption = Annotated[
+    int, typer.Option("--activations", "-a", help="Activation depth in bits: 4, 6, 8 or 16.", metavar="BITS")
+]
+WeightsOption = Annotated[int, typer.Option("--weights", "-w", help="Weight depth in bits: 4 or 8.", metavar="BITS")]
+CalibrationOption = Annotated[
+    Path | None,
+    typer.Option("--calibration", "-c", help="Typical inputs (.npz or .npy) for the activations' ranges.", metavar="FILE"),
+]
+LayersOption = Annotated[
+    list[str] | None,
+    typer.Option("--layer", help="Depths of one operation, such as conv1=a4w8; may be repeated.", metavar="NAME=aNwN"),
+]
+ShapesOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--shape",
+        help="Shape of an input that a float network leaves open, such as image=1,3,8,8; may be repeated.",
+        metavar="NAME=N,N,...",
+    ),
+]
+
+
+def parse_shapes(texts: list[str] | None) -> dict[str, Shape]:
+    """Shapes by input from ``--shape NAME=1,3,8,8``; raises `UsageError`."""
+    shapes: dict[str, Shape] = {}
+    for text in texts or []:
+        name, _, sides = text.rpartition("=")
+        parts = sides.replace(" ", "").split(",")
+        if not name or not all(_SIDE.fullmatch(part) for part in parts):
+            raise UsageError(f"--shape {text!r} is no name with sides of 1 or more; write NAME=1,3,8,8")
+        if name in shapes:
+            raise UsageError(f"--shape {text!r}: there is another one for the input {name!r}; give one")
+        shapes[name] = tuple(map(int, parts))
+    return shapes
+
+
+def parse_layers(texts: list[str] | None) -> dict[str, LayerDepths]:
+    """Depths by operation from ``--layer NAME=aNwN`` (either part may be missing); raises `UsageError`."""
+    layers = {}
+    for text in texts or []:
+        name, _, depths = text.rpartition("=")
+        layers[name] = _parse_depths(text, depths)
+        if not name:
+            raise UsageError(f"--layer {text!r} has no name; write NAME=aNwN, such as conv1=a4w8")
+    return layers
+
+
+def _parse_depths(text: str, depths: str) -> LayerDepths:
+    activation, weight = None, None
+    rest = depths
+    if rest.startswith("a"):
+        digits = rest[1:].partition("w")[0]
+        activation, rest = digits, rest[1 + len(digits) :]
+    if rest.startswith("w"):
+        weight, rest = rest[1:], ""
+    parts = [part for part in (activation, weight) if part is not None]
+    if rest or not parts or not all(part.isdecimal() for part in parts):
+        raise UsageError(f"--layer {text!r} has no depths; write NAME=aNwN, NAME=aN or NAME=wN, such as conv1=a4w8")
+    return LayerDepths(
+        activation=None if activation is None else int(activation), weight=None if weight is None else int(weight)
+    )

@@ -1,0 +1,90 @@
+"""``tessera profile``: measured and predicted cycles of every operation."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import numpy as np
+import typer
+
+from tessera.cli.console import check_output, print_table, progress_bar, write_json
+from tessera.cli.networks import QuantizationOptions, load_network
+from tessera.cli.options import (
+    ActivationsOption,
+    CalibrationOption,
+    JsonOption,
+    LayersOption,
+    NpuOption,
+    ShapesOption,
+    SimulatorOption,
+    WeightsOption,
+    parse_layers,
+    parse_shapes,
+)
+from tessera.firmware.cosimulation import Options, run_program
+from tessera.firmware.inference import CompiledNetwork, compile_network
+from tessera.firmware.timeline import instruction_times, operation_times
+from tessera.rtl.config import NpuConfig
+from tessera.sim.cosim import Simulator
+from tessera.sim.cycles import predict
+
+
+def profile(
+    networks: Annotated[list[Path], typer.Argument(help="Networks (ONNX or QONNX).", metavar="NETWORK...")],
+    npu: NpuOption = "edge",
+    calibration: CalibrationOption = None,
+    activations: ActivationsOption = 8,
+    weights: WeightsOption = 8,
+    layer: LayersOption = None,
+    shape: ShapesOption = None,
+    simulator: SimulatorOption = Simulator.VERILATOR,
+    json: JsonOption = None,
+) -> None:
+    """Measure every operation's cycles on the RTL, beside the cycle model's prediction."""
+    check_output(json)
+    config = NpuConfig.load(npu)
+    options = QuantizationOptions(calibration, activations, weights, parse_layers(layer), parse_shapes(shape))
+    rows = [
+        _profile(path, compile_network(load_network(path, options), config), Options(simulator=simulator))
+        for path in networks
+    ]
+    if json is not None:
+        write_json(json, {"npu": config.name, "simulator": simulator.value, "networks": rows})
+
+
+def _profile(path: Path, compiled: CompiledNetwork, options: Options) -> dict[str, object]:
+    program = compiled.program
+    # Durations do not depend on the data, so zeros will do.
+    zeros = {name: np.zeros((1, *tensor.type.shape), np.int64) for name, tensor in program.inputs.items()}
+    with progress_bar(program.name, 1) as on_progress:
+        inferences = run_program(program, zeros, options, on_progress)
+    prediction = predict(program.instructions, program.config)
+    predicted = operation_times(program, prediction.start, prediction.end)
+    measured = operation_times(program, *instruction_times(program, inferences.trace))
+    cycles = inferences.runs[0].cycles
+    rows = [
+        {
+            "name": real.operation,
+            "lanes": list(real.lanes),
+            "cycles": real.end - real.start,
+            "predicted_cycles": guess.end - guess.start,
+        }
+        for real, guess in zip(measured, predicted, strict=True)
+    ]
+    print_table(
+        ("operation", "lanes", "cycles", "predicted"),
+        [
+            (row["name"], ",".join(map(str, row["lanes"])), f"{row['cycles']:,}", f"{row['predicted_cycles']:,}")
+            for row in rows
+        ],
+        title=f"{program.name} on {program.config.name}: {cycles:,} cycles, {prediction.total:,} predicted "
+        f"({prediction.total / cycles - 1:+.1%})",
+    )
+    return {
+        "name": program.name,
+        "file": str(path),
+        "cycles": cycles,
+        "predicted_cycles": prediction.total,
+        "operations": rows,
+    }

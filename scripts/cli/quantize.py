@@ -1,0 +1,87 @@
+"""``tessera quantize``: a float network becomes a quantised one."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from tessera.cli.console import UsageError, check_output, console, output_file, write_json
+from tessera.cli.networks import host_operations
+from tessera.cli.options import (
+    ActivationsOption,
+    CalibrationOption,
+    JsonOption,
+    LayersOption,
+    ShapesOption,
+    WeightsOption,
+    parse_layers,
+    parse_shapes,
+)
+from tessera.compiler import calibrate, import_onnx, load_inputs, to_integer, write_qonnx
+from tessera.compiler import quantize as quantize_graph
+from tessera.compiler.passes import PIPELINE
+from tessera.compiler.quantized import QuantizedNetwork
+
+
+def quantize(
+    network: Annotated[Path, typer.Argument(help="Float network (ONNX).", metavar="NETWORK")],
+    output: Annotated[Path, typer.Option("--output", "-o", help="Quantised network (QONNX).", metavar="FILE")],
+    calibration: CalibrationOption = None,
+    activations: ActivationsOption = 8,
+    weights: WeightsOption = 8,
+    layer: LayersOption = None,
+    shape: ShapesOption = None,
+    show: Annotated[bool, typer.Option("--print", help="Print the network after every pass.")] = False,
+    json: JsonOption = None,
+) -> None:
+    """Quantise a float ONNX network and write it as QONNX."""
+    check_output(output)
+    check_output(json)
+    if output.exists() and network.exists() and output.samefile(network):
+        raise UsageError(f"--output {output} is the network itself; give the name of another file")
+    layers, shapes = parse_layers(layer), parse_shapes(shape)
+    if calibration is None:
+        raise UsageError("the activations' ranges are unknown; give typical inputs with --calibration FILE.npz")
+    graph = import_onnx(network, input_shapes=shapes)
+    for name, stage in PIPELINE.stages(graph):
+        graph = stage
+        if show:
+            _show(f"--- {name}\n{graph.format()}")
+    ranges = calibrate(graph, load_inputs(calibration, graph.inputs, graph.shapes))
+    quantized = quantize_graph(graph, ranges, activations, weights, layers)
+    integer = to_integer(quantized)
+    if show:
+        for text in (ranges.format(), quantized.format(), integer.format()):
+            _show(text)
+    with output_file(output) as temporary:
+        write_qonnx(quantized, temporary)
+    for sentence in host_operations(quantized):
+        console.print(sentence, markup=False, highlight=False)
+    console.print(f"{output}: {len(quantized.operations)} operations on the NPU, {integer.macs:,} MACs", highlight=False)
+    if json is not None:
+        write_json(json, _summary(network, output, quantized, integer.macs))
+
+
+def _show(text: str) -> None:
+    console.print(text, markup=False, highlight=False, soft_wrap=True)
+
+
+def _summary(source: Path, output: Path, quantized: QuantizedNetwork, macs: int) -> dict[str, object]:
+    return {
+        "network": quantized.name,
+        "source": str(source),
+        "file": str(output),
+        "macs": macs,
+        "operations": [
+            {
+                "name": operation.name,
+                "output": operation.output,
+                "activation_bits": quantized.tensors[operation.output].depth,
+                "weight_bits": getattr(operation, "weight_depth", None),
+            }
+            for operation in quantized.operations
+        ],
+        "host_operations": [node.op for node in (*quantized.host_before, *quantized.host_after)],
+    }

@@ -1,0 +1,139 @@
+"""``tessera run``: networks on the co-simulated RTL, compared with the golden model."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from tessera.cli.console import ResultError, UsageError, check_output, console, print_table, progress_bar, write_json
+from tessera.cli.networks import QuantizationOptions, host_operations, load_network
+from tessera.cli.options import (
+    ActivationsOption,
+    CalibrationOption,
+    JsonOption,
+    LayersOption,
+    NpuOption,
+    ShapesOption,
+    SimulatorOption,
+    WeightsOption,
+    parse_layers,
+    parse_shapes,
+)
+from tessera.compiler import load_inputs
+from tessera.compiler.calibration_data import load_labels
+from tessera.firmware.cosimulation import Options
+from tessera.firmware.inference import CompiledNetwork, compile_network, run_network
+from tessera.firmware.summary import NetworkSummary, run_summary, summarize
+from tessera.rtl.config import NpuConfig
+from tessera.sim.cosim import Simulator
+
+
+def run(
+    networks: Annotated[list[Path], typer.Argument(help="Networks (ONNX or QONNX).", metavar="NETWORK...")],
+    inputs: Annotated[
+        list[str],
+        typer.Option("--input", "-i", help="Samples (.npz or .npy); with several networks NETWORK=FILE.", metavar="FILE"),
+    ],
+    npu: NpuOption = "edge",
+    calibration: CalibrationOption = None,
+    activations: ActivationsOption = 8,
+    weights: WeightsOption = 8,
+    layer: LayersOption = None,
+    shape: ShapesOption = None,
+    samples: Annotated[int | None, typer.Option("--samples", "-n", min=1, help="Use only the first N samples.")] = None,
+    simulator: SimulatorOption = Simulator.VERILATOR,
+    waves: Annotated[
+        Path | None, typer.Option("--waves", help="Waveforms: .vcd (Verilator), .fst (Icarus).", metavar="FILE")
+    ] = None,
+    json: JsonOption = None,
+) -> None:
+    """Run networks on the co-simulated RTL and compare every result with the golden model."""
+    check_output(json)
+    check_waves(waves, simulator)
+    config = NpuConfig.load(npu)
+    if waves is not None and len(networks) > 1:
+        raise UsageError("--waves writes one file; run one network at a time with it")
+    files = match_inputs(networks, inputs)
+    options = QuantizationOptions(calibration, activations, weights, parse_layers(layer), parse_shapes(shape))
+    compiled = {path: compile_network(load_network(path, options), config) for path in networks}
+    simulation = Options(simulator=simulator, waveform=waves)
+    summaries = [_run(path, compiled[path], files[path], samples, simulation) for path in networks]
+    report(summaries)
+    if json is not None:
+        write_json(json, run_summary(config, simulator, summaries))
+    wrong = [summary.name for summary in summaries if not summary.bit_exact]
+    if wrong:
+        raise ResultError(f"the RTL's results differ from the golden model's: {', '.join(wrong)}")
+
+
+def check_waves(waves: Path | None, simulator: Simulator) -> None:
+    """Makes the folder of a file of waveforms; raises `UsageError` if the simulator cannot write the file."""
+    if waves is None:
+        return
+    suffix = {Simulator.VERILATOR: ".vcd", Simulator.ICARUS: ".fst"}[simulator]
+    if waves.suffix != suffix:
+        raise UsageError(f"--waves {waves}: {simulator.value} writes {suffix} files; give a name that ends in {suffix}")
+    check_output(waves)
+    waves.parent.mkdir(parents=True, exist_ok=True)
+
+
+def match_inputs(networks: list[Path], texts: list[str]) -> dict[Path, Path]:
+    """The input file of each network; raises `UsageError` if one is missing or matches none."""
+    named: dict[str, Path] = {}
+    for text in texts:
+        name, separator, file = text.partition("=")
+        name, file = (name, file) if separator else ("", text)
+        if name in named:
+            raise UsageError(f"--input {text}: there is another one for the same network; write NETWORK=FILE")
+        named[name] = Path(file)
+    known = {name for path in networks for name in (path.stem, str(path))}
+    for name in named:
+        if name and name not in known:
+            raise UsageError(f"--input {name}=...: there is no network {name!r}; the networks are {_stems(networks)}")
+    files = {}
+    for path in networks:
+        file = named.get(path.stem, named.get(str(path), named.get("")))
+        if file is None:
+            raise UsageError(f"{path} has no input; add --input {path.stem}=FILE.npz")
+        files[path] = file
+    return files
+
+
+def _stems(networks: list[Path]) -> str:
+    return ", ".join(path.stem for path in networks)
+
+
+def _run(
+    path: Path, compiled: CompiledNetwork, file: Path, samples: int | None, options: Options
+) -> NetworkSummary:
+    for sentence in host_operations(compiled.quantized):
+        console.print(sentence, markup=False, highlight=False)
+    network = compiled.quantized
+    inputs = load_inputs(file, network.inputs, network.shapes)
+    available = len(next(iter(inputs.values())))
+    labels = load_labels(file, available)
+    count = min(samples or available, available)
+    with progress_bar(network.name, count) as on_progress:
+        first = {name: values[:count] for name, values in inputs.items()}
+        result = run_network(compiled, first, options, on_progress)
+    return summarize(path, compiled, result, None if labels is None else labels[:count])
+
+
+def report(summaries: list[NetworkSummary]) -> None:
+    """The table of a run."""
+    rows = []
+    for item in summaries:
+        rows.append(
+            (
+                item.name,
+                str(item.samples),
+                "yes" if item.bit_exact else "NO",
+                f"{item.cycles:,}",
+                f"{item.mac_utilization:.1%}",
+                f"{item.dram_bytes:,}",
+                "" if item.accuracy is None else f"{item.accuracy:.2%}",
+            )
+        )
+    print_table(("network", "samples", "bit-exact", "cycles", "MAC utilisation", "DRAM bytes", "accuracy"), rows)
