@@ -1,0 +1,77 @@
+"""golden = stream model = RTL: runs many streams or programs in one simulation and compares every byte."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from random_streams import RandomStream
+
+from tessera.compiler.stream_checker import check_program, violations
+from tessera.firmware.cosimulation import Integers, Options, Start, program_starts, simulate, unpack_outputs
+from tessera.rtl.config import NpuConfig
+from tessera.sim.golden.evaluate import evaluate
+from tessera.sim.golden.network import IntegerNetwork
+from tessera.sim.program import Program
+from tessera.sim.stream import StreamModel
+
+
+def assert_streams_agree(config: NpuConfig, streams: dict[str, RandomStream], options: Options) -> None:
+    """Every stream leaves the same DRAM, and counts the same saturations, on the stream model and on the RTL.
+
+    The streams run one after another in one simulation, and in one model, so that what one leaves in the banks is
+    what the next one finds. The keys name the streams in failures.
+    """
+    starts = [Start(((0, item.dram),), item.code_address, ((0, len(item.dram)),)) for item in streams.values()]
+    results, _ = simulate(config, starts, options)
+    model = StreamModel(config, max(len(item.dram) for item in streams.values()))
+    for (name, item), result in zip(streams.items(), results, strict=True):
+        assert not list(violations(item.instructions, config)), name
+        before = model.saturations
+        model.write_memory(0, item.dram)
+        model.execute(item.instructions)
+        assert result.run is not None, f"{name}: {result.error}"
+        wrong = _differences(result.reads[0], model.read_memory(0, len(item.dram)))
+        assert not wrong, f"{name}: {len(wrong)} bytes differ, the first at DRAM address {wrong[0]:#x}"
+        assert result.run.saturations == model.saturations - before, name
+
+
+def assert_programs_agree(
+    config: NpuConfig,
+    cases: dict[str, tuple[IntegerNetwork, Program, Integers]],
+    options: Options,
+) -> None:
+    """Every network has the same outputs in the golden model, the stream model and the RTL, for all samples.
+
+    ``cases`` has for each name a network, its program, and input integers (samples, C, H, W).
+    """
+    starts: list[Start] = []
+    slices: dict[str, slice] = {}
+    for name, (_, program, inputs) in cases.items():
+        check_program(program)
+        own = program_starts(program, inputs)
+        slices[name] = slice(len(starts), len(starts) + len(own))
+        starts += own
+    results, _ = simulate(config, starts, options)
+    for name, (network, program, inputs) in cases.items():
+        own_results = results[slices[name]]
+        stopped = [result.error for result in own_results if result.run is None]
+        assert not stopped, f"{name}: {stopped[0]}"
+        golden = evaluate(network, dict(inputs))
+        rtl = unpack_outputs(program, own_results)
+        for output in network.outputs:
+            stream = _stream_outputs(config, program, inputs, output)
+            assert np.array_equal(stream, golden[output]), f"{name}: stream model and golden differ in {output}"
+            assert np.array_equal(rtl[output], golden[output]), f"{name}: RTL and golden differ in {output}"
+
+
+def _stream_outputs(config: NpuConfig, program: Program, inputs: Integers, output: str) -> np.ndarray:
+    samples = len(next(iter(inputs.values())))
+    model = StreamModel(config)
+    return np.stack(
+        [model.run(program, {name: values[i] for name, values in inputs.items()})[output] for i in range(samples)]
+    )
+
+
+def _differences(first: bytes, second: bytes) -> Sequence[int]:
+    return np.flatnonzero(np.frombuffer(first, np.uint8) != np.frombuffer(second, np.uint8)).tolist()

@@ -1,0 +1,24 @@
+"""What all tests share: their order, and the settings of hypothesis."""
+
+from __future__ import annotations
+
+import hypothesis
+import pytest
+
+hypothesis.settings.register_profile(
+    "tessera",
+    deadline=None,  # a loaded machine is not a failure
+    database=None,  # tests leave nothing in the tree; a failure prints how to repeat it
+    print_blob=True,
+)
+hypothesis.settings.load_profile("tessera")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Puts fast tests first, so that most mistakes show early: plain, then co-simulations, then slow ones."""
+    ranks: dict[str, int] = {}
+    for item in items:
+        rank = 2 if item.get_closest_marker("slow") else 1 if item.get_closest_marker("cosim") else 0
+        # Workers take whole files, so a file is as slow as its slowest test.
+        ranks[item.nodeid.split("::")[0]] = max(rank, ranks.get(item.nodeid.split("::")[0], 0))
+    items.sort(key=lambda item: ranks[item.nodeid.split("::")[0]])

@@ -1,0 +1,299 @@
+"""What the DMA tests share: a DRAM with an AXI port in each direction, and the meaning of loads and stores."""
+
+from __future__ import annotations
+
+import random
+from collections import deque
+from dataclasses import dataclass
+
+from tessera.rtl import isa
+from tessera.rtl.config import AXI_BURST_BYTES, NpuConfig
+
+DRAM_BASE = 0x9A_BCDE_0000
+"""DRAM address of the first byte of the model: beyond 32 bits, and not at the top of anything."""
+
+DRAM_BYTES = 1 << 16
+
+
+class Inputs:
+    """Sets the inputs of a design, but only where they change: every setting costs an evaluation of the design."""
+
+    def __init__(self) -> None:
+        self._values: dict[str, object] = {}
+
+    def set(self, ctx: object, name: str, signal: object, value: object) -> None:
+        """Gives ``signal`` a value; ``name`` identifies the signal."""
+        if self._values.get(name) != value:
+            self._values[name] = value
+            ctx.set(signal, value)
+
+
+class StreamMonitor:
+    """Checks a stream's rules as seen by its receiver: once valid, it stays so, with the same payload."""
+
+    def __init__(self, stream: object):
+        self._stream = stream
+        self._waiting: int | None = None
+
+    def transfer(self, ctx: object, ready: bool) -> object:
+        """The payload if there is a transfer in this cycle, else None."""
+        valid = ctx.get(self._stream.valid)
+        payload = ctx.get(self._stream.payload) if valid else None
+        if self._waiting is not None:
+            assert valid, "valid fell before the transfer"
+            assert payload.as_bits() == self._waiting, "the payload changed before the transfer"
+        self._waiting = payload.as_bits() if valid and not ready else None
+        return payload if valid and ready else None
+
+
+@dataclass
+class Burst:
+    """One burst: its first byte in the model's memory and its beats."""
+
+    start: int
+    beats: int
+    arrived: int
+    """Cycle of its address."""
+    data: list[tuple[bytes, int]]
+
+
+class Dram:
+    """Memory with an AXI slave port per direction; ``drive`` and ``settle`` are called once per cycle.
+
+    ``stall`` is the probability that a channel's handshake is refused in a cycle, ``latency`` the cycles from an
+    address to its first beat (or from the last beat to the response). Bytes listed in ``broken`` answer with an error;
+    ``stalls`` overrides ``stall`` for the channels that it names.
+    """
+
+    def __init__(
+        self,
+        config: NpuConfig,
+        *,
+        axi_id: int,
+        rng: random.Random,
+        read: object = None,
+        write: object = None,
+        stall: float = 0.0,
+        latency: int = 3,
+    ):
+        self.config = config
+        self.memory = bytearray(rng.randbytes(DRAM_BYTES))
+        self.broken: set[int] = set()
+        self.stalls: dict[str, float] = {}
+        self.beats = {"read": 0, "write": 0}
+        self.bursts = {"read": 0, "write": 0}
+        self._axi_id, self._rng, self._stall, self._latency = axi_id, rng, stall, latency
+        self._read, self._write = read, write
+        self._cycle = 0
+        self._reads: deque[Burst] = deque()
+        self._writes: deque[Burst] = deque()
+        self._responses: deque[tuple[int, int]] = deque()
+        self._inputs = Inputs()
+        self._presented = {"r": False, "b": False}
+        self._ready: dict[str, bool] = {}
+        self._monitors = {
+            name: StreamMonitor(getattr(port, name))
+            for port, names in ((read, ("ar",)), (write, ("aw", "w")))
+            if port is not None
+            for name in names
+        }
+        self.most_outstanding = 0
+
+    @property
+    def idle(self) -> bool:
+        """Nothing is under way."""
+        return not (self._reads or self._writes or self._responses)
+
+    def drive(self, ctx: object) -> None:
+        """Sets this cycle's inputs of the engine."""
+        for name in self._monitors:
+            self._ready[name] = self._rng.random() >= self.stalls.get(name, self._stall)
+            channel = getattr(self._read if name == "ar" else self._write, name)
+            self._inputs.set(ctx, f"{name}.ready", channel.ready, self._ready[name])
+        if self._read is not None:
+            self._present(ctx, "r", self._read.r, self._next_beat())
+        if self._write is not None:
+            self._present(ctx, "b", self._write.b, self._next_response())
+
+    def settle(self, ctx: object) -> None:
+        """Takes note of this cycle's transfers."""
+        if self._read is not None:
+            if self._presented["r"] and ctx.get(self._read.r.ready):
+                self._presented["r"] = False
+                self._reads[0].data.pop(0)
+                self.beats["read"] += 1
+                if not self._reads[0].data:
+                    self._reads.popleft()
+            address = self._monitors["ar"].transfer(ctx, self._ready["ar"])
+            if address is not None:
+                self._reads.append(self._open(address, "read"))
+                self.most_outstanding = max(self.most_outstanding, len(self._reads))
+        if self._write is not None:
+            if self._presented["b"] and ctx.get(self._write.b.ready):
+                self._presented["b"] = False
+                self._responses.popleft()
+            beat = self._monitors["w"].transfer(ctx, self._ready["w"])
+            address = self._monitors["aw"].transfer(ctx, self._ready["aw"])
+            if beat is not None:
+                self._write_beat(beat)
+            if address is not None:
+                self._writes.append(self._open(address, "write"))
+        self._cycle += 1
+
+    def _present(self, ctx: object, name: str, channel: object, payload: dict | None) -> None:
+        if payload is not None and (self._presented[name] or self._rng.random() >= self._stall):
+            self._presented[name] = True
+            self._inputs.set(ctx, f"{name}.payload", channel.payload, payload)
+        self._inputs.set(ctx, f"{name}.valid", channel.valid, self._presented[name])
+
+    def _next_beat(self) -> dict | None:
+        if not self._reads or self._cycle < self._reads[0].arrived + self._latency:
+            return None
+        content, resp = self._reads[0].data[0]
+        last = len(self._reads[0].data) == 1
+        data = int.from_bytes(content, "little")
+        return {"id": self._axi_id, "data": data, "resp": resp, "last": last}
+
+    def _next_response(self) -> dict | None:
+        if not self._responses or self._cycle < self._responses[0][0] + self._latency:
+            return None
+        return {"id": self._axi_id, "resp": self._responses[0][1]}
+
+    def _open(self, address: object, direction: str) -> Burst:
+        """Checks a burst's address, and fetches its data if it is a read."""
+        beat_bytes, beats = self.config.beat_bytes, address.len + 1
+        assert address.id == self._axi_id
+        assert address.addr % beat_bytes == 0, "the address is not a multiple of the beat"
+        assert beats * beat_bytes <= AXI_BURST_BYTES
+        assert address.addr // 4096 == (address.addr + beats * beat_bytes - 1) // 4096, "crosses 4 KiB"
+        start = address.addr - DRAM_BASE
+        assert start >= 0 and start + beats * beat_bytes <= DRAM_BYTES, "outside the memory"
+        self.bursts[direction] += 1
+        data = []
+        for offset in range(start, start + beats * beat_bytes, beat_bytes):
+            data.append((bytes(self.memory[offset : offset + beat_bytes]), self._response(offset)))
+        return Burst(start, beats, self._cycle, data if direction == "read" else [])
+
+    def _response(self, offset: int) -> int:
+        touched = range(offset, offset + self.config.beat_bytes)
+        return self._rng.choice((0b10, 0b11)) if self.broken.intersection(touched) else 0
+
+    def _write_beat(self, beat: object) -> None:
+        assert self._writes, "data before their address"
+        burst = self._writes[0]
+        offset = burst.start + len(burst.data) * self.config.beat_bytes
+        content = beat.data.to_bytes(self.config.beat_bytes, "little")
+        assert beat.strb, "a beat that writes nothing"
+        for index, byte in enumerate(content):
+            if beat.strb >> index & 1:
+                self.memory[offset + index] = byte
+        burst.data.append((content, self._response(offset)))
+        self.beats["write"] += 1
+        assert beat.last == (len(burst.data) == burst.beats), "the last beat is not marked"
+        if beat.last:
+            self._writes.popleft()
+            self._responses.append((self._cycle, max(resp for _, resp in burst.data)))
+
+
+def elements(program: isa.Load | isa.Store, element_bytes: int):
+    """DRAM offset in the model and on-chip address of every element, in order."""
+    for plane in range(program.planes):
+        for row in range(program.rows):
+            for column in range(program.columns):
+                yield (
+                    program.address - DRAM_BASE + plane * program.plane_pitch + row * program.row_pitch
+                    + column * element_bytes,
+                    program.base + plane * program.chip_plane_pitch + row * program.chip_row_pitch + column,
+                )  # fmt: skip
+
+
+def row_beats(config: NpuConfig, program: isa.Load | isa.Store, element_bytes: int) -> int:
+    """Bus beats that hold the rows of a block."""
+    beats = 0
+    for plane in range(program.planes):
+        for row in range(program.rows):
+            first = program.address + plane * program.plane_pitch + row * program.row_pitch
+            last = first + program.columns * element_bytes - 1
+            beats += last // config.beat_bytes - first // config.beat_bytes + 1
+    return beats
+
+
+def as_signed(value: int, bits: int) -> int:
+    """The two's complement reading of ``bits`` bits."""
+    return value - (value >> (bits - 1) << bits)
+
+
+def convert(value: int, shift: int, bits: int, signed: int) -> int:
+    """``saturate(round_half_even(value / 2 ** shift), bits)``."""
+    if shift > 0:
+        quotient, rest = divmod(value, 1 << shift)
+        half = 1 << (shift - 1)
+        value = quotient + (rest > half or (rest == half and quotient % 2 == 1))
+    else:
+        value <<= -shift
+    low, high = (-(1 << bits - 1), (1 << bits - 1) - 1) if signed else (0, (1 << bits) - 1)
+    return min(max(value, low), high)
+
+
+def unpack(data: bytes, bits: int, signed: int) -> list[int]:
+    """The values of an element in DRAM."""
+    word = int.from_bytes(data, "little")
+    fields = [word >> i & (1 << bits) - 1 for i in range(0, 8 * len(data), bits)]
+    return [as_signed(field, bits) if signed else field for field in fields]
+
+
+def pack(values: list[int], bits: int) -> bytes:
+    """The bytes of an element in DRAM."""
+    word = sum((value & (1 << bits) - 1) << bits * i for i, value in enumerate(values))
+    return word.to_bytes(len(values) * bits // 8, "little")
+
+
+def digit_word(values: list[int], digit: int) -> int:
+    """The activation word that holds digit ``digit`` of every channel."""
+    return sum((value >> 4 * digit & 15) << 4 * channel for channel, value in enumerate(values))
+
+
+def digit_values(words: list[int], channels: int, signed: int) -> list[int]:
+    """The values whose digits, lowest first, are in ``words``."""
+    values = []
+    for channel in range(channels):
+        value = sum((word >> 4 * channel & 15) << 4 * digit for digit, word in enumerate(words))
+        values.append(as_signed(value, 4 * len(words)) if signed else value)
+    return values
+
+
+def gangs_of(config: NpuConfig, depth: isa.Depth) -> list[int]:
+    """Masks of the gangs that hold activations of a depth."""
+    return [(1 << depth.digits) - 1 << lane for lane in range(0, config.lanes, depth.digits)]
+
+
+def random_block(
+    rng: random.Random, config: NpuConfig, *, element_bytes: int, chip_words: int, aligned: bool = False
+) -> dict[str, int]:
+    """Fields of a random block whose rows do not overlap in DRAM and that fits the model and ``chip_words``."""
+    while True:
+        columns = rng.choice((1, 2, 3, rng.randrange(1, 40)))
+        rows, planes = rng.choice((1, 1, 2, 5)), rng.choice((1, 1, 3))
+        row_bytes = columns * element_bytes
+        row_pitch = row_bytes + rng.choice((0, 1, rng.randrange(64)))
+        if aligned:
+            row_pitch += -row_pitch % config.beat_bytes
+        plane_pitch = rows * row_pitch + rng.choice((0, rng.randrange(64))) * (config.beat_bytes if aligned else 1)
+        chip_row_pitch = columns + rng.randrange(3)
+        chip_plane_pitch = rows * chip_row_pitch + rng.randrange(3)
+        size, words = planes * plane_pitch, planes * chip_plane_pitch
+        if size > DRAM_BYTES // 2 or words > chip_words:
+            continue
+        start = rng.randrange(DRAM_BYTES - size - config.beat_bytes)
+        if aligned:
+            start -= start % config.beat_bytes
+        return {
+            "columns": columns, "rows": rows, "planes": planes, "row_pitch": row_pitch, "plane_pitch": plane_pitch,
+            "base": rng.randrange(chip_words - words + 1), "chip_row_pitch": chip_row_pitch,
+            "chip_plane_pitch": chip_plane_pitch, "address": DRAM_BASE + start,
+        }  # fmt: skip
+
+
+def fields_for(program: isa.Instruction) -> dict[str, int]:
+    """The fields of an instruction as the payload of a program stream."""
+    return {field.name: int(getattr(program, field.name)) for field in isa.fields_of(type(program))}

@@ -1,0 +1,137 @@
+"""Jobs of the tests of a whole NPU's control; they run inside the simulator."""
+
+from __future__ import annotations
+
+import contextlib
+from pathlib import Path
+from typing import Any
+
+from tessera.firmware.driver import Npu, NpuError
+from tessera.rtl import isa
+from tessera.rtl.control.register_map import register_map
+from tessera.rtl.isa import Depth, Unit
+from tessera.sim.cosim.bus import CosimBus
+from tessera.sim.cosim.errors import CosimError
+
+CODE, SOURCE, DESTINATION = 0x80000, 0x90000, 0xA0000
+PIXELS = 64
+TIMEOUT = 20_000
+GANG = 0b0011
+
+
+def counts(**values: int) -> tuple[int, ...]:
+    """Token counts by the units' names."""
+    return tuple(values.get(unit.name.lower(), 0) for unit in Unit)
+
+
+def copy_stream() -> list[isa.Instruction]:
+    """Copies `PIXELS` pixels of 8 bits through the banks of a gang."""
+    pixels = {"columns": PIXELS, "lanes": GANG, "memory_depth": Depth.A8, "chip_depth": Depth.A8}
+    return [
+        isa.Load(target=isa.LoadTarget.ACTIVATIONS, address=SOURCE, **pixels),
+        isa.Wait(targets=1 << Unit.STORE, sources=1 << Unit.LOAD, counts=counts(load=1)),
+        isa.Store(address=DESTINATION, **pixels),
+        isa.End(),
+    ]
+
+
+LANE = isa.LaneProgram(lanes=0b1111, depth=Depth.A16, tile_height=4, tile_width=4, channel_steps=2)
+WINDOW = isa.Window(slice=1, lanes=GANG, depth=Depth.A8, tile_height=30, tile_width=30)
+
+HANGING: dict[str, list[isa.Instruction]] = {
+    "wait for nothing": [
+        isa.Wait(targets=1 << Unit.LANE1 | 1 << Unit.STORE, sources=1 << Unit.PPU0, counts=counts(ppu0=1)),
+    ],
+    "window without post-processing": [WINDOW],
+    "tiles without post-processing": [LANE] * 4,
+    "post-processing without tiles": [
+        isa.PostProcess(slice=0, lanes=0b1111, tile_height=4, tile_width=4, output_lanes=1),
+    ],
+    "residual of a missing tile": [
+        isa.PostProcess(
+            slice=1, lanes=GANG, output_lanes=1, residual=1, residual_lanes=0b1100, residual_depth=Depth.A8
+        ),
+    ],
+}
+"""Streams that never end, because they break a rule of the instruction set. None of them writes a bank."""
+
+
+async def read_registers(bus: CosimBus) -> dict[str, int]:
+    """All registers by name."""
+    values = {}
+    for name, register in register_map().items():
+        words = [await bus.read_register(address) for address in register.words]
+        values[name] = sum(word << 32 * index for index, word in enumerate(words))
+    return values
+
+
+async def registers(bus: CosimBus) -> dict[str, Any]:
+    """Registers after reset, and the answer to an address without a register."""
+    values = await read_registers(bus)
+    try:
+        await bus.read_register(0xF00)
+    except CosimError as error:
+        return {"values": values, "unmapped": str(error)}
+    return {"values": values, "unmapped": ""}
+
+
+async def copies(bus: CosimBus) -> dict[str, Any]:
+    """Runs the copy stream, then with errors of the bus in each of its parts, then well again."""
+    npu = Npu(bus)
+    data = bytes(index * 7 % 251 for index in range(PIXELS * bus.word_bytes))
+    await npu.load_stream(CODE, isa.encode_stream(copy_stream()))
+    results = []
+    ranges = {
+        "none": (0, 0),
+        "fetch": (CODE, CODE + 1),
+        "read": (SOURCE + 64, SOURCE + 65),
+        "write": (DESTINATION + 64, DESTINATION + 65),
+        "none again": (0, 0),
+    }
+    for name, error_range in ranges.items():
+        await bus.write_memory(SOURCE, data)
+        await bus.write_memory(DESTINATION, bytes(len(data)))
+        bus.configure_memory(error_range=error_range)
+        results.append((name, await _try(npu, CODE), await bus.read_memory(DESTINATION, len(data)) == data))
+        results[-1] += (bus.interrupt, (await read_registers(bus))["stream[0].status"])
+    return {"results": results}
+
+
+async def disturbances(bus: CosimBus, *, image_file: str, code_address: int, result_file: str) -> dict[str, Any]:
+    """A reference stream, before and after each hanging or bad stream; writes the memory after each reference run."""
+    npu = Npu(bus)
+    image = Path(image_file).read_bytes()
+    outcomes = {}
+    with Path(result_file).open("wb") as results:
+        for name, stream in {"nothing": [], **HANGING}.items():
+            if stream:
+                outcomes[name] = [await _hang(bus, npu, stream), await _fail(npu, stream)]
+            await bus.write_memory(0, image)
+            await npu.run(code_address, timeout_cycles=1_000_000)
+            results.write(await bus.read_memory(0, len(image)))
+    return outcomes
+
+
+async def _hang(bus: CosimBus, npu: Npu, stream: list[isa.Instruction]) -> list[int]:
+    """Starts a stream that hangs and resets it; status before and after, and the interrupt."""
+    await npu.load_stream(CODE, isa.encode_stream([*stream, isa.End()]))
+    with contextlib.suppress(CosimError):
+        await npu.run(CODE, timeout_cycles=TIMEOUT)
+    before = await read_registers(bus)
+    await npu.reset()
+    after = await read_registers(bus)
+    return [before["stream[0].status"], after["stream[0].status"], int(bus.interrupt)]
+
+
+async def _fail(npu: Npu, stream: list[isa.Instruction]) -> str:
+    """A stream that would hang, but has a bad instruction at its end."""
+    await npu.load_stream(CODE, isa.encode_stream(stream) + b"\xff" * isa.INSTRUCTION_BYTES)
+    return await _try(npu, CODE)
+
+
+async def _try(npu: Npu, address: int) -> str:
+    try:
+        result = await npu.run(address, timeout_cycles=TIMEOUT)
+    except NpuError as error:
+        return f"{error.code.name} at {error.index}"
+    return f"{result.instructions} instructions, {result.read_beats} + {result.write_beats} beats"

@@ -1,0 +1,395 @@
+"""Random legal instruction streams: every depth, gang partition, format and operator, without a compiler's habits.
+
+A stream is made of independent *jobs*, one per gang of a partition of the lanes: load a random tensor, weights and
+parameters, compute a tile of a random convolution, post-process it (sometimes with a residual operand), sometimes
+reduce the result by a window, and store it. The jobs' instructions are interleaved at random, so gangs of different
+precision work side by side; the waits are derived from the footprints.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+from tessera.compiler.lowering.synchronise import synchronise
+from tessera.rtl.config import DIGIT_BITS, NpuConfig
+from tessera.rtl.isa import (
+    INSTRUCTION_BYTES,
+    ChannelParameters,
+    Depth,
+    End,
+    Instruction,
+    LaneProgram,
+    Load,
+    LoadTarget,
+    PostProcess,
+    Reduction,
+    Source,
+    Store,
+    WeightDepth,
+    Window,
+    encode_stream,
+)
+
+PARTITIONS: dict[int, tuple[tuple[int, ...], ...]] = {
+    4: ((4,), (2, 2), (2, 1, 1), (1, 1, 2), (1, 1, 1, 1)),
+    2: ((2,), (1, 1)),
+    1: ((1,),),
+}
+"""The ways to divide the lanes into gangs, by the number of lanes."""
+
+DRAM_ALIGNMENT = 256
+
+
+@dataclass(frozen=True)
+class RandomStream:
+    """A stream with the contents of DRAM that it needs.
+
+    Attributes
+    ----------
+    instructions
+        The stream with its waits and its end.
+    dram
+        Contents of DRAM from address 0, random data and code.
+    code_address
+        DRAM byte address of the first instruction.
+    """
+
+    instructions: tuple[Instruction, ...]
+    dram: bytes
+    code_address: int
+
+
+@dataclass
+class _Tensor:
+    """A tensor on chip: where, and in which lanes."""
+
+    base: int
+    blocks: int
+    height: int
+    width: int
+    depth: Depth
+    signed: int
+    lanes: int
+
+    @property
+    def block_pitch(self) -> int:
+        return self.height * self.width
+
+
+@dataclass
+class _Memory:
+    """Bump allocation of everything that the jobs use."""
+
+    config: NpuConfig
+    rng: random.Random
+    dram: bytearray = field(default_factory=bytearray)
+    word: int = 0
+    weight_beat: int = 0
+    parameter_block: int = 0
+
+    def random_dram(self, size: int, *, alignment: int) -> int:
+        """Appends random bytes; the address is a multiple of ``alignment``."""
+        self.dram += bytes(-len(self.dram) % alignment)
+        address = len(self.dram)
+        self.dram += self.rng.randbytes(size)
+        return address
+
+    def words(self, count: int) -> int:
+        """Activation words; starts again at 0 when the bank is full, so that addresses are used again."""
+        self.word = 0 if self.word + count > self.config.activation_words else self.word
+        base, self.word = self.word, self.word + count
+        return base
+
+    def weight_beats(self, count: int) -> int:
+        """Beats of the weight banks, used in turn."""
+        self.weight_beat = 0 if self.weight_beat + count > self.config.weight_beats else self.weight_beat
+        base, self.weight_beat = self.weight_beat, self.weight_beat + count
+        return base
+
+    def parameters(self) -> int:
+        """A block of the parameter memories, used in turn."""
+        block = self.parameter_block
+        self.parameter_block = (block + 1) % self.config.parameter_blocks
+        return block
+
+
+def random_stream(
+    config: NpuConfig, seed: int, *, partition: tuple[int, ...] | None = None, jobs_per_gang: int = 2
+) -> RandomStream:
+    """A random legal stream.
+
+    Parameters
+    ----------
+    partition
+        Sizes of the gangs, first lane first; random if not given.
+    jobs_per_gang
+        How many jobs each gang does, one after another.
+    """
+    rng = random.Random(seed)
+    partition = partition or rng.choice(PARTITIONS[config.lanes])
+    memory = _Memory(config, rng)
+    queues: list[list[Instruction]] = []
+    lane = 0
+    for size in partition:
+        gang = ((1 << size) - 1) << lane
+        lane += size
+        jobs = [_Job(config, rng, memory, gang) for _ in range(jobs_per_gang)]
+        queues.append([instruction for job in jobs for instruction in job.instructions()])
+    instructions = synchronise([*_interleave(queues, rng), End()], config)
+    code_address = memory.random_dram(0, alignment=DRAM_ALIGNMENT)
+    code = encode_stream(instructions)
+    padding = bytes(-len(code) % (8 * INSTRUCTION_BYTES))
+    return RandomStream(tuple(instructions), bytes(memory.dram) + code + padding, code_address)
+
+
+def _interleave(queues: list[list[Instruction]], rng: random.Random) -> Iterator[Instruction]:
+    """Merges the queues at random; a window and its post-process stay together, since they share a slice."""
+    queues = [list(queue) for queue in queues]
+    while any(queues):
+        queue = rng.choice([queue for queue in queues if queue])
+        yield queue.pop(0)
+        while queue and isinstance(queue[0], PostProcess):
+            yield queue.pop(0)
+
+
+class _Job:
+    """One tensor, from DRAM through a convolution to DRAM, on one gang."""
+
+    def __init__(self, config: NpuConfig, rng: random.Random, memory: _Memory, gang: int):
+        self.config, self.rng, self.memory, self.gang = config, rng, memory, gang
+        size = gang.bit_count()
+        self.depths = [Depth.of(d) for d in config.activation_depths]
+        own = [depth for depth in self.depths if depth.digits == size]
+        self.depth = rng.choice(own) if own else None
+
+    def instructions(self) -> Iterator[Instruction]:
+        """The job's instructions in order; none if the configuration has no depth for this gang."""
+        if self.depth is None:
+            return
+        rng = self.rng
+        blocks, height, width = rng.randint(1, 3), rng.randint(1, 9), rng.randint(1, 9)
+        source = self._tensor(blocks, height, width, self.depth, self.gang)
+        yield self._load(source)
+        program, tile = self._lane_program(source)
+        yield self._load_weights(program)
+        parameter_block = self.memory.parameters()
+        yield self._load_parameters(parameter_block)
+        residual = None
+        if rng.random() < 0.4:
+            residual = self._operand(tile)
+            yield self._load(residual)
+        yield program
+        result, post = self._post_process(tile, parameter_block, residual)
+        yield post
+        if rng.random() < 0.4:
+            window, tile = self._window(result)
+            yield window
+            result, post = self._post_process(tile, parameter_block, None, window)
+            yield post
+        yield self._store(result)
+
+    def _tensor(self, blocks: int, height: int, width: int, depth: Depth, lanes: int) -> _Tensor:
+        base = self.memory.words(blocks * height * width)
+        return _Tensor(base, blocks, height, width, depth, self.rng.randint(0, 1), lanes)
+
+    def _operand(self, tile: tuple[int, int]) -> _Tensor:
+        """A residual operand of any depth, in any gang that can hold it."""
+        depth = self.rng.choice(self.depths)
+        return self._tensor(1, *tile, depth, self._any_gang(depth, (1 << self.config.lanes) - 1))
+
+    def _any_gang(self, depth: Depth, lanes: int) -> int:
+        """A random aligned gang of the depth's size within the mask of lanes."""
+        size = depth.digits
+        gangs = [((1 << size) - 1) << first for first in range(0, self.config.lanes, size)]
+        return self.rng.choice([gang for gang in gangs if gang & lanes == gang])
+
+    def _load(self, tensor: _Tensor) -> Load:
+        rng = self.rng
+        memory_depth = rng.choice(self.depths)
+        pixel_bytes = self.config.pixel_bytes(memory_depth.bits)
+        row_pitch = tensor.width * pixel_bytes + rng.choice((0, 1, 5))
+        plane_pitch = tensor.height * row_pitch + rng.choice((0, 3))
+        return Load(
+            target=LoadTarget.ACTIVATIONS,
+            lanes=tensor.lanes,
+            address=self.memory.random_dram(tensor.blocks * plane_pitch, alignment=1) if plane_pitch else 0,
+            columns=tensor.width,
+            rows=tensor.height,
+            planes=tensor.blocks,
+            row_pitch=row_pitch,
+            plane_pitch=plane_pitch,
+            base=tensor.base,
+            chip_row_pitch=tensor.width,
+            chip_plane_pitch=tensor.block_pitch,
+            memory_depth=memory_depth,
+            memory_signed=rng.randint(0, 1),
+            chip_depth=tensor.depth,
+            chip_signed=tensor.signed,
+            shift=rng.randint(-3, 6),
+        )
+
+    def _lane_program(self, source: _Tensor) -> tuple[LaneProgram, tuple[int, int]]:
+        rng, config = self.rng, self.config
+        weight_depth = WeightDepth.of(rng.choice(config.weight_depths))
+        most_steps = source.blocks * (2 if weight_depth is WeightDepth.W8 else 1)
+        kernel = rng.randint(1, 3), rng.randint(1, 3)
+        height = rng.randint(1, min(12, config.accumulator_pixels))
+        width = rng.randint(1, min(12, config.accumulator_pixels // height))
+        steps = rng.randint(1, most_steps)
+        beats = kernel[0] * kernel[1] * steps * config.weight_block_beats
+        if beats > config.weight_beats:
+            steps = 1
+            beats = kernel[0] * kernel[1] * config.weight_block_beats
+        pad_limit = 1 << (DIGIT_BITS * source.depth.digits - source.signed)
+        program = LaneProgram(
+            lanes=self.gang,
+            depth=source.depth,
+            signed=source.signed,
+            weight_depth=weight_depth,
+            pad=(rng.randrange(pad_limit) if rng.random() < 0.3 else 0),
+            input_base=source.base,
+            row_pitch=source.width,
+            block_pitch=source.block_pitch,
+            input_height=source.height,
+            input_width=source.width,
+            origin_y=rng.randint(-3, 2),
+            origin_x=rng.randint(-3, 2),
+            stride_y=rng.randint(1, 3),
+            stride_x=rng.randint(1, 3),
+            dilation_y=rng.randint(1, 3),
+            dilation_x=rng.randint(1, 3),
+            kernel_height=kernel[0],
+            kernel_width=kernel[1],
+            channel_steps=steps,
+            tile_height=height,
+            tile_width=width,
+            weight_base=self.memory.weight_beats(beats),
+        )
+        return program, (height, width)
+
+    def _load_weights(self, program: LaneProgram) -> Load:
+        steps = program.kernel_height * program.kernel_width * program.channel_steps
+        beats = steps * self.config.weight_block_beats
+        size = beats * self.config.beat_bytes
+        return Load(
+            target=LoadTarget.WEIGHTS,
+            lanes=program.lanes,
+            address=self.memory.random_dram(size, alignment=self.config.beat_bytes),
+            columns=beats,
+            base=program.weight_base,
+        )
+
+    def _load_parameters(self, block: int) -> Load:
+        rng = self.rng
+        shift = rng.randint(8, 38)
+        parameters = [
+            ChannelParameters(
+                bias=rng.randint(-(1 << 18), 1 << 18) >> rng.randint(0, 18),
+                multiplier=rng.choice((rng.randrange(1 << 15, 1 << 16), 1 << 15, rng.randrange(1 << 16))),
+                shift=max(0, shift + rng.randint(-6, 6)),
+            )
+            for _ in range(self.config.cols)
+        ]
+        data = b"".join(channel.encode() for channel in parameters)
+        address = self.memory.random_dram(0, alignment=self.config.beat_bytes)
+        self.memory.dram += data
+        self.least_shift = min(channel.shift for channel in parameters)
+        self.greatest_shift = max(channel.shift for channel in parameters)
+        beats = self.config.parameter_block_beats
+        return Load(target=LoadTarget.PARAMETERS, address=address, columns=beats, base=block * beats)
+
+    def _post_process(
+        self, tile: tuple[int, int], parameter_block: int, residual: _Tensor | None, window: Window | None = None
+    ) -> tuple[_Tensor, PostProcess]:
+        rng = self.rng
+        depth = rng.choice(self.depths)
+        lanes = self._any_gang(depth, (1 << self.config.lanes) - 1)
+        if rng.random() < 0.4:
+            lanes = (1 << self.config.lanes) - 1
+        result = self._tensor(1, *tile, depth, lanes)
+        low, high = sorted(rng.randint(-(1 << depth.bits), 1 << depth.bits) for _ in range(2))
+        clamp = {"clamp_low": low, "clamp_high": high} if rng.random() < 0.4 else {}
+        if residual is not None:
+            clamp |= {
+                "residual": 1,
+                "residual_lanes": residual.lanes,
+                "residual_depth": residual.depth,
+                "residual_signed": residual.signed,
+                "residual_base": residual.base,
+                "residual_row_pitch": residual.width,
+                "residual_half": rng.randint(0, 1),
+                "residual_multiplier": rng.randrange(1 << 16),
+                "residual_shift": rng.randint(
+                    max(0, self.greatest_shift - ChannelParameters.MAX_RESIDUAL_ALIGNMENT), self.least_shift
+                ),
+            }
+        post = PostProcess(
+            slice=window.slice if window else rng.randint(0, 1),
+            source=Source.WINDOW if window else Source.LANES,
+            lanes=0 if window else self.gang,
+            tile_height=tile[0],
+            tile_width=tile[1],
+            parameter_block=parameter_block,
+            output_lanes=lanes,
+            output_depth=depth,
+            output_signed=result.signed,
+            output_base=result.base,
+            output_row_pitch=result.width,
+            output_half=rng.randint(0, 1),
+            **clamp,
+        )
+        return result, post
+
+    def _window(self, source: _Tensor) -> tuple[Window, tuple[int, int]]:
+        rng = self.rng
+        kernel = rng.randint(1, source.height), rng.randint(1, source.width)
+        stride = rng.randint(1, 3), rng.randint(1, 3)
+        tile = tuple(
+            (size - extent) // step + 1
+            for size, extent, step in zip((source.height, source.width), kernel, stride, strict=True)
+        )
+        pad = rng.randint(0, min(1, kernel[0] - 1)), rng.randint(0, min(1, kernel[1] - 1))
+        window = Window(
+            slice=rng.randint(0, 1),
+            lanes=self._any_gang(source.depth, source.lanes),
+            depth=source.depth,
+            signed=source.signed,
+            reduction=rng.choice(list(Reduction)),
+            input_base=source.base,
+            half=rng.randint(0, 1),
+            row_pitch=source.width,
+            input_height=source.height,
+            input_width=source.width,
+            origin_y=-pad[0],
+            origin_x=-pad[1],
+            stride_y=stride[0],
+            stride_x=stride[1],
+            kernel_height=kernel[0],
+            kernel_width=kernel[1],
+            tile_height=tile[0],
+            tile_width=tile[1],
+        )
+        return window, tile
+
+    def _store(self, tensor: _Tensor) -> Store:
+        rng = self.rng
+        memory_depth = rng.choice(self.depths)
+        row_pitch = tensor.width * self.config.pixel_bytes(memory_depth.bits) + rng.choice((0, 1, 7))
+        return Store(
+            lanes=self._any_gang(tensor.depth, tensor.lanes),
+            address=self.memory.random_dram(tensor.height * row_pitch, alignment=1),
+            columns=tensor.width,
+            rows=tensor.height,
+            row_pitch=row_pitch,
+            base=tensor.base,
+            chip_row_pitch=tensor.width,
+            memory_depth=memory_depth,
+            memory_signed=rng.randint(0, 1),
+            chip_depth=tensor.depth,
+            chip_signed=tensor.signed,
+            shift=rng.randint(-3, 6),
+        )
+
+

@@ -1,0 +1,133 @@
+"""The address generator: the words of random programs in the right order, and one every cycle at full speed."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator
+from random import Random
+
+import pytest
+from amaranth.sim import SimulatorContext
+from block_simulation import simulate
+from lane_reference import lane_digit, pixels_of, random_program, steps_of
+
+from tessera.rtl.array import AddressGenerator
+from tessera.rtl.config import NpuConfig
+from tessera.rtl.isa import LaneProgram, WeightDepth, fields_of
+
+TINY = NpuConfig.preset("tiny")
+ONLY_W4 = dataclasses.replace(TINY, name="only_w4", weight_depths=(4,))
+ONLY_W8 = dataclasses.replace(TINY, name="only_w8", weight_depths=(8,))
+
+
+def expected_words(program: LaneProgram, lane: int) -> Iterator[dict[str, int]]:
+    """The words of a program in order; the address is left out where it does not matter."""
+    digit, digit_signed = lane_digit(program, lane)
+    pixels = [(ty, tx) for ty in range(program.tile_height) for tx in range(program.tile_width)]
+    steps = [
+        (ky, kx, s)
+        for ky in range(program.kernel_height)
+        for kx in range(program.kernel_width)
+        for s in range(program.channel_steps)
+    ]
+    for step, (ky, kx, s) in enumerate(steps):
+        for pixel, (ty, tx) in enumerate(pixels):
+            y = program.origin_y + ty * program.stride_y + ky * program.dilation_y
+            x = program.origin_x + tx * program.stride_x + kx * program.dilation_x
+            inside = 0 <= y < program.input_height and 0 <= x < program.input_width
+            is_w4 = program.weight_depth == WeightDepth.W4
+            block = s if is_w4 else s // 2
+            word = {
+                "padding": int(not inside),
+                "pixel": pixel,
+                "first_pixel": int(pixel == 0),
+                "first_step": int(step == 0),
+                "last": int((step, pixel) == (len(steps) - 1, len(pixels) - 1)),
+                "upper": 0 if is_w4 else s % 2,
+                "pad": program.pad >> 4 * digit & 15,
+                "digit_signed": int(digit_signed),
+                "weight_depth": int(program.weight_depth),
+            }
+            if inside:
+                word["address"] = program.input_base + block * program.block_pitch + y * program.row_pitch + x
+            yield word
+
+
+def generate(
+    config: NpuConfig, lane: int, programs: list[LaneProgram], *, seed: int, stall: float
+) -> tuple[list[dict[str, int]], list[int], list[int]]:
+    """The words that the generator makes of the programs, the cycles of their transfers, and those of the programs'."""
+    dut = AddressGenerator(config, lane)
+    random = Random(seed)
+    words, cycles, accepted = [], [], []
+
+    async def feed(ctx: SimulatorContext) -> None:
+        for program in programs:
+            while random.random() < stall:
+                await ctx.tick()
+            for field in fields_of(LaneProgram):
+                ctx.set(dut.program.payload[field.name], int(getattr(program, field.name)))
+            ctx.set(dut.program.valid, 1)
+            await ctx.tick().until(dut.program.ready)
+            ctx.set(dut.program.valid, 0)
+
+    async def collect(ctx: SimulatorContext) -> None:
+        cycle, waiting = 0, None
+        total = sum(steps_of(program) * pixels_of(program) for program in programs)
+        while len(words) < total:
+            ctx.set(dut.word.ready, random.random() >= stall)
+            _, _, valid, ready, payload, taken = await ctx.tick().sample(
+                dut.word.valid, dut.word.ready, dut.word.payload, dut.program.valid & dut.program.ready
+            )
+            if waiting is not None:
+                assert valid and payload == waiting, "a word changed before it was taken"
+            waiting = payload if valid and not ready else None
+            if valid and ready:
+                words.append({name: getattr(payload, name) for name, _ in payload.shape()})
+                cycles.append(cycle)
+            if taken:
+                accepted.append(cycle)
+            cycle += 1
+
+    simulate(dut, collect, background=(feed,))
+    return words, cycles, accepted
+
+
+@pytest.mark.parametrize(
+    "config, lane, stall",
+    [(TINY, 0, 0.5), (TINY, 1, 0.0), (TINY, 2, 0.5), (TINY, 3, 0.1), (ONLY_W4, 3, 0.3), (ONLY_W8, 1, 0.3)],
+    ids=lambda value: getattr(value, "name", str(value)),
+)
+@pytest.mark.parametrize("seed", [1])
+def test_random_programs(config: NpuConfig, lane: int, seed: int, stall: float) -> None:
+    random = Random(seed)
+    programs = [random_program(random, config, max_pixels=20) for _ in range(8)]
+    words, _, _ = generate(config, lane, programs, seed=seed, stall=stall)
+    expected = [word for program in programs for word in expected_words(program, lane)]
+    assert [{key: word[key] for key in reference} for word, reference in zip(words, expected, strict=True)] == expected
+
+
+@pytest.mark.parametrize("seed", [1])
+def test_full_speed(seed: int) -> None:
+    """A word every cycle, from step to step and from program to program."""
+    random = Random(seed)
+    candidates = [random_program(random, TINY, max_pixels=20) for _ in range(20)]
+    programs = [LaneProgram(lanes=1, tile_width=4)] * 4 + [each for each in candidates if pixels_of(each) >= 2]
+    _, cycles, accepted = generate(TINY, 0, programs, seed=seed, stall=0.0)
+    start = accepted[0] + AddressGenerator.START_LATENCY
+    assert cycles == list(range(start, start + len(cycles)))
+
+
+def test_largest_coordinates() -> None:
+    """The largest coordinates that can be encoded neither wrap nor count as inside."""
+    far = LaneProgram(
+        lanes=1, input_height=4095, input_width=4095, stride_y=15, stride_x=15, dilation_y=15, dilation_x=15
+    )
+    programs = [
+        dataclasses.replace(far, origin_y=4095, tile_height=511, kernel_height=2),
+        dataclasses.replace(far, origin_x=-4096, tile_width=511, kernel_width=2),
+        dataclasses.replace(far, origin_x=4095, tile_width=300, kernel_width=3),
+    ]
+    words, _, _ = generate(TINY, 0, programs, seed=0, stall=0.0)
+    expected = [word["padding"] for program in programs for word in expected_words(program, 0)]
+    assert [word["padding"] for word in words] == expected

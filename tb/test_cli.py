@@ -1,0 +1,319 @@
+"""The command line as its users meet it: results, and every mistake as one sentence with its exit status."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import onnx
+import pytest
+from onnx import TensorProto, helper, numpy_helper
+
+from tessera.cli import main
+from tessera.cli.run import check_waves
+from tessera.compiler import read_qonnx
+from tessera.sim.cosim import Simulator
+
+ROOT = Path(__file__).resolve().parent.parent
+MLP = ROOT / "models" / "digits_mlp.onnx"
+
+
+class Outcome(NamedTuple):
+    """What a command left: its exit status and what it printed."""
+
+    status: int
+    out: str
+    err: str
+
+
+Command = Callable[..., Outcome]
+
+
+@pytest.fixture
+def tessera(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Command:
+    """Runs the command line in this process."""
+
+    def run(*arguments: object) -> Outcome:
+        monkeypatch.setattr(sys, "argv", ["tessera", *map(str, arguments)])
+        monkeypatch.setenv("COLUMNS", "400")
+        status = 0
+        try:
+            main()
+        except SystemExit as end:
+            status = int(end.code or 0)
+        captured = capsys.readouterr()
+        return Outcome(status, captured.out, captured.err)
+
+    return run
+
+
+@pytest.fixture
+def samples(tmp_path: Path) -> Path:
+    """Calibration data and inputs for the digits networks."""
+    rng = np.random.default_rng(1)
+    path = tmp_path / "samples.npz"
+    np.savez(path, input=rng.random((6, 1, 8, 8), np.float32), labels=np.arange(6) % 10)
+    return path
+
+
+def _model(nodes: list[onnx.NodeProto], constants: dict[str, np.ndarray], shape: list[int | str], opset: int = 17) -> bytes:
+    graph = helper.make_graph(
+        nodes,
+        "net",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, shape)],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, [1, 3])],
+        [numpy_helper.from_array(values, name) for name, values in constants.items()],
+    )
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", opset)]).SerializeToString()
+
+
+def _gemm(weights: np.ndarray, shape: list[int | str], opset: int = 17) -> bytes:
+    return _model([helper.make_node("Gemm", ["x", "w"], ["y"], name="fc", transB=1)], {"w": weights}, shape, opset)
+
+
+WEIGHTS = np.ones((3, 4), np.float32)
+
+BROKEN_NETWORKS: dict[str, tuple[bytes | None, str]] = {
+    "missing": (None, r"there is no file .*net\.onnx"),
+    "not ONNX": (b"garbage" * 9, r"net\.onnx is no ONNX file"),
+    "empty": (b"", r"net\.onnx is no ONNX file"),
+    "dynamic shape": (_gemm(WEIGHTS, ["N", 4]), r"'x' has the shape \(N, 4\).*fixed"),
+    "NaN in weights": (_gemm(np.full((3, 4), np.nan, np.float32), [1, 4]), r"'w'.*(NaN|infinit)"),
+    "unknown opset": (_gemm(WEIGHTS, [1, 4], opset=7), r"uses version 7 of the ONNX operators"),
+    "unsupported operator": (
+        _model(
+            [
+                helper.make_node("Gemm", ["x", "w"], ["a"], name="fc1", transB=1),
+                helper.make_node("Erf", ["a"], ["b"], name="erf"),
+                helper.make_node("Gemm", ["b", "v"], ["y"], name="fc2", transB=1),
+            ],
+            {"w": WEIGHTS, "v": np.ones((2, 3), np.float32)},
+            [1, 4],
+        ),
+        r"'erf' \(Erf\)",
+    ),
+}
+
+
+@pytest.mark.parametrize(("content", "sentence"), BROKEN_NETWORKS.values(), ids=BROKEN_NETWORKS)
+def test_broken_network(tessera: Command, tmp_path: Path, content: bytes | None, sentence: str) -> None:
+    network, output = tmp_path / "net.onnx", tmp_path / "out.onnx"
+    if content is not None:
+        network.write_bytes(content)
+    data = tmp_path / "data.npz"
+    np.savez(data, x=np.ones((5, 4), np.float32))
+    _assert_refused(tessera("quantize", network, "--calibration", data, "--output", output), sentence)
+    assert sorted(path.name for path in tmp_path.iterdir()) == sorted(
+        {"data.npz"} | ({"net.onnx"} if content is not None else set())
+    )
+
+
+BROKEN_DATA: dict[str, tuple[Callable[[Path], None], str]] = {
+    "missing": (lambda path: None, r"there is no file .*data\.npz"),
+    "wrong shape": (lambda path: np.savez(path, input=np.ones((5, 1, 7, 8))), r"\(5, 1, 7, 8\).*\(samples, 1, 8, 8\)"),
+    "NaN": (lambda path: np.savez(path, input=np.full((5, 1, 8, 8), np.nan)), r"NaN"),
+    "no samples": (lambda path: np.savez(path, input=np.ones((0, 1, 8, 8))), r"no samples"),
+    "not numbers": (lambda path: path.write_text("hello"), r"no \.npz or \.npy file"),
+    "a folder": (lambda path: path.mkdir(), r"data\.npz is a folder"),
+    "beyond float32": (lambda path: np.savez(path, input=np.full((5, 1, 8, 8), 1e300)), r"'input' has .*float32"),
+}
+
+
+@pytest.mark.parametrize(("write", "sentence"), BROKEN_DATA.values(), ids=BROKEN_DATA)
+def test_broken_calibration(tessera: Command, tmp_path: Path, write: Callable[[Path], None], sentence: str) -> None:
+    data, output = tmp_path / "data.npz", tmp_path / "out.onnx"
+    write(data)
+    _assert_refused(tessera("quantize", MLP, "--calibration", data, "--output", output), sentence)
+    assert not output.exists()
+
+
+WRONG_USAGE: dict[str, tuple[list[str], str]] = {
+    "no calibration": (["plan", str(MLP)], r"--calibration"),
+    "unknown preset": (["verilog", "--npu", "huge"], r"'huge'.*tiny, edge, server"),
+    "missing configuration": (["verilog", "--npu", "none.toml"], r"none\.toml"),
+    "layer without depth": (["plan", str(MLP), "--layer", "linear1=x"], r"linear1=x.*NAME=aNwN"),
+    "shape without a name": (["plan", str(MLP), "--shape", "1,1,8,8"], r"--shape '1,1,8,8'.*NAME=1,3,8,8"),
+    "shape without sides": (["plan", str(MLP), "--shape", "input="], r"--shape 'input='.*NAME=1,3,8,8"),
+    "shape with an empty side": (["plan", str(MLP), "--shape", "input=1,0,8,8"], r"--shape 'input=1,0,8,8'"),
+    "shape beyond all memories": (["plan", str(MLP), "--shape", f"input=1,{10**30}"], r"--shape 'input=1,10*'"),
+    "shape given twice": (["plan", str(MLP), "--shape", "input=1,1", "--shape", "input=1,2"], r"'input=1,2'.*another"),
+    "shape of no input": (["plan", str(MLP), "--shape", "other=1,1,8,8", "-c", "x.npz"], r"no input 'other'"),
+    "network is a folder": (["plan", str(MLP.parent)], r"models is a folder"),
+    "two inputs without a name": (["run", str(MLP), "-i", "x.npz", "-i", "y.npz"], r"y\.npz.*NETWORK=FILE"),
+    "waveforms of another simulator": (["run", str(MLP), "-i", "x.npz", "--waves", "w.fst"], r"w\.fst.*\.vcd"),
+    "input of no network": (["run", str(MLP), "--input", "other=x.npz"], r"'other'.*digits_mlp"),
+    "two waveforms": (["run", str(MLP), str(MLP), "--input", "x.npz", "--waves", "w.vcd"], r"one network"),
+}
+
+
+@pytest.mark.parametrize(("arguments", "sentence"), WRONG_USAGE.values(), ids=WRONG_USAGE)
+def test_wrong_usage(tessera: Command, arguments: list[str], sentence: str) -> None:
+    _assert_refused(tessera(*arguments), sentence)
+
+
+def test_unknown_option(tessera: Command) -> None:
+    assert tessera("run", "--nonsense").status == 2
+
+
+def test_unwritable_output(tessera: Command, samples: Path, tmp_path: Path) -> None:
+    blocked = tmp_path / "file"
+    blocked.write_text("in the way")
+    output = blocked / "net.onnx"
+    _assert_refused(tessera("quantize", MLP, "--calibration", samples, "--output", output), re.escape(str(output)))
+
+
+def test_output_keeps_what_is_no_file(tessera: Command, samples: Path, tmp_path: Path) -> None:
+    """A device or pipe is not replaced by a file, and its folder stays clean."""
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    for arguments in (("-o", pipe), ("-o", tmp_path / "net.onnx", "--json", pipe)):
+        _assert_refused(tessera("quantize", MLP, "-c", samples, *arguments), r"pipe: it is no ordinary file")
+    assert pipe.is_fifo()
+    assert {path.name for path in tmp_path.iterdir()} == {"pipe", samples.name}
+
+
+def test_output_through_a_link(tessera: Command, samples: Path, tmp_path: Path) -> None:
+    """A symbolic link stays one; the file that it names is written."""
+    target, link = tmp_path / "target.onnx", tmp_path / "link.onnx"
+    link.symlink_to(target)
+    outcome = tessera("quantize", MLP, "-c", samples, "-o", link)
+    assert outcome.status == 0, outcome.err
+    assert link.is_symlink()
+    assert read_qonnx(target).operations
+
+
+def test_output_is_the_input(tessera: Command, samples: Path, tmp_path: Path) -> None:
+    """The float network is not overwritten by the quantised one."""
+    network = tmp_path / "net.onnx"
+    network.write_bytes(MLP.read_bytes())
+    _assert_refused(tessera("quantize", network, "-c", samples, "-o", network), r"--output .*is the network itself")
+    assert network.read_bytes() == MLP.read_bytes()
+
+
+def test_interrupted_while_starting() -> None:
+    """Ctrl-C while the packages are loaded: one sentence, no traceback."""
+    code = (
+        "import sys\n"
+        "class Interrupt:\n"
+        "    def find_spec(self, name, path=None, target=None):\n"
+        "        if name.startswith('tessera.cli.'):\n"
+        "            raise KeyboardInterrupt\n"
+        "sys.meta_path.insert(0, Interrupt())\n"
+        "from tessera.cli import main\n"
+        "main()\n"
+    )
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert (result.returncode, result.stderr) == (130, "tessera: interrupted.\n")
+
+
+def test_interrupted_at_work(tessera: Command, monkeypatch: pytest.MonkeyPatch, samples: Path, tmp_path: Path) -> None:
+    """Ctrl-C in a command: one sentence, the shell's exit status, no file."""
+
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("tessera.cli.quantize.write_qonnx", interrupt)
+    outcome = tessera("quantize", MLP, "-c", samples, "-o", tmp_path / "net.onnx")
+    assert outcome.status == 130
+    assert "Traceback" not in outcome.err
+    assert list(tmp_path.iterdir()) == [samples]
+
+
+def test_folder_of_waveforms(tmp_path: Path) -> None:
+    """The folder of the waveforms is made before the simulation runs."""
+    check_waves(tmp_path / "new" / "w.vcd", Simulator.VERILATOR)
+    assert (tmp_path / "new").is_dir()
+
+
+def test_depth_out_of_range(tessera: Command, samples: Path, tmp_path: Path) -> None:
+    outcome = tessera("quantize", MLP, "-c", samples, "-a", 5, "-o", tmp_path / "net.onnx")
+    _assert_refused(outcome, r"activation depth 5 .*4, 6, 8, 16")
+
+
+def test_network_larger_than_the_machine(tessera: Command, samples: Path, tmp_path: Path) -> None:
+    """The compiler refuses what does not fit, with the numbers."""
+    npu = tmp_path / "small.toml"
+    npu.write_text(
+        'name = "small"\nrows = 4\ncols = 4\nlanes = 1\nactivation_depths = [4]\nweight_depths = [4]\n'
+        "activation_bank_bytes = 512\nweight_bank_bytes = 64\nparameter_bytes = 64\naccumulator_pixels = 8\n"
+    )
+    outcome = tessera("plan", MLP, "-c", samples, "-a", 4, "-w", 4, "--layer", "classifier=a4", "--npu", npu)
+    _assert_refused(outcome, r"\d+ bytes.*\d+")
+
+
+@pytest.mark.parametrize("command", ["quantize", "plan", "run", "profile", "verilog"])
+def test_help(tessera: Command, command: str) -> None:
+    outcome = tessera(command, "--help")
+    assert outcome.status == 0
+    assert "--json" in outcome.out
+
+
+def test_quantize_and_plan(tessera: Command, samples: Path, tmp_path: Path) -> None:
+    """A float file becomes a QONNX file with the depths that were asked for, and is planned."""
+    output, summary = tmp_path / "net.onnx", tmp_path / "summary.json"
+    outcome = tessera(
+        "quantize", MLP, "-c", samples, "-a", 4, "-w", 8, "--layer", "linear2=a8w4", "-o", output, "--json", summary
+    )
+    assert outcome.status == 0, outcome.err
+    depths = {row["name"]: (row["activation_bits"], row["weight_bits"]) for row in json.loads(summary.read_text())["operations"]}
+    assert depths["linear1"] == (4, 8)
+    assert depths["linear2"] == (8, 4)
+    assert read_qonnx(output).operations[1].weight_depth == 4
+    plan = tessera("plan", output, "--print")
+    assert plan.status == 0, plan.err
+    assert "linear1" in plan.out
+    assert "post" in plan.out
+
+
+def test_reasons_of_the_host(tessera: Command, tmp_path: Path) -> None:
+    """What the host executes is told with the reason, of a float network and of its quantised file."""
+    network, output, data = _softmax_network(tmp_path, [1, 4])
+    reasons = (
+        "node 'softmax' (Softmax) runs on the host after the NPU: the NPU has no operator Softmax\n"
+        "node 'add' (Add) runs on the host after the NPU: it needs the result of a node that runs on the host\n"
+    )
+    for arguments in (("quantize", network, "-o", output, "-c", data), ("plan", network, "-c", data), ("plan", output)):
+        outcome = tessera(*arguments)
+        assert outcome.status == 0, outcome.err
+        assert reasons in outcome.out
+
+
+def test_shape_of_a_dynamic_network(tessera: Command, tmp_path: Path) -> None:
+    """The remedy that the refusal names works in every command that takes float networks."""
+    network, output, data = _softmax_network(tmp_path, ["N", 4])
+    _assert_refused(tessera("quantize", network, "-o", output, "-c", data), r"--shape x=1,\.\.\.")
+    for arguments in (("quantize", network, "-o", output), ("plan", network)):
+        outcome = tessera(*arguments, "-c", data, "--shape", "x=1,4")
+        assert outcome.status == 0, outcome.err
+    assert read_qonnx(output).shapes["x"] == (1, 4)
+    for command in (("run", network, "-i", data), ("profile", network)):
+        _assert_refused(tessera(*command, "-c", data, "--shape", "x=1,5"), r"'x' has the side 4, but 5 was given")
+
+
+def _softmax_network(folder: Path, shape: list[int | str]) -> tuple[Path, Path, Path]:
+    """A network with a tail for the host; a name for its quantised file; and data."""
+    network, data = folder / "net.onnx", folder / "data.npz"
+    nodes = [
+        helper.make_node("Gemm", ["x", "w"], ["scores"], name="fc", transB=1),
+        helper.make_node("Softmax", ["scores"], ["parts"], name="softmax"),
+        helper.make_node("Add", ["parts", "b"], ["y"], name="add"),
+    ]
+    network.write_bytes(_model(nodes, {"w": WEIGHTS, "b": np.ones(3, np.float32)}, shape))
+    np.savez(data, x=np.random.default_rng(0).random((5, 4), np.float32))
+    return network, folder / "out.onnx", data
+
+
+def _assert_refused(outcome: Outcome, sentence: str) -> None:
+    """One sentence on standard error that matches, status 1 or 2, and no traceback."""
+    assert outcome.status in (1, 2), outcome
+    text = " ".join(outcome.err.split())
+    assert text.startswith("tessera: "), outcome.err
+    assert "Traceback" not in outcome.err
+    assert re.search(sentence, text), text

@@ -1,0 +1,370 @@
+"""One instruction stream from DRAM to units that are played by the test: order, waits, fences, errors, reset."""
+
+from __future__ import annotations
+
+import random
+from collections import deque
+from itertools import pairwise
+
+import pytest
+from amaranth.hdl import Cat
+from amaranth.sim import Simulator
+from axi_models import ReadMemory
+
+from tessera.rtl import isa
+from tessera.rtl.config import NpuConfig
+from tessera.rtl.control.decoder import Decoder
+from tessera.rtl.control.instruction_stream import InstructionStream
+from tessera.rtl.control.queue import UnitQueue
+from tessera.rtl.isa import ErrorCode, Unit
+
+CONFIG = NpuConfig.preset("edge")
+ADDRESS = 0x400
+
+
+def program(unit, number):
+    """A legal instruction for a unit, recognisable by a number."""
+    name = unit.name.rstrip("0123456789")
+    index = int(unit.name[len(name) :] or 0)
+    return {
+        "LOAD": lambda: isa.Load(target=isa.LoadTarget.WEIGHTS, lanes=1, columns=1 + number),
+        "STORE": lambda: isa.Store(lanes=1, columns=1 + number),
+        "LANE": lambda: isa.LaneProgram(lanes=1 << index, row_pitch=number),
+        "WINDOW": lambda: isa.Window(slice=index, lanes=1, row_pitch=number),
+        "PPU": lambda: isa.PostProcess(slice=index, lanes=1, output_lanes=1, output_row_pitch=number),
+    }[name]()
+
+
+def random_stream(rng, length):
+    """Instructions for random units (gangs of several lanes too), with waits for what came earlier, and fences."""
+    issued = dict.fromkeys(Unit, 0)
+    stream = []
+    for number in range(length):
+        choice = rng.random()
+        if choice < 0.15:
+            sources = rng.sample(list(Unit), rng.randrange(4))
+            targets = rng.sample(list(Unit), rng.randrange(1, 4))
+            counts = tuple(rng.randrange(issued[unit] + 1) if unit in sources else rng.randrange(9) for unit in Unit)
+            stream.append(isa.Wait(targets=mask(targets), sources=mask(sources), counts=counts))
+            continue
+        if choice < 0.18:
+            stream.append(isa.Fence())
+            continue
+        if choice < 0.3:
+            stream.append(isa.LaneProgram(lanes=0b1111, depth=isa.Depth.A16, row_pitch=number))
+        else:
+            stream.append(program(rng.choice(list(Unit)), number))
+        for unit in stream[-1].units():
+            issued[unit] += 1
+    return [*stream, isa.End()]
+
+
+def mask(units):
+    return sum(1 << unit for unit in units)
+
+
+class Units:
+    """Plays all units: accepts programs, completes them in order after a random time, and logs both."""
+
+    def __init__(self, dut, rng, *, stall=0.3, duration=20, failing=None, never=()):
+        self.dut = dut
+        self.rng = rng
+        self.stall = stall
+        self.duration = duration
+        self.failing = failing
+        self.never = never
+        self.completed = dict.fromkeys(Unit, 0)
+        self.accepted = {unit: [] for unit in Unit}
+        self.completed_at_accept = {unit: [] for unit in Unit}
+        self.time = 0
+        self.accept_times = []
+
+    async def process(self, ctx):
+        rng, working = self.rng, {unit: deque() for unit in Unit}
+        ports = {unit: getattr(self.dut.programs, unit.name.lower()) for unit in Unit}
+        ready = dict.fromkeys(Unit, 0)
+        valids = Cat(ports[unit].valid for unit in Unit)
+        payloads = [ports[unit].payload for unit in Unit]
+        async for _, _, valid, in_reset, *programs in ctx.tick().sample(valids, self.dut.units_reset, *payloads):
+            self.time += 1
+            done = error = 0
+            for unit in Unit:
+                if in_reset and unit not in (Unit.LOAD, Unit.STORE):
+                    working[unit].clear()
+                if ready[unit] and valid >> unit & 1:
+                    self._accept(unit, programs[unit])
+                    working[unit].append(self.time + rng.randrange(self.duration))
+                if working[unit] and working[unit][0] <= self.time and unit not in self.never:
+                    working[unit].popleft()
+                    done |= 1 << unit
+                    error |= (unit, self.completed[unit]) == self.failing
+                    self.completed[unit] += 1
+                ready[unit] = rng.random() >= self.stall and len(working[unit]) < 3
+                ctx.set(ports[unit].ready, ready[unit])
+            ctx.set(self.dut.done, done)
+            ctx.set(self.dut.read_error, error if self.failing and self.failing[0] == Unit.LOAD else 0)
+            ctx.set(self.dut.write_error, error if self.failing and self.failing[0] == Unit.STORE else 0)
+
+    def _accept(self, unit, payload):
+        self.accepted[unit].append(payload)
+        self.completed_at_accept[unit].append(dict(self.completed))
+        self.accept_times.append((unit, self.time))
+
+
+def simulate(stream, bench, *, seed=0, latency=20, stall=0.2, data=None, errors=frozenset(), **unit_options):
+    rng = random.Random(seed)
+    dut = InstructionStream(CONFIG, axi_id=0)
+    memory = bytes(ADDRESS) + (isa.encode_stream(stream) if data is None else data)
+    model = ReadMemory(dut.axi, memory, CONFIG.beat_bytes, latency=latency, stall=stall, seed=seed, errors=errors)
+    units = Units(dut, rng, stall=stall, **unit_options)
+    sim = Simulator(dut)
+    sim.add_clock(1e-8)
+    sim.add_process(model.process)
+    sim.add_process(units.process)
+
+    async def run(ctx):
+        ctx.set(dut.address, ADDRESS)
+        await bench(ctx, dut)
+
+    sim.add_testbench(run)
+    sim.run()
+    return units
+
+
+async def pulse(ctx, signal):
+    ctx.set(signal, 1)
+    await ctx.tick()
+    ctx.set(signal, 0)
+
+
+async def run_to_stop(ctx, dut, limit=20000):
+    """Starts the stream and waits until it has stopped; returns (done, code, index of error, executed)."""
+    await pulse(ctx, dut.start)
+    for _ in range(limit):
+        if not ctx.get(dut.running):
+            break
+        await ctx.tick()
+    assert not ctx.get(dut.running), f"the stream still runs after {limit} cycles"
+    failure = ctx.get(dut.failure)
+    return ctx.get(dut.stream_done), failure.code, failure.index, ctx.get(dut.index)
+
+
+def check_against_stream(units, stream, completed_before=None):
+    """Every unit got exactly its instructions, in order, and none before the waits ahead of it were over."""
+    before = completed_before or dict.fromkeys(Unit, 0)
+    position = dict.fromkeys(Unit, 0)
+    needed = {unit: dict.fromkeys(Unit, 0) for unit in Unit}
+    issued = dict.fromkeys(Unit, 0)
+    for instruction in stream:
+        if isinstance(instruction, isa.Wait):
+            for unit in instruction.units():
+                for source in isa.units_of_mask(instruction.sources):
+                    needed[unit][source] = max(needed[unit][source], instruction.counts[source])
+        elif isinstance(instruction, isa.Fence):
+            for unit in Unit:
+                needed[unit] = dict(issued)
+        else:
+            for unit in instruction.units():
+                payload = units.accepted[unit][position[unit]]
+                for field in isa.fields_of(type(instruction)):
+                    assert payload[field.name] == getattr(instruction, field.name), (unit, position[unit], field.name)
+                seen = units.completed_at_accept[unit][position[unit]]
+                for source in Unit:
+                    assert seen[source] - before[source] >= needed[unit][source], (unit, position[unit], source)
+                position[unit] += 1
+                issued[unit] += 1
+    assert all(position[unit] == len(units.accepted[unit]) for unit in Unit)
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_random_stream(seed):
+    stream = random_stream(random.Random(seed), 80)
+    result = None
+
+    async def bench(ctx, dut):
+        nonlocal result
+        result = await run_to_stop(ctx, dut)
+
+    units = simulate(stream, bench, seed=seed)
+    assert result == (1, ErrorCode.NONE, 0, len(stream))
+    check_against_stream(units, stream)
+
+
+def test_two_runs_start_with_cleared_counters():
+    """Waits of the second run count from its own start."""
+    wait = isa.Wait(targets=mask([Unit.LANE0]), sources=mask([Unit.LOAD]), counts=counts(load=1))
+    stream = [program(Unit.LOAD, 1), wait, program(Unit.LANE0, 2), isa.End()]
+
+    async def bench(ctx, dut):
+        for _ in range(2):
+            assert await run_to_stop(ctx, dut) == (1, ErrorCode.NONE, 0, 4)
+
+    units = simulate(stream, bench, duration=40)
+    lane = units.completed_at_accept[Unit.LANE0]
+    assert [seen[Unit.LOAD] for seen in lane] == [1, 2]
+
+
+def counts(**values):
+    return tuple(values.get(unit.name.lower(), 0) for unit in Unit)
+
+
+def test_wait_compares_modulo():
+    """A count is reached when the counter is 0 to 2 ** 15 - 1 ahead of it, modulo 2 ** 16."""
+    stream = [program(Unit.LOAD, 0), program(Unit.LOAD, 1), isa.Fence()]
+    for distance in (0, 1, (1 << 15) - 1):
+        value = (2 - distance) % (1 << 16)
+        stream.append(isa.Wait(targets=mask([Unit.PPU1]), sources=mask([Unit.LOAD]), counts=counts(load=value)))
+        stream.append(program(Unit.PPU1, distance & 0xFFF))
+    too_far = (2 - (1 << 15)) % (1 << 16)
+    never = isa.Wait(targets=mask([Unit.PPU1]), sources=mask([Unit.LOAD]), counts=counts(load=too_far))
+    stream += [never, program(Unit.PPU1, 5), isa.End()]
+
+    async def bench(ctx, dut):
+        await pulse(ctx, dut.start)
+        await ctx.tick().repeat(600)
+        assert ctx.get(dut.running)
+
+    assert len(simulate(stream, bench).accepted[Unit.PPU1]) == 3
+
+
+def test_wait_for_the_future_holds_and_reset_recovers():
+    """A wait that is never over holds its unit only; a reset stops the stream and the next one runs."""
+    hanging = [isa.Wait(targets=mask([Unit.LANE1]), sources=mask([Unit.LOAD]), counts=counts(load=1)),
+               program(Unit.LANE1, 1), program(Unit.PPU0, 2), isa.End()]  # fmt: skip
+
+    async def bench(ctx, dut):
+        await pulse(ctx, dut.start)
+        await ctx.tick().repeat(500)
+        assert ctx.get(dut.running)
+        await pulse(ctx, dut.reset)
+        await ctx.tick().until(~dut.running)
+        assert (ctx.get(dut.stream_done), ctx.get(dut.failure).code) == (0, ErrorCode.NONE)
+        ctx.set(dut.address, ADDRESS + 2 * isa.INSTRUCTION_BYTES)
+        assert await run_to_stop(ctx, dut) == (1, ErrorCode.NONE, 0, 2)
+
+    units = simulate(hanging, bench)
+    assert not units.accepted[Unit.LANE1]
+    assert len(units.accepted[Unit.PPU0]) == 2
+
+
+def test_given_up_wait_leaves_nothing_behind():
+    """A wait that was half over when it was dropped does not shorten the next one of its queue."""
+    both = mask([Unit.LOAD, Unit.PPU0])
+    half_over = isa.Wait(targets=mask([Unit.STORE]), sources=both, counts=counts(load=1, ppu0=9))
+    first = [program(Unit.LOAD, 0), half_over, isa.End()]
+    wait = isa.Wait(targets=mask([Unit.STORE]), sources=mask([Unit.LOAD]), counts=counts(load=1))
+    second = [wait, program(Unit.STORE, 1), isa.Fence(), isa.End()]
+
+    async def bench(ctx, dut):
+        await pulse(ctx, dut.start)
+        await ctx.tick().repeat(400)
+        await pulse(ctx, dut.reset)
+        await ctx.tick().until(~dut.running)
+        ctx.set(dut.address, ADDRESS + len(first) * isa.INSTRUCTION_BYTES)
+        await pulse(ctx, dut.start)
+        await ctx.tick().repeat(400)
+
+    assert not simulate([*first, *second], bench).accepted[Unit.STORE]
+
+
+BAD = {
+    "opcode": (b"\x77" + bytes(31), ErrorCode.BAD_OPCODE),
+    "zero opcode": (bytes(32), ErrorCode.BAD_OPCODE),
+    "unused bits": (b"\x02" + bytes(30) + b"\x80", ErrorCode.BAD_OPERAND),
+    "zero loop": (isa.encode(isa.Window(lanes=1, kernel_width=0)), ErrorCode.BAD_OPERAND),
+    "no gang": (isa.encode(isa.LaneProgram(lanes=0b0110, depth=isa.Depth.A8)), ErrorCode.BAD_OPERAND),
+}
+
+
+def test_bad_instructions():
+    """A stream stops at its bad instruction and says why and where; the next one, in the same simulation, works."""
+    good = [program(Unit(number % 10), number) for number in range(9)]
+    spacing = 0x800
+    cases = [(data, code, position) for data, code in BAD.values() for position in (0, 7)]
+    image = b"".join(
+        (isa.encode_stream(good[:position]) + data + isa.encode_stream([*good[position:], isa.End()])).ljust(spacing)
+        for data, _, position in cases
+    )
+
+    async def bench(ctx, dut):
+        for number, (_, code, position) in enumerate(cases):
+            start = ADDRESS + number * spacing
+            ctx.set(dut.address, start)
+            assert await run_to_stop(ctx, dut) == (0, code, position, position)
+            ctx.set(dut.address, start + (position + 1) * isa.INSTRUCTION_BYTES)
+            assert await run_to_stop(ctx, dut) == (1, ErrorCode.NONE, 0, 10 - position)
+
+    simulate(None, bench, data=image, latency=5, stall=0, duration=3)
+
+
+def test_pulses():
+    """``ended`` and ``failed`` rise for one cycle when the stream stops, and only the right one."""
+    stream = isa.encode_stream([program(Unit.LOAD, 0), isa.End()]) + BAD["opcode"][0]
+    pulses = []
+
+    async def bench(ctx, dut):
+        for offset in (0, 2 * isa.INSTRUCTION_BYTES):
+            ctx.set(dut.address, ADDRESS + offset)
+            await pulse(ctx, dut.start)
+            seen = [0, 0]
+            for _ in range(200):
+                seen[0] += ctx.get(dut.ended)
+                seen[1] += ctx.get(dut.failed)
+                await ctx.tick()
+            pulses.append(seen)
+
+    simulate(None, bench, data=stream)
+    assert pulses == [[1, 0], [0, 1]]
+
+
+def test_fetch_error():
+    stream = [*(program(Unit.LANE2, number) for number in range(9)), isa.End()]
+
+    async def bench(ctx, dut):
+        assert await run_to_stop(ctx, dut) == (0, ErrorCode.FETCH_ERROR, 6, 6)
+
+    simulate(stream, bench, errors=frozenset({ADDRESS + 6 * isa.INSTRUCTION_BYTES}))
+
+
+@pytest.mark.parametrize(
+    ("unit", "code"), [(Unit.LOAD, ErrorCode.READ_ERROR), (Unit.STORE, ErrorCode.WRITE_ERROR)], ids=["load", "store"]
+)
+def test_bus_error(unit, code):
+    """The index is the one of the instruction that failed, though later ones have been handed out."""
+    stream = [program(Unit.PPU0, 0), *(program(unit, number) for number in range(6)), program(Unit.LANE0, 1), isa.End()]
+
+    async def bench(ctx, dut):
+        done, found, index, _ = await run_to_stop(ctx, dut)
+        assert (done, found, index) == (0, code, 4)
+        assert await run_to_stop(ctx, dut) == (1, ErrorCode.NONE, 0, len(stream))
+
+    simulate(stream, bench, failing=(unit, 3), duration=60)
+
+
+def test_reset_waits_for_the_bus_units():
+    """A reset lets a load finish, and drops a lane's instruction."""
+    stream = [program(Unit.LOAD, 0), program(Unit.LANE0, 1), isa.End()]
+
+    async def bench(ctx, dut):
+        await pulse(ctx, dut.start)
+        await ctx.tick().until(dut.active[Unit.LOAD] & dut.active[Unit.LANE0])
+        await pulse(ctx, dut.reset)
+        await ctx.tick().until(~dut.running)
+        assert not ctx.get(dut.active)
+
+    units = simulate(stream, bench, duration=100, never={Unit.LANE0})
+    assert units.completed[Unit.LOAD] == 1
+    assert len(units.accepted[Unit.LANE0]) == 1
+
+
+def test_full_speed():
+    """Units that never wait get an instruction every other cycle (two beats each), with the published latencies."""
+    stream = [*(program(Unit(number % 10), number) for number in range(60)), isa.End()]
+
+    async def bench(ctx, dut):
+        assert (await run_to_stop(ctx, dut))[0] == 1
+
+    units = simulate(stream, bench, stall=0, latency=40, duration=1)
+    times = [time for _, time in units.accept_times]
+    assert [late - early for early, late in pairwise(times)] == [2] * 59
+    assert Decoder.LATENCY + UnitQueue.LATENCY == 3

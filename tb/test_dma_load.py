@@ -1,0 +1,283 @@
+"""The load engine against its definition: every depth, alignment and shape, with and without stalls."""
+
+from __future__ import annotations
+
+import gc
+import random
+from collections.abc import Sequence
+from functools import partial
+
+import pytest
+from amaranth.sim import Simulator
+from dma_model import (
+    DRAM_BASE,
+    Dram,
+    Inputs,
+    StreamMonitor,
+    convert,
+    digit_word,
+    elements,
+    fields_for,
+    gangs_of,
+    random_block,
+    row_beats,
+    unpack,
+)
+
+from tessera.rtl import isa
+from tessera.rtl.config import NpuConfig
+from tessera.rtl.dma import LoadEngine
+from tessera.rtl.isa import Depth, LoadTarget
+
+CONFIGS = {name: NpuConfig.preset(name) for name in ("tiny", "edge")} | {
+    "one lane": NpuConfig(name="one", rows=4, cols=4, lanes=1, activation_depths=(4,)),
+    "two lanes": NpuConfig(name="two", rows=4, cols=4, lanes=2, activation_depths=(6, 8)),
+}
+
+AXI_ID = 1
+
+
+class Chip:
+    """The on-chip memories as a load leaves them: what was written, by memory, lane and address."""
+
+    def __init__(self) -> None:
+        self.activations: dict[tuple[int, int], int] = {}
+        self.beats: dict[tuple[str, int, int], int] = {}
+
+
+def reference(config: NpuConfig, dram: Dram, programs: Sequence[isa.Load]) -> Chip:
+    """What the programs write, from the definition of :class:`isa.Load`."""
+    chip = Chip()
+    for program in programs:
+        lanes = [lane for lane in isa.lanes_of_mask(program.lanes) if lane < config.lanes]
+        size = element_bytes(config, program)
+        for offset, address in elements(program, size):
+            data = dram.memory[offset : offset + size]
+            if program.target == LoadTarget.ACTIVATIONS:
+                values = unpack(data, program.memory_depth.bits, program.memory_signed)
+                values = [convert(x, program.shift, program.chip_depth.bits, program.chip_signed) for x in values]
+                for lane in lanes:
+                    word = digit_word(values, lane % program.chip_depth.digits)
+                    chip.activations[lane, address] = word
+            elif program.target == LoadTarget.WEIGHTS:
+                for lane in lanes:
+                    chip.beats["weights", lane, address] = int.from_bytes(data, "little")
+            else:
+                chip.beats["parameters", 0, address] = int.from_bytes(data, "little")
+    return chip
+
+
+def element_bytes(config: NpuConfig, program: isa.Load) -> int:
+    if program.target == LoadTarget.ACTIVATIONS:
+        return config.pixel_bytes(program.memory_depth.bits)
+    return config.beat_bytes
+
+
+class LoadBench:
+    """Runs programs on the engine with a DRAM and banks that stall."""
+
+    def __init__(self, config: NpuConfig, rng: random.Random, *, stall: float = 0.0, latency: int = 3):
+        self.config, self.rng, self.stall = config, rng, stall
+        self.engine = LoadEngine(config, axi_id=AXI_ID)
+        self.dram = Dram(config, axi_id=AXI_ID, rng=rng, read=self.engine.axi, stall=stall, latency=latency)
+        self.chip = Chip()
+        self.cycles = 0
+        self.errors: list[int] = []
+        self.write_cycles: list[int] = []
+
+    def run(self, programs: Sequence[isa.Load]) -> Chip:
+        """Executes the programs; checks that each is completed, in order and after its last write."""
+        simulator = Simulator(self.engine)
+        simulator.add_clock(1e-8)
+        simulator.add_testbench(partial(self._testbench, programs=list(programs)))
+        simulator.run()
+        return self.chip
+
+    async def _testbench(self, ctx, programs: list[isa.Load]) -> None:
+        self._monitor = StreamMonitor(self.engine.write)
+        inputs = Inputs()
+        waiting = [fields_for(program) for program in programs]
+        limit = 2000 + 40 * sum(p.columns * p.rows * p.planes for p in programs)
+        while len(self.errors) < len(programs):
+            assert self.cycles < limit, "the engine hangs"
+            inputs.set(ctx, "program.valid", self.engine.program.valid, bool(waiting))
+            if waiting:
+                inputs.set(ctx, "program.payload", self.engine.program.payload, waiting[0])
+            self.dram.drive(ctx)
+            ready = self.rng.random() >= self.stall
+            inputs.set(ctx, "write.ready", self.engine.write.ready, ready)
+            self._observe(ctx, ready, programs)
+            self.dram.settle(ctx)
+            if waiting and ctx.get(self.engine.program.ready):
+                waiting.pop(0)
+            await ctx.tick()
+            self.cycles += 1
+        assert self.dram.idle
+        for _ in range(10):
+            self.dram.drive(ctx)
+            assert not ctx.get(self.engine.done) and not ctx.get(self.engine.write.valid)
+            await ctx.tick()
+
+    def _observe(self, ctx, ready: bool, programs: list[isa.Load]) -> None:
+        written = self._monitor.transfer(ctx, ready)
+        if written is not None:
+            self.write_cycles.append(self.cycles)
+            self._write_activations(written)
+        for lane, port in enumerate(self.engine.weight_write):
+            self._write_beat(ctx, port, ("weights", lane))
+        self._write_beat(ctx, self.engine.parameter_write, ("parameters", 0))
+        error = ctx.get(self.engine.error)
+        if ctx.get(self.engine.done):
+            self.errors.append(error)
+            self._check_complete(programs[: len(self.errors)])
+        else:
+            assert not error
+
+    def _write_activations(self, write) -> None:
+        half = self.config.word_bits // 2
+        mask = sum(((1 << half) - 1) << half * i for i in range(2) if write.halves >> i & 1)
+        for lane in range(self.config.lanes):
+            if write.lanes >> lane & 1:
+                before = self.chip.activations.get((lane, write.address), 0)
+                word = before & ~mask | write.words[lane] & mask
+                self.chip.activations[lane, write.address] = word
+
+    def _write_beat(self, ctx, port, where: tuple[str, int]) -> None:
+        if ctx.get(port.enable):
+            if not self.write_cycles or self.write_cycles[-1] != self.cycles:
+                self.write_cycles.append(self.cycles)
+            self.chip.beats[(*where, ctx.get(port.address))] = ctx.get(port.data)
+
+    def _check_complete(self, programs: list[isa.Load]) -> None:
+        """When an instruction is done its last element is on the chip."""
+        *_, (_, address) = elements(programs[-1], 1)
+        if programs[-1].target == LoadTarget.ACTIVATIONS and programs[-1].lanes:
+            assert (isa.lanes_of_mask(programs[-1].lanes)[0], address) in self.chip.activations
+
+
+def random_load(rng: random.Random, config: NpuConfig) -> isa.Load:
+    """A random legal load."""
+    target = rng.choice((LoadTarget.ACTIVATIONS,) * 5 + (LoadTarget.WEIGHTS, LoadTarget.PARAMETERS))
+    memory_depth, chip_depth = (Depth.of(rng.choice(config.activation_depths)) for _ in range(2))
+    activations = target == LoadTarget.ACTIVATIONS
+    size = config.pixel_bytes(memory_depth.bits) if activations else config.beat_bytes
+    words = {
+        LoadTarget.ACTIVATIONS: config.activation_words,
+        LoadTarget.WEIGHTS: config.weight_beats,
+        LoadTarget.PARAMETERS: config.parameter_beats,
+    }[target]
+    gangs = gangs_of(config, chip_depth)
+    lanes = sum(rng.sample(gangs, rng.randrange(1, len(gangs) + 1)))
+    return isa.Load(
+        target=target,
+        lanes=lanes,
+        memory_depth=memory_depth,
+        memory_signed=rng.randrange(2),
+        chip_depth=chip_depth,
+        chip_signed=rng.randrange(2),
+        shift=rng.choice((0, 0, rng.randrange(-4, 9), rng.randrange(-16, 16))),
+        **random_block(rng, config, element_bytes=size, chip_words=min(words, 256), aligned=not activations),
+    )
+
+
+@pytest.mark.parametrize("seed", [0, pytest.param(1, marks=pytest.mark.slow), pytest.param(2, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("stall", [0.0, 0.4], ids=["free", "stalls"])
+@pytest.mark.parametrize("name", CONFIGS)
+def test_random_loads(name: str, stall: float, seed: int) -> None:
+    config = CONFIGS[name]
+    rng = random.Random(f"{name} {stall} {seed}")
+    bench = LoadBench(config, rng, stall=stall, latency=rng.choice((1, 10)))
+    programs = [random_load(rng, config) for _ in range(10)]
+    chip = bench.run(programs)
+    expected = reference(config, bench.dram, programs)
+    assert chip.activations == expected.activations
+    assert chip.beats == expected.beats
+    assert not any(bench.errors)
+    beats = sum(row_beats(config, program, element_bytes(config, program)) for program in programs)
+    assert bench.dram.beats["read"] == beats
+
+
+def one_row(columns: int, **fields: int) -> isa.Load:
+    """A load of one row of A8 activations into the first gang."""
+    depth = Depth.A8
+    values = {"lanes": 3, "memory_depth": depth, "chip_depth": depth, "address": DRAM_BASE, "columns": columns}
+    return isa.Load(**{**values, **fields})
+
+
+def test_every_alignment() -> None:
+    config = CONFIGS["edge"]
+    rng = random.Random(0)
+    cases = [(depth, offset) for depth in Depth for offset in range(config.beat_bytes)]
+    rng.shuffle(cases)
+    programs = [
+        one_row(rng.choice((1, 2, 5)), lanes=15, address=DRAM_BASE + 512 * index + offset, base=16 * index, rows=2,
+                row_pitch=201, chip_row_pitch=8, memory_depth=depth, chip_depth=Depth.A16, memory_signed=1,
+                chip_signed=1)
+        for index, (depth, offset) in enumerate(cases)
+    ]  # fmt: skip
+    bench = LoadBench(config, rng)
+    assert bench.run(programs).activations == reference(config, bench.dram, programs).activations
+
+
+@pytest.mark.parametrize(
+    "fields, cycles_per_element",
+    [
+        ({}, 1),
+        ({"address": DRAM_BASE + 5}, 1),
+        ({"memory_depth": Depth.A4}, 1),
+        ({"memory_depth": Depth.A6, "address": DRAM_BASE + 3}, 1),
+        ({"memory_depth": Depth.A16, "address": DRAM_BASE + 1}, 2),
+        ({"target": LoadTarget.WEIGHTS, "lanes": 15}, 1),
+        ({"target": LoadTarget.PARAMETERS, "columns": 128}, 1),
+        ({"columns": 16, "rows": 15, "row_pitch": 512, "chip_row_pitch": 16}, 1),
+        ({"columns": 1, "rows": 200, "row_pitch": 32, "chip_row_pitch": 1}, 1),
+    ],
+    ids=["A8", "A8 unaligned", "A4", "A6 unaligned", "A16 unaligned", "weights", "parameters", "rows", "pixels"],
+)
+def test_throughput_with_a_latency_of_40_cycles(fields: dict, cycles_per_element: int) -> None:
+    check_throughput(CONFIGS["edge"], one_row(**{"columns": 250, **fields}), cycles_per_element)
+
+
+@pytest.mark.parametrize("name", ["tiny", "server"])
+def test_throughput_of_other_widths(name: str) -> None:
+    check_throughput(NpuConfig.preset(name), one_row(250), 1)
+
+
+def check_throughput(config: NpuConfig, program: isa.Load, cycles_per_element: int) -> None:
+    """Runs one load without stalls; it must reach 95 % of the stated rate once data arrive."""
+    bench = LoadBench(config, random.Random(0), latency=40)
+    chip = bench.run([program])
+    assert chip.activations == reference(config, bench.dram, [program]).activations
+    count = program.columns * program.rows
+    duration = bench.write_cycles[-1] - bench.write_cycles[0] + 1
+    assert duration * 0.95 <= count * cycles_per_element
+    assert bench.write_cycles[0] < 40 + 16
+
+
+def test_bursts_run_ahead_across_instructions() -> None:
+    config = CONFIGS["edge"]
+    programs = [one_row(16, base=16 * index, address=DRAM_BASE + 256 * index) for index in range(20)]
+    bench = LoadBench(config, random.Random(0), latency=40)
+    bench.run(programs)
+    assert bench.dram.most_outstanding >= 4
+    assert bench.write_cycles[-1] - bench.write_cycles[0] < 20 * 16 / 0.9
+
+
+def test_bus_errors_are_reported_with_their_instruction() -> None:
+    config = CONFIGS["edge"]
+    programs = [
+        one_row(20, address=DRAM_BASE + 1024 * index + 7, target=LoadTarget.ACTIVATIONS, base=32 * index)
+        for index in range(4)
+    ]
+    programs[2] = one_row(20, address=DRAM_BASE + 2048, target=LoadTarget.WEIGHTS)
+    bench = LoadBench(config, random.Random(0))
+    bench.dram.broken = {1024 + 7 + 20 * 16 - 1, 2048 + 64}
+    bench.run(programs)
+    assert bench.errors == [0, 1, 1, 0]
+
+
+@pytest.mark.filterwarnings("ignore::amaranth.hdl.UnusedElaboratable")
+def test_refuses_an_identifier_that_does_not_fit() -> None:
+    with pytest.raises(ValueError, match=r"^the AXI identifier must be from 0 to 3, not 4$"):
+        LoadEngine(CONFIGS["tiny"], axi_id=4)
+    gc.collect()  # so that the complaint about an unused component comes now

@@ -1,0 +1,270 @@
+"""The store engine against its definition, and that what is stored loads again."""
+
+from __future__ import annotations
+
+import gc
+import random
+from collections.abc import Sequence
+from functools import partial
+
+import pytest
+from amaranth.sim import Simulator
+from dma_model import (
+    DRAM_BASE,
+    Dram,
+    Inputs,
+    StreamMonitor,
+    convert,
+    digit_values,
+    digit_word,
+    elements,
+    fields_for,
+    gangs_of,
+    pack,
+    random_block,
+    row_beats,
+)
+from test_dma_load import LoadBench
+
+from tessera.rtl import isa
+from tessera.rtl.config import NpuConfig
+from tessera.rtl.dma import StoreEngine
+from tessera.rtl.isa import Depth
+
+CONFIGS = {name: NpuConfig.preset(name) for name in ("tiny", "edge")} | {
+    "one lane": NpuConfig(name="one", rows=4, cols=4, lanes=1, activation_depths=(4,)),
+    "two lanes": NpuConfig(name="two", rows=4, cols=4, lanes=2, activation_depths=(6, 8)),
+    "four lanes of 4 bits": NpuConfig(name="four", rows=4, cols=4, lanes=4, activation_depths=(4,)),
+}
+
+AXI_ID = 2
+
+CHIP_WORDS = 256
+"""Words of each bank that the tests use."""
+
+
+def reference(
+    config: NpuConfig, memory: bytearray, banks: Sequence[Sequence[int]], programs: Sequence[isa.Store]
+) -> bytearray:
+    """The DRAM after the programs, from the definition of :class:`isa.Store`."""
+    memory = bytearray(memory)
+    for program in programs:
+        lanes = isa.lanes_of_mask(program.lanes)
+        size = config.pixel_bytes(program.memory_depth.bits)
+        for offset, address in elements(program, size):
+            words = [banks[lane][address] for lane in lanes]
+            values = digit_values(words, config.word_digits, program.chip_signed)
+            bits, signed = program.memory_depth.bits, program.memory_signed
+            values = [convert(value, program.shift, bits, signed) for value in values]
+            memory[offset : offset + size] = pack(values, bits)
+    return memory
+
+
+class StoreBench:
+    """Runs programs on the engine with a DRAM and banks that stall."""
+
+    def __init__(self, config: NpuConfig, rng: random.Random, *, stall: float = 0.0, latency: int = 3):
+        self.config, self.rng, self.stall = config, rng, stall
+        self.engine = StoreEngine(config, axi_id=AXI_ID)
+        self.dram = Dram(config, axi_id=AXI_ID, rng=rng, write=self.engine.axi, stall=stall, latency=latency)
+        self.banks = [[rng.getrandbits(config.word_bits) for _ in range(CHIP_WORDS)] for _ in range(config.lanes)]
+        self.cycles = 0
+        self.errors: list[int] = []
+        self.beat_cycles: list[int] = []
+
+    def run(self, programs: Sequence[isa.Store]) -> bytearray:
+        """Executes the programs; returns the DRAM's content."""
+        simulator = Simulator(self.engine)
+        simulator.add_clock(1e-8)
+        simulator.add_testbench(partial(self._testbench, programs=list(programs)))
+        simulator.run()
+        return self.dram.memory
+
+    async def _testbench(self, ctx, programs: list[isa.Store]) -> None:
+        monitor = StreamMonitor(self.engine.read.request)
+        inputs = Inputs()
+        waiting = [fields_for(program) for program in programs]
+        limit = 2000 + 40 * sum(p.columns * p.rows * p.planes for p in programs)
+        garbage = [self.rng.getrandbits(self.config.word_bits) for _ in range(self.config.lanes)]
+        words = None
+        while len(self.errors) < len(programs):
+            assert self.cycles < limit, "the engine hangs"
+            inputs.set(ctx, "program.valid", self.engine.program.valid, bool(waiting))
+            if waiting:
+                inputs.set(ctx, "program.payload", self.engine.program.payload, waiting[0])
+            inputs.set(ctx, "read.words", self.engine.read.words, words or garbage)
+            ready = self.rng.random() >= self.stall
+            inputs.set(ctx, "read.ready", self.engine.read.request.ready, ready)
+            self.dram.drive(ctx)
+            words = self._read(monitor.transfer(ctx, ready), garbage)
+            self._observe(ctx)
+            if waiting and ctx.get(self.engine.program.ready):
+                waiting.pop(0)
+            await ctx.tick()
+            self.cycles += 1
+        assert self.dram.idle
+        for _ in range(10):
+            self.dram.drive(ctx)
+            assert not ctx.get(self.engine.done) and not ctx.get(self.engine.axi.aw.valid)
+            await ctx.tick()
+
+    def _read(self, request, garbage: list[int]) -> list[int] | None:
+        """The words that the banks give in the cycle after a request; other lanes give anything."""
+        if request is None:
+            return None
+        return [
+            self.banks[lane][request.address] if request.lanes >> lane & 1 else garbage[lane]
+            for lane in range(self.config.lanes)
+        ]
+
+    def _observe(self, ctx) -> None:
+        beats = self.dram.beats["write"]
+        done, error = ctx.get(self.engine.done), ctx.get(self.engine.error)
+        self.dram.settle(ctx)
+        if self.dram.beats["write"] > beats:
+            self.beat_cycles.append(self.cycles)
+        if done:
+            self.errors.append(error)
+        else:
+            assert not error
+
+
+def random_store(rng: random.Random, config: NpuConfig) -> isa.Store:
+    """A random legal store."""
+    memory_depth, chip_depth = (Depth.of(rng.choice(config.activation_depths)) for _ in range(2))
+    size = config.pixel_bytes(memory_depth.bits)
+    return isa.Store(
+        lanes=rng.choice(gangs_of(config, chip_depth)),
+        memory_depth=memory_depth,
+        memory_signed=rng.randrange(2),
+        chip_depth=chip_depth,
+        chip_signed=rng.randrange(2),
+        shift=rng.choice((0, 0, rng.randrange(-4, 9), rng.randrange(-16, 16))),
+        **random_block(rng, config, element_bytes=size, chip_words=CHIP_WORDS),
+    )
+
+
+@pytest.mark.parametrize("seed", [0, pytest.param(1, marks=pytest.mark.slow), pytest.param(2, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("stall", [0.0, 0.4], ids=["free", "stalls"])
+@pytest.mark.parametrize("name", CONFIGS)
+def test_random_stores(name: str, stall: float, seed: int) -> None:
+    config = CONFIGS[name]
+    rng = random.Random(f"{name} {stall} {seed}")
+    bench = StoreBench(config, rng, stall=stall, latency=rng.choice((1, 10)))
+    programs = [random_store(rng, config) for _ in range(8)]
+    expected = reference(config, bench.dram.memory, bench.banks, programs)
+    assert bench.run(programs) == expected
+    assert not any(bench.errors)
+    beats = sum(row_beats(config, program, config.pixel_bytes(program.memory_depth.bits)) for program in programs)
+    assert bench.dram.beats["write"] == beats
+
+
+def one_row(columns: int, **fields: int) -> isa.Store:
+    """A store of one row of A8 activations of the first gang."""
+    depth = Depth.A8
+    values = {"lanes": 3, "memory_depth": depth, "chip_depth": depth, "address": DRAM_BASE, "columns": columns}
+    return isa.Store(**{**values, **fields})
+
+
+def test_every_alignment() -> None:
+    config = CONFIGS["edge"]
+    rng = random.Random(0)
+    cases = [(depth, offset) for depth in Depth for offset in range(config.beat_bytes)]
+    rng.shuffle(cases)
+    programs = [
+        one_row(rng.choice((1, 2, 5)), lanes=15, address=DRAM_BASE + 512 * index + offset, base=8 * index % 128, rows=2,
+                row_pitch=201, chip_row_pitch=5, chip_depth=Depth.A16, memory_depth=depth)
+        for index, (depth, offset) in enumerate(cases)
+    ]  # fmt: skip
+    bench = StoreBench(config, rng)
+    expected = reference(config, bench.dram.memory, bench.banks, programs)
+    assert bench.run(programs) == expected
+
+
+@pytest.mark.parametrize(
+    "fields, cycles_per_element",
+    [
+        ({}, 1),
+        ({"address": DRAM_BASE + 5}, 1),
+        ({"memory_depth": Depth.A4}, 1),
+        ({"memory_depth": Depth.A6, "address": DRAM_BASE + 3}, 1),
+        ({"memory_depth": Depth.A16, "address": DRAM_BASE + 1}, 2),
+        ({"columns": 16, "rows": 16, "row_pitch": 512, "chip_row_pitch": 16}, 1),
+    ],
+    ids=["A8", "A8 unaligned", "A4", "A6 unaligned", "A16 unaligned", "rows"],
+)
+def test_throughput_with_a_latency_of_40_cycles(fields: dict, cycles_per_element: int) -> None:
+    check_throughput(CONFIGS["edge"], one_row(**{"columns": 250, **fields}), cycles_per_element)
+
+
+@pytest.mark.parametrize("name", ["tiny", "server"])
+def test_throughput_of_other_widths(name: str) -> None:
+    check_throughput(NpuConfig.preset(name), one_row(250), 1)
+
+
+def check_throughput(config: NpuConfig, program: isa.Store, cycles_per_element: int) -> None:
+    """Runs one store without stalls; it must reach 95 % of the stated rate from its first beat on."""
+    bench = StoreBench(config, random.Random(0), latency=40)
+    expected = reference(config, bench.dram.memory, bench.banks, [program])
+    assert bench.run([program]) == expected
+    count = program.columns * program.rows
+    duration = bench.beat_cycles[-1] - bench.beat_cycles[0] + 1
+    assert duration * 0.95 <= count * cycles_per_element
+    assert bench.beat_cycles[0] < 16
+
+
+def test_stores_follow_each_other_without_waiting_for_responses() -> None:
+    config = CONFIGS["edge"]
+    programs = [one_row(16, base=16 * (index % 16), address=DRAM_BASE + 256 * index) for index in range(20)]
+    bench = StoreBench(config, random.Random(0), latency=40)
+    bench.run(programs)
+    assert bench.beat_cycles[-1] - bench.beat_cycles[0] < 20 * 16 / 0.9
+
+
+def test_data_wait_for_an_address_channel_that_stalls() -> None:
+    config = CONFIGS["tiny"]
+    program = one_row(100, address=DRAM_BASE + 3)
+    bench = StoreBench(config, random.Random(0))
+    bench.dram.stalls["aw"] = 0.98
+    expected = reference(config, bench.dram.memory, bench.banks, [program])
+    assert bench.run([program]) == expected
+
+
+def test_bus_errors_are_reported_with_their_instruction() -> None:
+    config = CONFIGS["edge"]
+    programs = [one_row(40, address=DRAM_BASE + 1024 * index + 7, base=32 * index) for index in range(4)]
+    bench = StoreBench(config, random.Random(0))
+    bench.dram.broken = {1024 + 7 + 40 * 16 - 1, 2048 + 64}
+    bench.run(programs)
+    assert bench.errors == [0, 1, 1, 0]
+
+
+@pytest.mark.filterwarnings("ignore::amaranth.hdl.UnusedElaboratable")
+def test_refuses_an_identifier_that_does_not_fit() -> None:
+    with pytest.raises(ValueError, match=r"^the AXI identifier must be from 0 to 3, not -1$"):
+        StoreEngine(CONFIGS["tiny"], axi_id=-1)
+    gc.collect()  # so that the complaint about an unused component comes now
+
+
+@pytest.mark.parametrize("depth", Depth)
+@pytest.mark.parametrize("signed", [0, 1])
+def test_what_is_stored_loads_again(depth: Depth, signed: int) -> None:
+    """Both directions hold the same opinion of formats: a round trip through DRAM gives the same digits."""
+    config = CONFIGS["tiny"]
+    rng = random.Random(f"{depth} {signed}")
+    low, high = (-(1 << depth.bits - 1), (1 << depth.bits - 1) - 1) if signed else (0, (1 << depth.bits) - 1)
+    values = [[rng.randint(low, high) for _ in range(config.word_digits)] for _ in range(20)]
+    common = {
+        "lanes": (1 << depth.digits) - 1, "memory_depth": depth, "chip_depth": depth, "memory_signed": signed,
+        "chip_signed": signed, "address": DRAM_BASE + 3, "columns": 5, "rows": 4, "row_pitch": 99, "chip_row_pitch": 5,
+    }  # fmt: skip
+    store = StoreBench(config, rng)
+    for lane in range(depth.digits):
+        store.banks[lane][: len(values)] = [digit_word(pixel, lane) for pixel in values]
+    stored = store.run([isa.Store(**common)])
+    load = LoadBench(config, rng)
+    load.dram.memory[:] = stored
+    chip = load.run([isa.Load(**common)])
+    assert chip.activations == {
+        (lane, address): store.banks[lane][address] for lane in range(depth.digits) for address in range(len(values))
+    }

@@ -1,0 +1,92 @@
+"""A whole NPU's control in co-simulation: registers, errors of every kind, hanging streams, and recovery from all."""
+
+from __future__ import annotations
+
+import npu_control_jobs as jobs
+import pytest
+from random_streams import random_stream
+
+from tessera.rtl import isa, verilog
+from tessera.rtl.config import NpuConfig
+from tessera.rtl.control.register_map import register_map
+from tessera.sim.cosim import CosimDesign, run_cosim
+from tessera.sim.stream import StreamModel
+
+pytestmark = pytest.mark.cosim
+
+TINY = NpuConfig.preset("tiny")
+
+
+@pytest.fixture(scope="module")
+def design():
+    return CosimDesign(verilog=[verilog.build(TINY)], axi_data_bits=TINY.axi_data_bits)
+
+
+def test_registers(design):
+    """The configuration can be read; nothing has happened yet."""
+    found = run_cosim(design, "npu_control_jobs:registers").value
+    fields = {
+        (name, field.name): field.extract(found["values"][name])
+        for name, register in register_map().items()
+        for field in register.fields.values()
+    }
+    assert fields["array", "rows"] == fields["array", "cols"] == TINY.rows
+    assert fields["array", "lanes"] == TINY.lanes
+    assert fields["depths", "activations"] == 0b1111
+    assert fields["depths", "weights"] == 0b11
+    assert fields["depths", "accumulator_bits"] == TINY.accumulator_bits
+    assert fields["activation_bank", "bytes"] == TINY.activation_bank_bytes
+    assert fields["weight_bank", "bytes"] == TINY.weight_bank_bytes
+    assert fields["parameter_memory", "bytes"] == TINY.parameter_bytes
+    assert fields["tile", "accumulator_pixels"] == TINY.accumulator_pixels
+    assert fields["tile", "beat_bytes"] == TINY.beat_bytes
+    assert not any(value for name, value in found["values"].items() if name.startswith("stream"))
+    assert "0xf00" in found["unmapped"]
+    assert "DECERR" in found["unmapped"]
+
+
+def test_bus_errors(design):
+    """Each names the instruction that it hit; the next start works; the interrupt was seen and cleared."""
+    results = run_cosim(design, "npu_control_jobs:copies").value["results"]
+    stream = jobs.copy_stream()
+    fetched = 256 // TINY.beat_bytes
+    good = f"{len(stream)} instructions, {{}} + {jobs.PIXELS} beats"
+    beats = [int(text.split()[2]) for _, text, *_ in (results[0], results[-1])]
+    # The fetch reads ahead in whole bursts.
+    assert all((count - jobs.PIXELS) % fetched == 0 and count > jobs.PIXELS for count in beats)
+    assert results == [
+        ["none", good.format(beats[0]), True, False, 0b010],
+        ["fetch", "FETCH_ERROR at 0", False, False, 0b100],
+        ["read", "READ_ERROR at 0", False, False, 0b100],
+        ["write", "WRITE_ERROR at 2", False, False, 0b100],
+        ["none again", good.format(beats[1]), True, False, 0b010],
+    ]
+
+
+def test_recovery(design, tmp_path):
+    """Streams that hang can be reset, or are stopped by a bad instruction; what follows is as if they had not been."""
+    reference = random_stream(TINY, 77)
+    image, results = tmp_path / "image.bin", tmp_path / "results.bin"
+    image.write_bytes(reference.dram)
+    arguments = {"image_file": str(image), "result_file": str(results), "code_address": reference.code_address}
+    outcomes = run_cosim(design, "npu_control_jobs:disturbances", arguments=arguments).value
+    for name, stream in jobs.HANGING.items():
+        assert outcomes[name] == [[0b001, 0b000, 0], f"BAD_OPCODE at {len(stream)}"], name
+
+    model = StreamModel(TINY, len(reference.dram))
+    found = results.read_bytes()
+    for index, name in enumerate(["nothing", *jobs.HANGING]):
+        model.write_memory(0, reference.dram)
+        model.execute(reference.instructions)
+        expected = model.read_memory(0, len(reference.dram))
+        assert found[index * len(expected) : (index + 1) * len(expected)] == expected, f"after {name}"
+
+
+def test_hanging_streams_are_legal_instruction_by_instruction():
+    """They hang because of what is missing, not because of a bad operand."""
+    from tessera.rtl.legality import check
+
+    for stream in jobs.HANGING.values():
+        for instruction in stream:
+            check(instruction, TINY)
+    assert isa.encode_stream(jobs.copy_stream())

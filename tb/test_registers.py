@@ -1,0 +1,247 @@
+"""The register block against its description: every access, every kind of field, and the bus rules."""
+
+from __future__ import annotations
+
+import gc
+import random
+import re
+
+import pytest
+from amaranth.sim import Simulator
+from axi_models import LiteHost
+from systemrdl import RDLCompiler
+
+from tessera.rtl import isa
+from tessera.rtl.axi import OKAY
+from tessera.rtl.control import registers
+from tessera.rtl.control.axi_lite import DECERR
+from tessera.rtl.control.register_map import register_map
+from tessera.rtl.control.registers import Registers
+
+REGISTERS = register_map()
+
+
+def simulate(bench):
+    dut = Registers()
+    sim = Simulator(dut)
+    sim.add_clock(1e-8)
+
+    async def run(ctx):
+        await bench(ctx, dut, LiteHost(ctx, dut.axi), dut.fields)
+
+    sim.add_testbench(run)
+    sim.run()
+
+
+async def read(host, name):
+    """A register's value, both words of it."""
+    value = 0
+    for shift, address in enumerate(REGISTERS[name].words):
+        word, resp = await host.read(address)
+        assert resp == OKAY
+        value |= word << 32 * shift
+    return value
+
+
+def test_map_has_no_overlaps_and_fits():
+    addresses = [address for register in REGISTERS.values() for address in register.words]
+    assert len(set(addresses)) == len(addresses)
+    assert max(addresses) < 1 << 12
+    assert len(REGISTERS["stream[0].control"].fields) == 2
+
+
+def test_sizes_follow_the_instruction_set():
+    assert sum(name.startswith("stream[0].busy[") for name in REGISTERS) == len(isa.Unit)
+    code = REGISTERS["stream[0].error"].fields["code"]
+    assert max(isa.ErrorCode) <= code.extract(code.mask)
+    assert REGISTERS["stream[0].address"].encode(instruction=1) == isa.INSTRUCTION_BYTES
+
+
+def test_encode_refuses_what_does_not_fit():
+    message = "stream[0].error.code = 8 does not fit in 3 bits"
+    with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
+        REGISTERS["stream[0].error"].encode(code=8)
+
+
+def test_constants_and_unmapped_addresses():
+    async def bench(ctx, dut, host, fields):
+        assert (await read(host, "id")).to_bytes(4, "big") == b"TSRA"
+        version = REGISTERS["version"]
+        assert version.fields["major"].extract(await read(host, "version")) == 1
+        mapped = {address for register in REGISTERS.values() for address in register.words}
+        for address in range(0, 0x200, 4):
+            expected = OKAY if address in mapped else DECERR
+            assert (await host.read(address))[1] == expected, hex(address)
+            assert await host.write(address, 0) == expected, hex(address)
+        assert await host.read(0xFFC) == (0, DECERR)
+
+    simulate(bench)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_stored_field(seed):
+    """Words, byte strobes, and bits outside the field, in any order of address and data and with slow responses."""
+    rng = random.Random(seed)
+    register = REGISTERS["stream[0].address"]
+    mask = register.fields["instruction"].mask
+
+    async def bench(ctx, dut, host, fields):
+        value = 0
+        for _ in range(30):
+            half = rng.randrange(2)
+            word, strobe = rng.getrandbits(32), rng.randrange(16)
+            resp = await host.write(
+                register.words[half], word, strobe=strobe, write_lead=rng.randrange(-3, 4), stall=rng.randrange(4)
+            )
+            assert resp == OKAY
+            written = sum(0xFF << 8 * byte for byte in range(4) if strobe >> byte & 1)
+            value = value & ~(written << 32 * half) | (word & written) << 32 * half
+            assert await read(host, "stream[0].address") == value & mask
+            assert ctx.get(fields.stream[0].address.instruction.value) == value >> 5 & (1 << 35) - 1
+
+    simulate(bench)
+
+
+def test_pulse_fields():
+    control = REGISTERS["stream[0].control"]
+    seen = []
+
+    async def bench(ctx, dut, host, fields):
+        async def watch():
+            return ctx.get(fields.stream[0].control.start.value), ctx.get(fields.stream[0].control.reset.value)
+
+        for value in (control.encode(start=1), 0, control.encode(reset=1), control.encode(start=1, reset=1)):
+            ctx.set(dut.axi.aw.payload.addr, control.address)
+            ctx.set(dut.axi.w.payload, {"data": value, "strb": 0xF})
+            ctx.set(dut.axi.aw.valid, 1)
+            ctx.set(dut.axi.w.valid, 1)
+            ctx.set(dut.axi.b.ready, 1)
+            await ctx.tick()
+            ctx.set(dut.axi.aw.valid, 0)
+            ctx.set(dut.axi.w.valid, 0)
+            pulses = []
+            for _ in range(6):
+                pulses.append(await watch())
+                await ctx.tick()
+            seen.append(tuple(map(sum, zip(*pulses, strict=True))))
+            ctx.set(dut.axi.b.ready, 0)
+        assert await read(host, "stream[0].control") == 0
+
+    simulate(bench)
+    assert seen == [(1, 0), (0, 0), (0, 1), (1, 1)]
+
+
+def test_status_fields():
+    status = REGISTERS["stream[0].status"]
+
+    async def bench(ctx, dut, host, fields):
+        for value in range(8):
+            for bit, name in enumerate(status.fields):
+                ctx.set(getattr(fields.stream[0].status, name).value, value >> bit & 1)
+            assert await read(host, status.name) == value
+            assert await host.write(status.address, 7) == OKAY
+
+    simulate(bench)
+
+
+def test_interrupts():
+    """A set bit stays until 1 is written to it; only enabled bits reach the pin; a set wins over a clear."""
+    enable, status = REGISTERS["stream[0].irq_enable"], REGISTERS["stream[0].irq_status"]
+
+    async def bench(ctx, dut, host, fields):
+        port = fields.stream[0].irq_status
+
+        async def pulse(name):
+            ctx.set(getattr(port, name).set, 1)
+            await ctx.tick()
+            ctx.set(getattr(port, name).set, 0)
+
+        await pulse("done")
+        assert (await read(host, status.name), ctx.get(dut.irq)) == (status.encode(done=1), 0)
+        await host.write(enable.address, enable.encode(done=1))
+        assert ctx.get(dut.irq) == 1
+        await host.write(status.address, status.encode(error=1))
+        assert ctx.get(dut.irq) == 1
+        await host.write(status.address, status.encode(done=1))
+        assert (await read(host, status.name), ctx.get(dut.irq)) == (0, 0)
+        await pulse("error")
+        assert ctx.get(dut.irq) == 0
+        await host.write(enable.address, enable.encode(done=1, error=1))
+        assert ctx.get(dut.irq) == 1
+        ctx.set(port.error.set, 1)
+        await host.write(status.address, status.encode(error=1))
+        ctx.set(port.error.set, 0)
+        assert await read(host, status.name) == status.encode(error=1)
+
+    simulate(bench)
+
+
+def test_counters():
+    async def bench(ctx, dut, host, fields):
+        stream = fields.stream[0]
+        ctx.set(stream.saturations.value.increment, 200)
+        ctx.set(stream.busy[3].value.increment, 1)
+        await ctx.tick().repeat(5)
+        ctx.set(stream.saturations.value.increment, 0)
+        ctx.set(stream.busy[3].value.increment, 0)
+        assert await read(host, "stream[0].saturations") == 1000
+        assert await read(host, "stream[0].busy[3]") == 5
+        assert await read(host, "stream[0].busy[2]") == 0
+        assert await host.write(REGISTERS["stream[0].busy[3]"].address, 77) == OKAY
+        assert await read(host, "stream[0].busy[3]") == 5
+        ctx.set(stream.saturations.value.clear, 1)
+        ctx.set(stream.saturations.value.increment, 9)
+        await ctx.tick()
+        ctx.set(stream.saturations.value.clear, 0)
+        ctx.set(stream.saturations.value.increment, 0)
+        assert await read(host, "stream[0].saturations") == 0
+
+    simulate(bench)
+
+
+@pytest.fixture
+def use_map(monkeypatch, tmp_path):
+    """Makes `Registers` of another description."""
+
+    def use(body):
+        path = tmp_path / "small.rdl"
+        path.write_text("addrmap small { default regwidth = 32; " + body + "};", encoding="utf-8")
+        compiler = RDLCompiler()
+        compiler.compile_file(str(path))
+        node = compiler.elaborate("small").top
+        monkeypatch.setattr(registers, "root", lambda: node)
+
+    return use
+
+
+def test_counter_overflow_and_carry(use_map):
+    """A counter wraps or stays at its largest value; a 64-bit register is read as of one cycle."""
+    use_map(
+        """reg { field { sw=r; hw=na; counter; incrwidth=4; incrsaturate; } value[5:0] = 0; } most @ 0;
+           reg { field { sw=r; hw=na; counter; incrwidth=4; } value[5:0] = 0; } wraps @ 4;
+           reg { regwidth = 64; field { sw=r; hw=w; } value[63:0]; } wide @ 8;""",
+    )
+
+    async def bench(ctx, dut, host, fields):
+        for port in (fields.most, fields.wraps):
+            ctx.set(port.value.increment, 15)
+        await ctx.tick().repeat(5)
+        for port in (fields.most, fields.wraps):
+            ctx.set(port.value.increment, 0)
+        assert await host.read(0) == (63, OKAY)
+        assert await host.read(4) == (75 % 64, OKAY)
+        ctx.set(fields.wide.value.value, 0x1_FFFF_FFFF)
+        assert await host.read(8) == (0xFFFF_FFFF, OKAY)
+        ctx.set(fields.wide.value.value, 0x2_0000_0000)
+        assert await host.read(12) == (1, OKAY)
+
+    simulate(bench)
+
+
+@pytest.mark.filterwarnings("ignore::amaranth.hdl.UnusedElaboratable")
+def test_refuses_unknown_properties(use_map):
+    use_map("reg { field { sw=rw; hw=rw; } value[5:0] = 0; } odd @ 0;")
+    message = "register field small.odd.value: this combination of properties is not understood"
+    with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
+        Registers()
+    gc.collect()  # what is left of it says that it was never used: here, where that is expected
