@@ -24,6 +24,7 @@ MODULE = "tessera"
 LINT_WAIVERS = {
     "CASEINCOMPLETE": "a case without a default keeps what was assigned before it",
     "DECLFILENAME": "one file holds all modules",
+    "PROCASSINIT": "registers that are reset have initial values too: FPGAs load them, and simulators start from them",
     "UNUSEDSIGNAL": "not every bit of a bus is needed by everyone who gets it",
     "VARHIDDEN": "a signal may have the name of an instance that contains it",
     "WIDTHEXPAND": "operands are extended to the width of the result",

@@ -42,8 +42,8 @@ from tessera.sim.ordering import StreamOrder
 
 INSTRUCTIONS_PER_BURST = AXI_BURST_BYTES // INSTRUCTION_BYTES
 
-MAX_PASSES = 5
-"""Passes over a stream, until the traffic of fetch and stores, with which loads compete, stays the same."""
+MAX_PASSES = 16
+"""Passes over a stream, until the traffic on the bus, in which fetch, loads and stores compete, stays the same."""
 
 
 @dataclass(frozen=True)
@@ -52,12 +52,14 @@ class Timing:
 
     fetch_request: int = 2
     """From the start to the first request of the instruction fetch at the memory."""
-    fetch_bursts: int = 8
+    fetch_bursts: int = 3
     """Bursts that the instruction fetch holds or has asked for."""
     fetch_deliver: int = 3
     """From an instruction's last beat to its push into the queues."""
     queue: int = 2
     """From the push of an instruction to its transfer to the unit."""
+    in_flight: int = 8
+    """Instructions that a unit has taken and not completed."""
     token: int = 3
     """From a completion to the transfer of an instruction that waited for it."""
     lane_start: int = 1
@@ -165,60 +167,71 @@ def predict(
     return Prediction(int(max(end, default=0)), start, end, machine.busy)
 
 
+Burst = tuple[float, float]
+"""When a burst was asked for, and the cycles that its data take."""
+
+
 @dataclass
 class _Traffic:
-    """What competes with the loads for the memory.
+    """What shares the memory's data bus.
 
     Attributes
     ----------
-    fetches
-        When each burst of the instruction fetch was asked for.
+    fetches, loads
+        Read bursts of the instruction fetch and of the loads.
     stores
         (first cycle, cycles) of the data of each store.
     """
 
-    fetches: list[float] = field(default_factory=list)
-    stores: list[tuple[float, float]] = field(default_factory=list)
+    fetches: list[Burst] = field(default_factory=list)
+    loads: list[Burst] = field(default_factory=list)
+    stores: list[Burst] = field(default_factory=list)
 
 
 class _ReadBus:
-    """The memory's data bus as loads see it: read bursts are served in the order of their requests.
+    """The memory's data bus as one of its readers sees it.
 
-    ``traffic`` is that of an earlier pass, because a load also waits for what stands behind it in the stream.
+    Bursts are served in the order of their requests, and take turns with the data of stores.
+
+    What the ``others`` read and the stores write is taken from an earlier pass, because a burst also waits for what
+    stands behind it in the stream.
     """
 
-    def __init__(self, latency: int, beat_cycles: float, fetch_cycles: float, traffic: _Traffic):
-        self.latency = latency
-        self.beat_cycles = beat_cycles
+    def __init__(self, latency: int, others: Sequence[Burst], stores: Sequence[Burst]):
         self.free = 0.0
-        self._fetch_cycles = fetch_cycles
-        self._fetches = deque(sorted(traffic.fetches))
-        self._stores = deque(sorted(traffic.stores))
+        self.bursts: list[Burst] = []
+        self._latency = latency
+        self._others = deque(sorted(others))
+        self._stores = deque(sorted(stores))
 
-    def serve(self, requested: float, cycles: float) -> None:
-        """Serves a burst that was asked for at a time and whose data take so many cycles."""
-        while self._fetches and self._fetches[0] <= requested:
-            self.free = max(self.free, self._fetches.popleft() + self.latency) + self._fetch_cycles
-        start = max(requested + self.latency, self.free)
-        while self._stores and self._stores[0][0] < start + cycles:
-            begin, length = self._stores.popleft()
-            start += min(length, max(0.0, begin + length - start))
+    def serve(self, requested: float, cycles: float) -> float:
+        """Serves a burst; returns when its data begin."""
+        self.bursts.append((requested, cycles))
+        while self._others and self._others[0][0] <= requested:
+            asked, length = self._others.popleft()
+            self.free = max(self.free, asked + self._latency) + length
+        start = max(requested + self._latency, self.free)
         self.free = start + cycles
+        while self._stores and self._stores[0][0] < self.free:
+            begin, length = self._stores.popleft()
+            turns = min(length, cycles, max(0.0, begin + length - start))
+            if begin <= start:
+                start += turns
+            self.free += turns
+            if turns == cycles:
+                self._stores.appendleft((begin + turns, length - turns))
+                break
+        return start
 
 
 class _Fetch:
-    """The instruction fetch: asks for a burst whenever it has room, until the end of the stream has arrived.
+    """The instruction fetch: asks for a burst whenever it has room, until the end of the stream has arrived."""
 
-    Its own bursts never wait for those of loads here, because it is far ahead.
-    """
-
-    def __init__(self, config: NpuConfig, memory: Memory, timing: Timing, beat_cycles: float, instructions:
-    int):
-        self.requests: list[float] = []
+    def __init__(self, bus: _ReadBus, timing: Timing, instruction_cycles: float, instructions: int):
+        self.bus = bus
         self._timing = timing
-        self._latency = memory.latency
         self._instructions = instructions
-        self._cycles = INSTRUCTION_BYTES / config.beat_bytes * beat_cycles
+        self._cycles = instruction_cycles
         self._begin: list[float] = []
         self._dispatched = 0
         for burst in range(timing.fetch_bursts):
@@ -239,9 +252,7 @@ class _Fetch:
         last = self._instructions - 1
         if last // INSTRUCTIONS_PER_BURST < len(self._begin) and time >= self.available(last):
             return
-        follows = self._begin[-1] + INSTRUCTIONS_PER_BURST * self._cycles if self._begin else 0.0
-        self._begin.append(max(time + self._latency, follows))
-        self.requests.append(time)
+        self._begin.append(self.bus.serve(time, INSTRUCTIONS_PER_BURST * self._cycles))
 
 
 @dataclass
@@ -251,7 +262,7 @@ class _UnitState:
     Attributes
     ----------
     transfers
-        When its latest queue entries left the queue, as many as the queue holds.
+        When its latest queue entries left the queue, as many as the queue and its head hold.
     ready
         When it can take the next instruction.
     free
@@ -280,11 +291,15 @@ class _Machine:
         self.latency = memory.latency
         self.busy = dict.fromkeys(Unit, 0)
         self._order = StreamOrder(config, hazards=False)
-        self._units = [_UnitState(deque(maxlen=config.queue_depth)) for _ in Unit]
+        self._units = [_UnitState(deque(maxlen=config.queue_depth + 1)) for _ in Unit]
         bytes_per_cycle = min(memory.bytes_per_cycle or config.beat_bytes, config.beat_bytes)
-        beat_cycles = config.beat_bytes / bytes_per_cycle
-        self._bus = _ReadBus(memory.latency, beat_cycles, AXI_BURST_BYTES / bytes_per_cycle, traffic)
-        self._fetch = _Fetch(config, memory, timing, beat_cycles, instructions) if instructions else None
+        self._beat_cycles = config.beat_bytes / bytes_per_cycle
+        self._bus = _ReadBus(memory.latency, traffic.fetches, traffic.stores)
+        self._fetches = traffic.fetches
+        self._fetch = None
+        if instructions is not None:
+            bus = _ReadBus(memory.latency, traffic.loads, traffic.stores)
+            self._fetch = _Fetch(bus, timing, INSTRUCTION_BYTES / bytes_per_cycle, instructions)
         self._stores: list[tuple[float, float]] = []
         self._index = 0
         self._pushed = 0
@@ -298,20 +313,22 @@ class _Machine:
 
     @property
     def traffic(self) -> _Traffic:
-        """What this pass has found to compete with the loads."""
-        return _Traffic([] if self._fetch is None else self._fetch.requests, self._stores)
+        """What this pass has found to share the bus."""
+        return _Traffic([] if self._fetch is None else self._fetch.bus.bursts, self._bus.bursts, self._stores)
 
     def execute(self, instruction: Instruction) -> tuple[int, int]:
         """Start and end of the next instruction."""
         pushed = self._push(instruction)
-        if isinstance(instruction, Wait):
-            return self._wait(instruction, pushed)
         if isinstance(instruction, Fence | End):
             self._order.append(instruction)
             self._pushed = max(pushed, *(state.ends[-1] for state in self._units)) + self.timing.end
+            self._leave(self._pushed)
             return pushed, self._pushed
+        self._leave(pushed)
+        if isinstance(instruction, Wait):
+            return self._wait(instruction, pushed)
         states = [self._units[unit] for unit in instruction.units()]
-        taken = max(max(pushed + self.timing.queue, state.ready) for state in states)
+        taken = max(max(pushed + self.timing.queue, state.ready, self._room(state)) for state in states)
         for state in states:
             state.transfers.append(taken)
         start, end = self._work(instruction, taken)
@@ -329,8 +346,18 @@ class _Machine:
         room = max((queue[0] for queue in queues if len(queue) == queue.maxlen), default=0)
         self._pushed = max(int(self._fetch.available(self._index)), self._pushed + 1, room)
         self._index += 1
-        self._fetch.dispatch(self._pushed)
         return self._pushed
+
+    def _leave(self, time: int) -> None:
+        """An instruction makes room for the fetch of another one."""
+        if self._fetch is not None:
+            self._fetch.dispatch(time)
+
+    def _room(self, state: _UnitState) -> int:
+        """When a unit may hold one more instruction that it has not completed."""
+        if len(state.ends) <= self.timing.in_flight:
+            return 0
+        return state.ends[-self.timing.in_flight] + 1
 
     def _wait(self, wait: Wait, pushed: int) -> tuple[int, int]:
         counts = list(self._order.resolve(wait))
@@ -416,11 +443,18 @@ class _Machine:
         return start, finish
 
     def _load(self, load: Load, taken: int) -> tuple[int, int]:
-        """The requests run ahead of the data, also into the next load, as far as the engine allows."""
+        """The requests run ahead of the data, also into the next load, as far as the engine allows.
+
+        The next load is taken when the last row is at its bursts.
+        """
         state = self._units[Unit.LOAD]
         activations = load.target is LoadTarget.ACTIVATIONS
         requested = first = max(taken + self.timing.load_request, self._requested)
-        for beats, cycles in self._bursts(load, activations):
+        bursts = list(self._bursts(load, activations))
+        last_row = len(bursts) - len(bursts) // (load.rows * load.planes)
+        for index, (beats, cycles) in enumerate(bursts):
+            if index == last_row:
+                state.ready = max(taken + 2, int(requested) - self.timing.load_request + 1)
             while sum(count for count, _ in self._outstanding) + beats > self.timing.load_outstanding:
                 requested = max(requested, self._outstanding.popleft()[1])
             if not activations:
@@ -429,20 +463,20 @@ class _Machine:
             self._outstanding.append((beats, self._bus.free))
             requested += 1
         self._requested = requested
-        state.ready = max(taken + 1, int(requested) - self.timing.load_request)
         end = int(self._bus.free) + self.timing.load_write
         if activations:
             end += self.timing.load_convert
         return int(first), max(end, state.ends[-1] + 1)
 
     def _store(self, store: Store, taken: int) -> tuple[int, int]:
-        """Reads and writes share the memory's bandwidth: while loads are under way, they take turns."""
+        """Reads and writes share the memory's bandwidth: while reads are under way, they take turns."""
         state = self._units[Unit.STORE]
         bursts = list(self._bursts(store, True))
         cycles = sum(cycles for _, cycles in bursts)
         start = max(taken + self.timing.store, state.free)
-        moved = sum(beats for beats, _ in bursts) * self._bus.beat_cycles
-        state.free = int(start + cycles + max(0.0, min(moved, self._bus.free - start)))
+        moved = sum(beats for beats, _ in bursts) * self._beat_cycles
+        fetched = sum(length for asked, length in self._fetches if start <= asked + self.latency < start + cycles)
+        state.free = int(start + cycles + max(0.0, min(moved, self._bus.free - start), min(moved, fetched)))
         self._stores.append((start, moved))
         state.ready = max(taken + 1, state.free - self.timing.store)
         return start, state.free + self.latency + self.timing.store_finish
@@ -452,7 +486,7 @@ class _Machine:
         size = self.config.pixel_bytes(transfer.memory_depth.bits) if activations else self.config.beat_bytes
         row_beats = -(-transfer.columns * size // self.config.beat_bytes)
         elements = transfer.columns * -(-size // self.config.beat_bytes)
-        pace = max(self._bus.beat_cycles, elements / row_beats)
+        pace = max(self._beat_cycles, elements / row_beats)
         for _ in range(transfer.rows * transfer.planes):
             for first in range(0, row_beats, self.config.burst_beats):
                 beats = min(self.config.burst_beats, row_beats - first)
