@@ -35,6 +35,7 @@ formal: setup  ## Run the proofs
 
 lint: setup build/typecheck/tessera  ## Check style and types
 	@$(VENV)/bin/ruff check .
+	@$(VENV)/bin/ruff format --check --quiet .
 	@$(VENV)/bin/mypy $(PACKAGES:%=-p tessera.%)
 
 # The packages as mypy must see them: tessera/rtl, tessera/sim...

@@ -80,9 +80,7 @@ class Calibration:
         """One line per tensor."""
         lines = [f"calibration with {self.samples} samples"]
         for name, item in self.ranges.items():
-            shifts = ", ".join(
-                f"{depth} bits: 2^{shift}" for depth, shift in sorted(item.clip_shifts.items())
-            )
+            shifts = ", ".join(f"{depth} bits: 2^{shift}" for depth, shift in sorted(item.clip_shifts.items()))
             lines.append(
                 f"  {name}: {item.minimum:.6g}..{item.maximum:.6g}, "
                 f"{'signed' if item.signed else 'unsigned'}, base scale {item.base_scale:.6g}, {shifts}"
@@ -133,9 +131,7 @@ def check_samples(graph: Graph, data: Mapping[str, np.ndarray]) -> int:
         values = np.asarray(data[name])
         if not np.isfinite(values).all():
             sample = int(np.argwhere(~np.isfinite(values))[0][0])
-            raise CompilerError(
-                f"the data for input {name!r} have NaN or infinity in sample {sample}; remove it"
-            )
+            raise CompilerError(f"the data for input {name!r} have NaN or infinity in sample {sample}; remove it")
     return samples
 
 
@@ -177,9 +173,7 @@ def _base_candidates(low: float, high: float, signed: bool) -> list[float]:
     """
     smallest = _covering_scale(low, high, BASE_DEPTH, signed)
     even = [smallest * 2.0 ** (step / _BASE_CANDIDATES) for step in range(_BASE_CANDIDATES)]
-    ends = [
-        _covering_scale(low, high, depth, signed) * 2.0 ** (depth - BASE_DEPTH) for depth in _SHALLOW_DEPTHS
-    ]
+    ends = [_covering_scale(low, high, depth, signed) * 2.0 ** (depth - BASE_DEPTH) for depth in _SHALLOW_DEPTHS]
     return [float(np.float32(base)) for base in (*even, *ends, 2.0 ** np.ceil(np.log2(smallest)))]
 
 
@@ -218,9 +212,7 @@ class _Observation:
     def add(self, name: str, values: np.ndarray) -> None:
         """Adds a batch (samples, C, H, W) or (samples, F)."""
         if not np.isfinite(values).all():
-            raise CompilerError(
-                f"the float network computes NaN or infinity in tensor {name!r}; repair the network"
-            )
+            raise CompilerError(f"the float network computes NaN or infinity in tensor {name!r}; repair the network")
         self.minimum = min(self.minimum, float(values.min()))
         self.maximum = max(self.maximum, float(values.max()))
         by_channel = values.reshape(len(values), len(self.total), -1).astype(np.float64)

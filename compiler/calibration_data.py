@@ -15,9 +15,7 @@ LABELS = "labels"
 """Name of the optional array with the right answers, in a file of inputs."""
 
 
-def load_inputs(
-    path: str | Path, inputs: Sequence[str], shapes: Mapping[str, Shape]
-) -> dict[str, np.ndarray]:
+def load_inputs(path: str | Path, inputs: Sequence[str], shapes: Mapping[str, Shape]) -> dict[str, np.ndarray]:
     """Reads the samples of every input of a network.
 
     Parameters
@@ -55,9 +53,7 @@ def load_inputs(
             raise CompilerError(f"{path} has no array {name!r}; it has {', '.join(map(repr, arrays))}")
     for name in arrays:
         if name not in (*inputs, LABELS):
-            raise CompilerError(
-                f"{path} has an array {name!r}, but the network's inputs are {', '.join(inputs)}"
-            )
+            raise CompilerError(f"{path} has an array {name!r}, but the network's inputs are {', '.join(inputs)}")
     samples = {name: _check(path, name, arrays[name], shapes[name]) for name in inputs}
     if len(set(samples.values())) > 1:
         texts = ", ".join(f"{name!r} has {count}" for name, count in samples.items())
@@ -97,21 +93,15 @@ def _read(path: Path) -> dict[str, np.ndarray]:
 def _check(path: Path, name: str, array: np.ndarray, shape: Shape) -> int:
     """The number of samples of one array, after all checks."""
     if not (np.issubdtype(array.dtype, np.number) or array.dtype == bool) or np.iscomplexobj(array):
-        raise CompilerError(
-            f"{path}: the array {name!r} has the type {array.dtype}, but must hold real numbers"
-        )
+        raise CompilerError(f"{path}: the array {name!r} has the type {array.dtype}, but must hold real numbers")
     if array.ndim != len(shape) or array.shape[1:] != shape[1:]:
         expected = ", ".join(["samples", *map(str, shape[1:])])
-        raise CompilerError(
-            f"{path}: the array {name!r} has the shape {array.shape}, but must have ({expected})"
-        )
+        raise CompilerError(f"{path}: the array {name!r} has the shape {array.shape}, but must have ({expected})")
     if len(array) == 0:
         raise CompilerError(f"{path}: the array {name!r} has no samples; give at least one")
     bad = np.argwhere(~np.isfinite(array))
     if len(bad):
-        raise CompilerError(
-            f"{path}: sample {bad[0][0]} of the array {name!r} has NaN or infinity; remove it"
-        )
+        raise CompilerError(f"{path}: sample {bad[0][0]} of the array {name!r} has NaN or infinity; remove it")
     large = np.argwhere(np.abs(array.astype(np.float64)) > np.finfo(np.float32).max)
     if len(large):
         raise CompilerError(

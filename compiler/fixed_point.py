@@ -16,9 +16,7 @@ LARGEST_RATIO = float((1 << MULTIPLIER_BITS) - 1)
 """Largest factor."""
 
 
-def fixed_point(
-    ratio: np.ndarray, largest_shift: np.ndarray | int = MAX_SHIFT
-) -> tuple[np.ndarray, np.ndarray]:
+def fixed_point(ratio: np.ndarray, largest_shift: np.ndarray | int = MAX_SHIFT) -> tuple[np.ndarray, np.ndarray]:
     """Multipliers and shifts such that ``multiplier / 2 ** shift`` is nearest to ``ratio``.
 
     Parameters

@@ -56,8 +56,7 @@ def execute(
     wanted = tuple(graph.outputs if wanted is None else wanted)
     samples = batch_size(graph.shapes, graph.inputs, inputs)
     values = {
-        name: np.asarray(inputs[name], dtype=dtype).reshape(samples, *graph.shapes[name])
-        for name in graph.inputs
+        name: np.asarray(inputs[name], dtype=dtype).reshape(samples, *graph.shapes[name]) for name in graph.inputs
     }
     last_use = {name: index for index, node in enumerate(graph.nodes) for name in node.inputs}
     for index, node in enumerate(graph.nodes):
@@ -78,9 +77,7 @@ def batch_size(shapes: Mapping[str, Shape], names: Sequence[str], inputs: Mappin
         shape = np.shape(inputs[name])
         if not shape or shape[1:] != shapes[name][1:]:
             expected = ", ".join(["samples", *map(str, shapes[name][1:])])
-            raise CompilerError(
-                f"the data for input {name!r} have the shape {shape}, but must have ({expected})"
-            )
+            raise CompilerError(f"the data for input {name!r} have the shape {shape}, but must have ({expected})")
         counts[name] = shape[0]
     if len(set(counts.values())) > 1:
         texts = ", ".join(f"{name!r} has {count}" for name, count in counts.items())
@@ -93,9 +90,7 @@ def without_unit_axis(value: np.ndarray, shape: Shape) -> np.ndarray:
     return value.reshape(len(value), *(shape[1:] if shape[:1] == (1,) else shape))
 
 
-def run_node(
-    graph: Graph, node: Node, values: dict[str, np.ndarray], dtype: type[np.floating] = np.float32
-) -> None:
+def run_node(graph: Graph, node: Node, values: dict[str, np.ndarray], dtype: type[np.floating] = np.float32) -> None:
     """Computes one node: reads its operands from ``values`` (arrays (samples, *shape*)) and adds its
     outputs."""
     if node.op in CANONICAL:
@@ -147,9 +142,7 @@ def make_onnx_node(node: Node, domain: str = "") -> onnx.NodeProto:
         key: onnx.numpy_helper.from_array(value) if isinstance(value, np.ndarray) else value
         for key, value in node.attributes.items()
     }
-    return onnx.helper.make_node(
-        node.op, node.inputs, node.outputs, name=node.name, domain=domain, **attributes
-    )
+    return onnx.helper.make_node(node.op, node.inputs, node.outputs, name=node.name, domain=domain, **attributes)
 
 
 def _reference(node: Node, opset: int) -> onnx.reference.ReferenceEvaluator:
@@ -162,18 +155,14 @@ def _reference(node: Node, opset: int) -> onnx.reference.ReferenceEvaluator:
     )
 
 
-def _run_canonical(
-    graph: Graph, node: Node, values: Mapping[str, np.ndarray], dtype: type[np.floating]
-) -> np.ndarray:
+def _run_canonical(graph: Graph, node: Node, values: Mapping[str, np.ndarray], dtype: type[np.floating]) -> np.ndarray:
     result = preactivation(graph, node, values[node.inputs[0]], dtype)
     if node.residual is not None:
         result = result + values[node.residual].reshape(result.shape)
     return np.clip(result, *node.activation)
 
 
-def preactivation(
-    graph: Graph, node: Node, source: np.ndarray, dtype: type[np.floating] = np.float32
-) -> np.ndarray:
+def preactivation(graph: Graph, node: Node, source: np.ndarray, dtype: type[np.floating] = np.float32) -> np.ndarray:
     """What a canonical node computes before the residual operand and the activation: (samples, K, H, W)."""
     source = source.reshape(len(source), *map_shape(graph.shapes[node.inputs[0]])).astype(dtype, copy=False)
     output_map = canonical_output(graph, node)[1:]

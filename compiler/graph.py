@@ -196,9 +196,7 @@ class Graph:
     def _format_node(self, node: Node) -> str:
         outputs = ", ".join(f"{name}: {_format_shape(self.shapes[name])}" for name in node.outputs if name)
         inputs = ", ".join(self._format_operand(name) for name in node.inputs)
-        attributes = "".join(
-            f" {key}={_format_attribute(value)}" for key, value in sorted(node.attributes.items())
-        )
+        attributes = "".join(f" {key}={_format_attribute(value)}" for key, value in sorted(node.attributes.items()))
         place = f" [{self.placement[node.name]}]" if node.name in self.placement else ""
         return f"{outputs} = {node.op} {node.name}({inputs}){attributes}{place}"
 
@@ -234,9 +232,7 @@ def topological_order(graph: Graph) -> list[Node]:
     try:
         order = list(networkx.lexicographical_topological_sort(dependencies))
     except networkx.NetworkXUnfeasible:
-        raise CompilerError(
-            f"the nodes of network {graph.name!r} form a cycle; a network must be acyclic"
-        ) from None
+        raise CompilerError(f"the nodes of network {graph.name!r} form a cycle; a network must be acyclic") from None
     return [graph.nodes[index] for index in order]
 
 

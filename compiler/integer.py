@@ -122,9 +122,7 @@ def _integer_bias(operation: QuantizedOperation, scales: np.ndarray) -> np.ndarr
     return bias.astype(np.int64)
 
 
-def _residual(
-    quantized: QuantizedNetwork, operation: QuantizedOperation, shift: np.ndarray
-) -> tuple[int, int]:
+def _residual(quantized: QuantizedNetwork, operation: QuantizedOperation, shift: np.ndarray) -> tuple[int, int]:
     """Multiplier and shift of the residual operand; its product is aligned with every channel's."""
     if operation.residual is None:
         return 0, 0
@@ -154,8 +152,4 @@ def residual_shift_limit(ratio: float, shift: np.ndarray) -> int:
 
 def _clamp_limit(limit: float, scale: float) -> int:
     low, high = CLAMP_RANGE
-    return (
-        int(np.clip(np.rint(limit / scale), low, high))
-        if math.isfinite(limit)
-        else (low if limit < 0 else high)
-    )
+    return int(np.clip(np.rint(limit / scale), low, high)) if math.isfinite(limit) else (low if limit < 0 else high)

@@ -131,9 +131,7 @@ def _check_operators(path: Path, model: onnx.ModelProto, domains: Collection[str
                 "a float network cannot have; only standard ONNX operators are supported"
             )
         if not onnx.defs.has(node.op_type, opset, ""):
-            raise CompilerError(
-                f"{path}: node {name!r} has the operator {node.op_type}, which ONNX {opset} lacks"
-            )
+            raise CompilerError(f"{path}: node {name!r} has the operator {node.op_type}, which ONNX {opset} lacks")
         if any(attribute.HasField("g") or attribute.graphs for attribute in node.attribute):
             raise CompilerError(
                 f"{path}: node {name!r} ({node.op_type}) holds a graph of its own, but control flow is not "
@@ -169,14 +167,10 @@ def _fix_inputs(path: Path, model: onnx.ModelProto, shapes: Mapping[str, Shape])
             raise CompilerError(f"{path} has no input {name!r}; its inputs are {', '.join(values)}")
         dims = values[name].type.tensor_type.shape.dim
         if len(dims) != len(shape):
-            raise CompilerError(
-                f"{path}: input {name!r} has {len(dims)} axes, but the shape {tuple(shape)} was given"
-            )
+            raise CompilerError(f"{path}: input {name!r} has {len(dims)} axes, but the shape {tuple(shape)} was given")
         for dim, size in zip(dims, shape, strict=True):
             if dim.HasField("dim_value") and dim.dim_value != size:
-                raise CompilerError(
-                    f"{path}: input {name!r} has the side {dim.dim_value}, but {size} was given"
-                )
+                raise CompilerError(f"{path}: input {name!r} has the side {dim.dim_value}, but {size} was given")
             dim.dim_value = size
 
 
@@ -211,8 +205,7 @@ def _check_input(path: Path, value: onnx.ValueInfoProto) -> None:
     shape, kind = _shape_of(value), value.type.tensor_type.elem_type
     if kind != onnx.TensorProto.FLOAT:
         raise CompilerError(
-            f"{path}: input {value.name!r} has the type {onnx.TensorProto.DataType.Name(kind)}, but must be "
-            "FLOAT"
+            f"{path}: input {value.name!r} has the type {onnx.TensorProto.DataType.Name(kind)}, but must be FLOAT"
         )
     if not shape or shape[0] != 1:
         raise CompilerError(
@@ -225,15 +218,12 @@ def _check_finite(path: Path, name: str, value: np.ndarray) -> None:
     if np.issubdtype(value.dtype, np.floating) and not np.isfinite(value).all():
         count = int(np.count_nonzero(~np.isfinite(value)))
         raise CompilerError(
-            f"{path}: {count} of {value.size} values of the constant {name!r} are NaN or infinite; repair "
-            "the network"
+            f"{path}: {count} of {value.size} values of the constant {name!r} are NaN or infinite; repair the network"
         )
 
 
 def _shapes(path: Path, model: onnx.ModelProto, constants: Mapping[str, np.ndarray]) -> dict[str, Shape]:
-    values = {
-        value.name: value for value in (*model.graph.input, *model.graph.value_info, *model.graph.output)
-    }
+    values = {value.name: value for value in (*model.graph.input, *model.graph.value_info, *model.graph.output)}
     for node in model.graph.node:
         for name in filter(None, node.output):
             if name not in values:

@@ -284,9 +284,7 @@ OPERATORS = _table(
     ),
     Operator("GlobalAveragePool", "window (sum)", "2-D", _check_global_pool),
     Operator("ReduceMean", "window (sum)", "over the axes 2 and 3 of a map", _check_mean),
-    Operator(
-        "Flatten", "nothing", "to (1, F); before a fully connected layer or where H = W = 1", _check_reshape
-    ),
+    Operator("Flatten", "nothing", "to (1, F); before a fully connected layer or where H = W = 1", _check_reshape),
     Operator("Reshape", "nothing", "as Flatten", _check_reshape),
     Operator("Squeeze", "nothing", "as Flatten", _check_reshape),
     Operator("Unsqueeze", "nothing", "as Flatten", _check_reshape),

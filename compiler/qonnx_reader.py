@@ -128,9 +128,7 @@ class _Reader:
                 self.weights[node.output] = self.read_weights(node)
         activations = [node for node in quants if node.output not in self.weights]
         if not activations:
-            raise CompilerError(
-                f"{self.source} has no {QUANT} node for activations; quantise the network first"
-            )
+            raise CompilerError(f"{self.source} has no {QUANT} node for activations; quantise the network first")
         internal = _descendants(graph, [node.output for node in activations])
         given = [node for node in activations if node.inputs[0] not in internal]
         for node in given:
@@ -167,13 +165,9 @@ class _Reader:
         inside = set(self.names).difference(self.tensors)
         for node in host:
             if any(name in self.weights for name in node.inputs):
-                raise self.error(
-                    node, f"has quantised weights, but no {QUANT} node quantises its input; put one there"
-                )
+                raise self.error(node, f"has quantised weights, but no {QUANT} node quantises its input; put one there")
             for name in inside.intersection(node.inputs):
-                raise self.error(
-                    node, f"reads {name!r}, the quantised input of the NPU; let it read the float input"
-                )
+                raise self.error(node, f"reads {name!r}, the quantised input of the NPU; let it read the float input")
 
     def operation(self, quant: Node) -> QuantizedOperation:
         """The operation that ends with a Quant node."""
@@ -204,9 +198,7 @@ class _Reader:
             self.check_main(node)
             node = self.step(parts)
         if node is not None:
-            raise self.error(
-                node, f"computes the operand of an operation, but no {QUANT} node quantises its result"
-            )
+            raise self.error(node, f"computes the operand of an operation, but no {QUANT} node quantises its result")
         parts.source = self.names[parts.source]
         return parts
 
@@ -216,9 +208,7 @@ class _Reader:
         while parts.source not in self.names:
             node = self.makers.get(parts.source)
             if node is None:
-                raise self.error(
-                    parts.quant, f"quantises something that is made of the float tensor {parts.source!r}"
-                )
+                raise self.error(parts.quant, f"quantises something that is made of the float tensor {parts.source!r}")
             self.used.add(node.name)
             if node.op not in RESHAPES:
                 return node
@@ -230,9 +220,7 @@ class _Reader:
         """The addend that an operation computes, and the quantised one."""
         quantised = [name for name in node.inputs if self.origin(name) in self.names]
         if not quantised:
-            raise self.error(
-                node, f"adds two results of which none is quantised; put a {QUANT} node after one of them"
-            )
+            raise self.error(node, f"adds two results of which none is quantised; put a {QUANT} node after one of them")
         residual = quantised[-1]
         source = next((name for name in node.inputs if name != residual), residual)
         self.mark_reshapes(residual)
@@ -356,8 +344,7 @@ class _Reader:
         if scale != tensor.scale:
             raise self.error(
                 node,
-                f"has the scale {tensor.scale:g}, but the metadata {METADATA_KEY!r} say {scale:g}; "
-                "remove them",
+                f"has the scale {tensor.scale:g}, but the metadata {METADATA_KEY!r} say {scale:g}; remove them",
             )
         return result
 
@@ -367,9 +354,7 @@ class _Reader:
         values = self.graph.constants[node.inputs[0]].astype(np.float64)
         channels = len(values) if values.ndim else 1
         if not node.attributes.get("signed", 1) or scale.size not in (1, channels):
-            raise self.error(
-                node, "must be signed and have one scale, or one per output channel, as weights do"
-            )
+            raise self.error(node, "must be signed and have one scale, or one per output channel, as weights do")
         scales = np.broadcast_to(scale.astype(np.float32).reshape(-1), (channels,)).copy()
         top = (1 << (depth - 1)) - 1
         low = -top if node.attributes.get("narrow", 0) else -top - 1
@@ -392,9 +377,7 @@ class _Reader:
             raise self.error(node, f"has a width of {_text(width)} bits; it must be one of {widths}")
         mode = node.attributes.get("rounding_mode", ROUNDING_MODE)
         if mode.upper() not in (ROUNDING_MODE, "HALF_EVEN"):
-            raise self.error(
-                node, f"has the rounding mode {mode}, but the NPU rounds half to even ({ROUNDING_MODE})"
-            )
+            raise self.error(node, f"has the rounding mode {mode}, but the NPU rounds half to even ({ROUNDING_MODE})")
         return scale, int(width.item())
 
     def error(self, node: Node, problem: str) -> CompilerError:

@@ -95,9 +95,7 @@ class _Writer:
         )
         opsets = [("", network.opset), (QUANT_DOMAIN, QUANT_VERSION)]
         imports = [onnx.helper.make_opsetid(domain, version) for domain, version in opsets]
-        model = onnx.helper.make_model(
-            graph, opset_imports=imports, producer_name="tessera", ir_version=_IR_VERSION
-        )
+        model = onnx.helper.make_model(graph, opset_imports=imports, producer_name="tessera", ir_version=_IR_VERSION)
         model.metadata_props.add(key=METADATA_KEY, value=format_metadata(network))
         return model
 
@@ -131,9 +129,7 @@ class _Writer:
             self.constant(f"{name}_zero_point", 0),
             self.constant(f"{name}_bits", tensor.depth),
         ]
-        self.node(
-            QUANT, inputs, target, name, signed=int(tensor.signed), narrow=0, rounding_mode=ROUNDING_MODE
-        )
+        self.node(QUANT, inputs, target, name, signed=int(tensor.signed), narrow=0, rounding_mode=ROUNDING_MODE)
 
     def operation(self, operation: QuantizedOperation) -> None:
         """Adds the nodes of one operation."""
@@ -143,16 +139,12 @@ class _Writer:
         else:
             value = self.window(operation, target)
         if operation.residual is not None:
-            residual = self.reshape(
-                f"{operation.name}_residual", self.quantized[operation.residual], target.shape
-            )
+            residual = self.reshape(f"{operation.name}_residual", self.quantized[operation.residual], target.shape)
             total = self.new_tensor(f"{operation.name}_total", target.shape)
             value = self.node("Add", [value, residual], total, f"{operation.name}_add")
         value = self.activation(operation, value, target)
         is_named = not (isinstance(operation, QuantizedWindow) and is_copy(operation))
-        self.quantize(
-            f"{operation.name}_quant" if is_named else operation.name, value, operation.output, target
-        )
+        self.quantize(f"{operation.name}_quant" if is_named else operation.name, value, operation.output, target)
         self.quantized[operation.output] = operation.output
 
     def convolution(self, operation: QuantizedConvolution, target: QuantizedTensor) -> str:
@@ -189,18 +181,14 @@ class _Writer:
             self.constant(f"{name}_bits", operation.weight_depth),
         ]
         target = self.new_tensor(name, integers.shape)
-        return self.node(
-            QUANT, inputs, target, f"{name}_quant", signed=1, narrow=1, rounding_mode=ROUNDING_MODE
-        )
+        return self.node(QUANT, inputs, target, f"{name}_quant", signed=1, narrow=1, rounding_mode=ROUNDING_MODE)
 
     def window(self, operation: QuantizedWindow, target: QuantizedTensor) -> str:
         """Adds MaxPool or AveragePool; returns the result, which is the operand itself for a copy."""
         source = self.quantized[operation.input]
         if is_copy(operation):
             return self.reshape(f"{operation.name}_input", source, target.shape)
-        op, extra = (
-            ("MaxPool", {}) if operation.reduction == "max" else ("AveragePool", {"count_include_pad": 1})
-        )
+        op, extra = ("MaxPool", {}) if operation.reduction == "max" else ("AveragePool", {"count_include_pad": 1})
         sums = self.new_tensor(f"{operation.name}_sums", target.shape)
         return self.node(
             op,

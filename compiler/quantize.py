@@ -82,9 +82,7 @@ def quantize(
     _check_calibration(graph, calibration)
     _check_depths(graph, activation_depth, weight_depth, overrides)
     tensors = {
-        name: _tensor(
-            graph, name, calibration.ranges[name], _tensor_depth(graph, name, activation_depth, overrides)
-        )
+        name: _tensor(graph, name, calibration.ranges[name], _tensor_depth(graph, name, activation_depth, overrides))
         for name in npu_tensors(graph)
     }
     operations = []
@@ -127,9 +125,7 @@ def _check_calibration(graph: Graph, calibration: Calibration) -> None:
             )
 
 
-def _check_depths(
-    graph: Graph, activation_depth: int, weight_depth: int, overrides: Mapping[str, LayerDepths]
-) -> None:
+def _check_depths(graph: Graph, activation_depth: int, weight_depth: int, overrides: Mapping[str, LayerDepths]) -> None:
     nodes = graph.placed(Placement.NPU)
     results = {node.output for node in nodes}
     known = [*(name for name in npu_tensors(graph) if name not in results), *(node.name for node in nodes)]
@@ -137,8 +133,7 @@ def _check_depths(
     for name, depths in overrides.items():
         if name not in known:
             raise CompilerError(
-                f"network {graph.name!r} has no operation {name!r} whose depths could be set; it has "
-                f"{', '.join(known)}"
+                f"network {graph.name!r} has no operation {name!r} whose depths could be set; it has {', '.join(known)}"
             )
         _check_depth(name, depths)
 
@@ -166,9 +161,7 @@ def _tensor_depth(graph: Graph, name: str, depth: int, overrides: Mapping[str, L
 
 
 def _tensor(graph: Graph, name: str, measured: ActivationRange, depth: int) -> QuantizedTensor:
-    return QuantizedTensor(
-        graph.shapes[name], measured.base_scale, dict(measured.clip_shifts), depth, measured.signed
-    )
+    return QuantizedTensor(graph.shapes[name], measured.base_scale, dict(measured.clip_shifts), depth, measured.signed)
 
 
 def _operation(
@@ -232,9 +225,7 @@ def _machine_scales(
     return (np.ldexp(multiplier.astype(np.float64), -shift) / unit).astype(np.float32)
 
 
-def _bias_correction(
-    weights: np.ndarray, integers: np.ndarray, scales: np.ndarray, mean: np.ndarray
-) -> np.ndarray:
+def _bias_correction(weights: np.ndarray, integers: np.ndarray, scales: np.ndarray, mean: np.ndarray) -> np.ndarray:
     """What the rounding of the weights takes from each channel's mean, padding left aside."""
     error = weights - integers * scales.astype(np.float64).reshape(-1, 1, 1, 1)
     if len(mean) != weights.shape[1]:

@@ -207,9 +207,7 @@ class QuantizedNetwork:
         return "\n".join(lines)
 
     def _format_operation(self, operation: QuantizedOperation) -> str:
-        operands = (
-            operation.input if operation.residual is None else f"{operation.input} + {operation.residual}"
-        )
+        operands = operation.input if operation.residual is None else f"{operation.input} + {operation.residual}"
         if isinstance(operation, QuantizedConvolution):
             kernel = operation.weights.shape[2:]
             kind = f"convolution W{operation.weight_depth}"

@@ -58,8 +58,7 @@ def host_before(network: QuantizedNetwork, inputs: Mapping[str, np.ndarray]) -> 
     """
     samples = batch_size(network.shapes, network.inputs, inputs)
     values = {
-        name: np.asarray(inputs[name], np.float32).reshape(samples, *network.shapes[name])
-        for name in network.inputs
+        name: np.asarray(inputs[name], np.float32).reshape(samples, *network.shapes[name]) for name in network.inputs
     }
     for node in network.host_before:
         _run(network, node, values)

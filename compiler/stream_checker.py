@@ -88,9 +88,7 @@ def check_program(program: Program) -> None:
         raise StreamViolationError(str(violation))
 
 
-def violations(
-    stream: Sequence[Instruction], config: NpuConfig, *, protected: range = range(0)
-) -> Iterator[Violation]:
+def violations(stream: Sequence[Instruction], config: NpuConfig, *, protected: range = range(0)) -> Iterator[Violation]:
     """Every violation of a stream, in its order.
 
     Parameters
@@ -179,10 +177,7 @@ class _Checker:
         for unit, count in self.order.resolve(wait):
             self.waited.append((unit, count))
             for index in range(PPU_SLICES):
-                if (
-                    unit is Unit.window(index)
-                    and count > self.order.counts[unit] - self.order.unread()[index]
-                ):
+                if unit is Unit.window(index) and count > self.order.counts[unit] - self.order.unread()[index]:
                     yield f"it waits for {unit.name.lower()}, whose post-process comes later"
 
     def _counters(self) -> Iterator[str]:

@@ -162,11 +162,13 @@ def run_program(
         As `simulate`, or the NPU stopped with an error.
     """
     results, simulation = simulate(program.config, program_starts(program, inputs), options, on_progress)
+    runs = []
     for index, result in enumerate(results):
         if result.run is None:
             raise CosimError(f"the NPU stopped at sample {index} of {program.name}: {result.error}")
+        runs.append(result.run)
     trace = tuple((cycle, mask) for cycle, mask in simulation.value["trace"])
-    return Inferences(unpack_outputs(program, results), tuple(result.run for result in results), trace, simulation)
+    return Inferences(unpack_outputs(program, results), tuple(runs), trace, simulation)
 
 
 def program_starts(program: Program, inputs: Integers) -> list[Start]:
@@ -238,4 +240,13 @@ def _results(starts: Sequence[Start], records: list[dict[str, Any]], data: bytes
             yield StartResult(RunResult(**record), tuple(reads))
 
 
-__all__ = ["Inferences", "Options", "Start", "StartResult", "program_starts", "run_program", "simulate", "unpack_outputs"]
+__all__ = [
+    "Inferences",
+    "Options",
+    "Start",
+    "StartResult",
+    "program_starts",
+    "run_program",
+    "simulate",
+    "unpack_outputs",
+]

@@ -72,9 +72,7 @@ class NetworkSummary:
         return row
 
 
-def summarize(
-    path: Path, network: CompiledNetwork, result: NetworkResult, labels: np.ndarray | None
-) -> NetworkSummary:
+def summarize(path: Path, network: CompiledNetwork, result: NetworkResult, labels: np.ndarray | None) -> NetworkSummary:
     """Summarises a network's results."""
     program, inferences = network.program, result.inferences
     runs, simulation = inferences.runs, inferences.simulation

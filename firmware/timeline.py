@@ -29,6 +29,11 @@ class OperationTime:
     end: int
     lanes: tuple[int, ...]
 
+    @property
+    def cycles(self) -> int:
+        """From start to end."""
+        return self.end - self.start
+
 
 def operation_times(program: Program, start: Sequence[int], end: Sequence[int]) -> list[OperationTime]:
     """Times of a program's operations, in their order, from the start and end of each of its instructions."""
@@ -92,7 +97,7 @@ def bundles(network: QuantizedNetwork, times: Sequence[OperationTime]) -> list[d
             "lanes": list(time.lanes),
             "activation_bits": network.tensors[operation.input].depth,
             "weight_bits": weights,
-            "cycles": time.end - time.start,
+            "cycles": time.cycles,
         }
         rows.append({"start": time.start, "end": time.end, "slots": [slot]})
     return rows

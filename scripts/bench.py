@@ -1,16 +1,17 @@
 """``make bench``: what the machine reaches, measured in this run.
 
-Prints a table per group and writes ``build/bench/summary.json`` with ``rows: [{name, measured, unit, better, floor?, aim?,
-source?}]``. ``--only GROUP`` runs one group. A row below its floor ends the run with exit status 1, after everything is written.
+Prints a table per group and writes ``build/bench/summary.json`` with ``rows: [{name, measured, unit, better, floor?,
+aim?, source?}]``. ``--only GROUP`` runs one group. A row below its floor ends the run with exit status 1, after
+everything is written.
 
 Groups
 ------
 sim_speed
-    Clock cycles per second of the co-simulated ``edge`` preset, and how much faster that is than the same sources with
-    the options that cocotb gives Verilator by itself.
+    Clock cycles per second of the co-simulated ``edge`` preset, and how much faster that is than the same sources
+    with the options that cocotb gives Verilator by itself.
 cycles
-    Cycles of one inference on ``edge`` (DRAM: a bus word per cycle, latency 40 cycles, weights loaded from DRAM), the use of the
-    multipliers, and the error of the cycle model.
+    Cycles of one inference on ``edge`` (DRAM: a bus word per cycle, latency 40 cycles, weights loaded from DRAM), the
+    use of the multipliers, and the error of the cycle model.
 """
 
 from __future__ import annotations
@@ -100,7 +101,12 @@ def measure_cycles() -> Iterator[Row]:
             errors.append(predict(program.instructions, program.config).total / cycles - 1)
             mode = f"{path.stem}/w{weight_depth}a{activation_depth}"
             yield Row(f"cycles/{mode}", cycles, "cycles", "lower")
-            yield Row(f"utilization/{mode}", round(ideal_cycles(network.integer, program.config) / cycles, 3), "ratio", "higher")
+            yield Row(
+                f"utilization/{mode}",
+                round(ideal_cycles(network.integer, program.config) / cycles, 3),
+                "ratio",
+                "higher",
+            )
         worst = max(errors, key=abs)
         yield Row(f"cycle_model_error/{path.stem}", round(abs(worst), 4), "ratio", "lower", aim=0.05)
 
@@ -109,7 +115,9 @@ GROUPS: dict[str, Callable[[], Iterator[Row]]] = {"sim_speed": measure_sim_speed
 
 
 def main(
-    only: Annotated[str | None, typer.Option("--only", help=f"One group: {', '.join(GROUPS)}.", metavar="GROUP")] = None,
+    only: Annotated[
+        str | None, typer.Option("--only", help=f"One group: {', '.join(GROUPS)}.", metavar="GROUP")
+    ] = None,
     json: JsonOption = ROOT / "build" / "bench" / "summary.json",
 ) -> None:
     """Measure the machine and print the tables."""
@@ -130,7 +138,14 @@ def main(
 
 def _print_group(name: str, rows: list[Row]) -> None:
     texts = [
-        (row.name, f"{row.measured:,}", row.unit, _text(row.floor), _text(row.aim), "" if row.holds else "below the floor")
+        (
+            row.name,
+            f"{row.measured:,}",
+            row.unit,
+            _text(row.floor),
+            _text(row.aim),
+            "" if row.holds else "below the floor",
+        )
         for row in rows
     ]
     print_table(("row", "measured", "unit", "floor", "aim", ""), texts, title=f"\n{name}")

@@ -1,7 +1,8 @@
 """``make sim``: the shipped networks on the RTL, on held-out digits, against the golden model.
 
 Quantises each network of ``models/`` at W8A8 and W4A4, compiles it for the ``edge`` preset, runs it in the
-co-simulation on the held-out digits, prints a table and writes ``build/sim/summary.json``. Exit status 1 if a single integer differs.
+co-simulation on the held-out digits, prints a table and writes ``build/sim/summary.json``. Exit status 1 if a single
+integer differs.
 """
 
 from __future__ import annotations
@@ -58,8 +59,11 @@ def main(
 ) -> None:
     """Run the shipped networks on the co-simulated RTL and compare them with the golden model."""
     config = NpuConfig.load(npu)
-    console.print(f"Tessera {config.name}: {config.macs_per_cycle(8, 8)} MACs per cycle at W8A8, "
-                  f"{config.macs_per_cycle(4, 4)} at W4A4", highlight=False)
+    console.print(
+        f"Tessera {config.name}: {config.macs_per_cycle(8, 8)} MACs per cycle at W8A8, "
+        f"{config.macs_per_cycle(4, 4)} at W4A4",
+        highlight=False,
+    )
     console.print(f"preparing the simulation with {simulator.value} (the first time takes a few minutes)")
     prepare_simulation(config, Options(simulator=simulator))
     cases = list(_cases(config, samples))
@@ -94,8 +98,10 @@ def _inputs(graph: Graph, images: LabelledImages) -> dict[str, np.ndarray]:
 
 
 def _run_all(cases: list[Case], options: Options) -> list[NetworkSummary]:
-    with Progress(console=errors, transient=True, disable=not errors.is_terminal) as progress, \
-            ThreadPoolExecutor(PARALLEL_SIMULATIONS) as pool:
+    with (
+        Progress(console=errors, transient=True, disable=not errors.is_terminal) as progress,
+        ThreadPoolExecutor(PARALLEL_SIMULATIONS) as pool,
+    ):
         return list(pool.map(lambda case: _run(case, options, progress), cases))
 
 
@@ -111,24 +117,27 @@ def _run(case: Case, options: Options, progress: Progress) -> NetworkSummary:
 def _report(cases: list[Case], summaries: list[NetworkSummary]) -> None:
     rows = []
     for case, summary in zip(cases, summaries, strict=True):
-        rows.append((
-            case.name,
-            case.label,
-            f"{case.float_accuracy:.2%}",
-            f"{summary.golden_accuracy:.2%}",
-            f"{summary.accuracy:.2%}",
-            "yes" if summary.bit_exact else "NO",
-            f"{summary.cycles:,}",
-            f"{summary.mac_utilization:.1%}",
-        ))
+        rows.append(
+            (
+                case.name,
+                case.label,
+                f"{case.float_accuracy:.2%}",
+                f"{summary.golden_accuracy:.2%}",
+                f"{summary.accuracy:.2%}",
+                "yes" if summary.bit_exact else "NO",
+                f"{summary.cycles:,}",
+                f"{summary.mac_utilization:.1%}",
+            )
+        )
     print_table(
         ("network", "depths", "float", "quantised", "RTL", "bit-exact", "cycles", "MAC utilisation"),
         rows,
         title=f"\naccuracy on {summaries[0].samples} held-out digits; cycles of one inference",
     )
     speed = sum(s.simulated_cycles for s in summaries) / sum(s.seconds for s in summaries)
-    console.print(f"{sum(s.simulated_cycles for s in summaries):,} cycles simulated, {speed:,.0f} per second",
-                  highlight=False)
+    console.print(
+        f"{sum(s.simulated_cycles for s in summaries):,} cycles simulated, {speed:,.0f} per second", highlight=False
+    )
 
 
 if __name__ == "__main__":

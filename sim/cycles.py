@@ -283,9 +283,7 @@ class _Machine:
     ``instructions`` is their number in the stream, or ``None`` if fetch and dispatch take no time.
     """
 
-    def __init__(
-        self, config: NpuConfig, memory: Memory, timing: Timing, instructions: int | None, traffic: _Traffic
-    ):
+    def __init__(self, config: NpuConfig, memory: Memory, timing: Timing, instructions: int | None, traffic: _Traffic):
         self.config = config
         self.timing = timing
         self.latency = memory.latency
@@ -389,9 +387,7 @@ class _Machine:
         pixels = program.tile_height * program.tile_width
         step = max(pixels, self.config.rows)
         start = taken + self.config.rows + self.timing.lane_start
-        start = max(
-            start, *(state.free for state in states), *(self._released[lane].popleft() for lane in lanes)
-        )
+        start = max(start, *(state.free for state in states), *(self._released[lane].popleft() for lane in lanes))
         last_step = start + (weight_steps(program) - 1) * step
         for lane, state in zip(lanes, states, strict=True):
             state.free = last_step + step
@@ -403,9 +399,7 @@ class _Machine:
         state = self._units[Unit.ppu(post.slice)]
         pixels = post.tile_height * post.tile_width
         parameters = self.timing.parameters + self.config.parameter_block_beats
-        first = max(
-            taken + self.timing.drain, max(taken, state.free + self.timing.parameters_free) + parameters
-        )
+        first = max(taken + self.timing.drain, max(taken, state.free + self.timing.parameters_free) + parameters)
         if post.residual:
             first = max(first, state.ends[-1] + self.timing.residual)
         if post.source is Source.WINDOW:

@@ -76,9 +76,7 @@ class Region:
     @property
     def stop(self) -> int:
         """First address after the block."""
-        return (
-            self.base + (self.planes - 1) * self.plane_pitch + (self.rows - 1) * self.row_pitch + self.columns
-        )
+        return self.base + (self.planes - 1) * self.plane_pitch + (self.rows - 1) * self.row_pitch + self.columns
 
     def ranges(self) -> Iterator[tuple[int, int]]:
         """The block as (start, stop) of contiguous addresses; neighbours are joined."""
@@ -115,10 +113,7 @@ def footprint(instruction: Instruction, config: NpuConfig) -> list[Access]:
         reads = [(lane, half) for lane in lanes_of_mask(instruction.lanes) for half in HALVES]
         return [
             *_dram(instruction, config),
-            *(
-                Access(Unit.STORE, Space(Memory.ACTIVATIONS, lane, half), region, False)
-                for lane, half in reads
-            ),
+            *(Access(Unit.STORE, Space(Memory.ACTIVATIONS, lane, half), region, False) for lane, half in reads),
         ]
     if isinstance(instruction, LaneProgram):
         return list(_lane(instruction, config))
@@ -132,9 +127,7 @@ def footprint(instruction: Instruction, config: NpuConfig) -> list[Access]:
 
 def input_region(program: LaneProgram | Window, blocks: int = 1) -> Region | None:
     """Words under the kernel of a tile, without padding; ``None`` if the tile sees padding alone."""
-    dilation_y, dilation_x = (
-        (program.dilation_y, program.dilation_x) if isinstance(program, LaneProgram) else (1, 1)
-    )
+    dilation_y, dilation_x = (program.dilation_y, program.dilation_x) if isinstance(program, LaneProgram) else (1, 1)
     last_y = (program.tile_height - 1) * program.stride_y + (program.kernel_height - 1) * dilation_y
     last_x = (program.tile_width - 1) * program.stride_x + (program.kernel_width - 1) * dilation_x
     top, bottom = max(program.origin_y, 0), min(program.origin_y + last_y, program.input_height - 1)

@@ -166,11 +166,7 @@ class StreamOrder:
                 self._history.record(access, int(self.counts[access.unit]))
 
     def _known_to(self, access: Access, instruction: Instruction) -> Clock:
-        if (
-            access.write
-            and isinstance(instruction, PostProcess)
-            and access.space.memory is Memory.ACTIVATIONS
-        ):
+        if access.write and isinstance(instruction, PostProcess) and access.space.memory is Memory.ACTIVATIONS:
             return np.maximum(self._known[access.unit], self._source_clock(instruction, take=False))
         return self._known[access.unit]
 

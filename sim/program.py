@@ -115,17 +115,13 @@ class Program:
         lines = [f"program {self.name} for {self.config.name}, lanes {', '.join(map(str, self.lanes))}"]
         for kind, tensors in (("input", self.inputs), ("output", self.outputs)):
             lines += [
-                f"  {kind} {name}: {t.type} at DRAM {t.address:#x}, {t.size} bytes"
-                for name, t in tensors.items()
+                f"  {kind} {name}: {t.type} at DRAM {t.address:#x}, {t.size} bytes" for name, t in tensors.items()
             ]
         lines += [
-            f"  tensor {name}: {t.type} at words {t.base}..{t.base + t.words - 1}"
-            for name, t in self.placement.items()
+            f"  tensor {name}: {t.type} at words {t.base}..{t.base + t.words - 1}" for name, t in self.placement.items()
         ]
         index = itertools.count()
-        for label, group in itertools.groupby(
-            zip(self.labels, self.instructions, strict=True), lambda pair: pair[0]
-        ):
+        for label, group in itertools.groupby(zip(self.labels, self.instructions, strict=True), lambda pair: pair[0]):
             lines.append(f"{label}:" if label else "")
             lines += [f"{next(index):6d}  {format_instruction(instruction)}" for _, instruction in group]
         return "\n".join(lines)

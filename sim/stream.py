@@ -115,9 +115,7 @@ class StreamModel:
         self.write_memory(program.address, program.image)
         for name, tensor in program.inputs.items():
             self.write_memory(tensor.address, pack_tensor(inputs[name], tensor.type, self.config))
-        code = self.read_memory(
-            program.code_address, len(program.image) + program.address - program.code_address
-        )
+        code = self.read_memory(program.code_address, len(program.image) + program.address - program.code_address)
         self.execute(decode_stream(code))
         return {
             name: unpack_tensor(self.read_memory(tensor.address, tensor.size), tensor.type, self.config)
@@ -257,20 +255,14 @@ class StreamModel:
     def _combine(self, post: PostProcess) -> np.ndarray:
         """The tile's sums, int64 of shape (pixels, cols)."""
         lanes = lanes_of_mask(post.lanes)
-        queues = (
-            [self.windows[post.slice]]
-            if post.source is Source.WINDOW
-            else [self.tiles[lane] for lane in lanes]
-        )
+        queues = [self.windows[post.slice]] if post.source is Source.WINDOW else [self.tiles[lane] for lane in lanes]
         if not all(queues):
             raise StreamError("its source has no finished tile")
         tiles = [queue.popleft() for queue in queues]
         pixels = post.tile_height * post.tile_width
         for tile in tiles:
             if len(tile) != pixels:
-                raise StreamError(
-                    f"it takes a tile of {pixels} pixels, but the finished tile has {len(tile)}"
-                )
+                raise StreamError(f"it takes a tile of {pixels} pixels, but the finished tile has {len(tile)}")
         if post.source is Source.WINDOW:
             return tiles[0]
         shifted = [tile << DIGIT_BITS * (lane % len(lanes)) for lane, tile in zip(lanes, tiles, strict=True)]
@@ -285,9 +277,7 @@ class StreamModel:
             for start in range(0, len(data), PARAMETER_BYTES_PER_CHANNEL)
         ]
         if len(channels) != self.config.cols:
-            raise StreamError(
-                f"parameter block {block} is outside the memory of {self.config.parameter_blocks} blocks"
-            )
+            raise StreamError(f"parameter block {block} is outside the memory of {self.config.parameter_blocks} blocks")
         return (
             np.array([channel.bias for channel in channels], np.int64),
             np.array([channel.multiplier for channel in channels], np.int64),
@@ -309,15 +299,11 @@ class StreamModel:
     def _gang(mask: int, depth: Depth) -> list[int]:
         lanes = list(lanes_of_mask(mask))
         if len(lanes) != depth.digits:
-            raise StreamError(
-                f"a gang of {depth.bits}-bit activations has {depth.digits} lanes, not {len(lanes)}"
-            )
+            raise StreamError(f"a gang of {depth.bits}-bit activations has {depth.digits} lanes, not {len(lanes)}")
         return lanes
 
 
-def block_addresses(
-    base: int, columns: int, rows: int, planes: int, row_pitch: int, plane_pitch: int
-) -> np.ndarray:
+def block_addresses(base: int, columns: int, rows: int, planes: int, row_pitch: int, plane_pitch: int) -> np.ndarray:
     """Addresses of a 3-D block, shape (planes, rows, columns)."""
     plane, row, column = np.ogrid[:planes, :rows, :columns]
     return base + plane * plane_pitch + row * row_pitch + column
@@ -334,9 +320,7 @@ def window_addresses(
     """
     y = program.origin_y + _axis(program.tile_height, program.stride_y, program.kernel_height, dilation[0])
     x = program.origin_x + _axis(program.tile_width, program.stride_x, program.kernel_width, dilation[1])
-    inside = ((y >= 0) & (y < program.input_height))[:, None, :, None] & (
-        (x >= 0) & (x < program.input_width)
-    )[:, None]
+    inside = ((y >= 0) & (y < program.input_height))[:, None, :, None] & ((x >= 0) & (x < program.input_width))[:, None]
     addresses = program.input_base + (y * program.row_pitch)[:, None, :, None] + x[:, None]
     shape = (program.tile_height * program.tile_width, -1)
     return addresses.reshape(shape), inside.reshape(shape)

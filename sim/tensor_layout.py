@@ -32,9 +32,7 @@ def pack_tensor(values: np.ndarray, tensor: TensorType, config: NpuConfig) -> by
     if values.shape != tensor.shape:
         raise ValueError(f"the tensor has the shape {tensor.shape}, not {values.shape}")
     if values.min() < low or values.max() > high:
-        raise ValueError(
-            f"values {values.min()}..{values.max()} are outside {low}..{high}, the range of {tensor}"
-        )
+        raise ValueError(f"values {values.min()}..{values.max()} are outside {low}..{high}, the range of {tensor}")
     blocks = config.channel_blocks(tensor.channels)
     padded = np.zeros((blocks * config.word_digits, tensor.height, tensor.width), np.int64)
     padded[: tensor.channels] = values

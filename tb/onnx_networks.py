@@ -28,9 +28,7 @@ class OnnxBuilder:
         Version of the operators.
     """
 
-    def __init__(
-        self, rng: np.random.Generator, shape: tuple[int, ...] = (1, 3, 8, 8), opset: int = OPSET
-    ) -> None:
+    def __init__(self, rng: np.random.Generator, shape: tuple[int, ...] = (1, 3, 8, 8), opset: int = OPSET) -> None:
         self.rng = rng
         self.opset = opset
         self.nodes: list[onnx.NodeProto] = []
@@ -54,13 +52,9 @@ class OnnxBuilder:
         """A constant of normally distributed numbers."""
         return self.constant(self.rng.normal(size=shape) / np.sqrt(max(1, np.prod(shape[1:]))))
 
-    def conv(
-        self, x: str, channels: int, filters: int, kernel: tuple[int, int] = (3, 3), **attributes: Any
-    ) -> str:
+    def conv(self, x: str, channels: int, filters: int, kernel: tuple[int, int] = (3, 3), **attributes: Any) -> str:
         """A convolution with bias."""
-        return self.node(
-            "Conv", x, self.random(filters, channels, *kernel), self.random(filters), **attributes
-        )
+        return self.node("Conv", x, self.random(filters, channels, *kernel), self.random(filters), **attributes)
 
     def batch_norm(self, x: str, channels: int, **attributes: Any) -> str:
         """A batch normalisation with random statistics."""

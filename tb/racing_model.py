@@ -78,8 +78,7 @@ class RacingModel(StreamModel):
         instruction = self._queues[unit][0]
         if isinstance(instruction, Wait):
             return all(
-                (self._counts[source] - instruction.counts[source]) % (1 << TOKEN_BITS)
-                < 1 << (TOKEN_BITS - 1)
+                (self._counts[source] - instruction.counts[source]) % (1 << TOKEN_BITS) < 1 << (TOKEN_BITS - 1)
                 for source in units_of_mask(instruction.sources)
             )
         if isinstance(instruction, LaneProgram):

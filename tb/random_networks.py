@@ -110,14 +110,11 @@ class NetworkGenerator:
         rng, tensor = self.rng, self.tensors[source]
         depth = self._choose(self.config.weight_depths)
         outputs = int(rng.integers(1, self.max_channels + 1))
-        weights = rng.integers(-(1 << depth - 1), 1 << depth - 1, (outputs, tensor.channels, *kernel)).astype(
-            np.int8
-        )
+        weights = rng.integers(-(1 << depth - 1), 1 << depth - 1, (outputs, tensor.channels, *kernel)).astype(np.int8)
         dilation = (1, 1)
         if padding:
             dilation = tuple(
-                int(rng.integers(1, 3)) if 2 * (k - 1) < s else 1
-                for k, s in zip(kernel, tensor.shape[1:], strict=True)
+                int(rng.integers(1, 3)) if 2 * (k - 1) < s else 1 for k, s in zip(kernel, tensor.shape[1:], strict=True)
             )
         low, high = tensor.range
         pad_value = int(rng.integers(low, high + 1)) if rng.integers(2) else 0

@@ -391,5 +391,3 @@ class _Job:
             chip_signed=tensor.signed,
             shift=rng.randint(-3, 6),
         )
-
-

@@ -63,7 +63,9 @@ def samples(tmp_path: Path) -> Path:
     return path
 
 
-def _model(nodes: list[onnx.NodeProto], constants: dict[str, np.ndarray], shape: list[int | str], opset: int = 17) -> bytes:
+def _model(
+    nodes: list[onnx.NodeProto], constants: dict[str, np.ndarray], shape: list[int | str], opset: int = 17
+) -> bytes:
     graph = helper.make_graph(
         nodes,
         "net",
@@ -262,7 +264,10 @@ def test_quantize_and_plan(tessera: Command, samples: Path, tmp_path: Path) -> N
         "quantize", MLP, "-c", samples, "-a", 4, "-w", 8, "--layer", "linear2=a8w4", "-o", output, "--json", summary
     )
     assert outcome.status == 0, outcome.err
-    depths = {row["name"]: (row["activation_bits"], row["weight_bits"]) for row in json.loads(summary.read_text())["operations"]}
+    depths = {
+        row["name"]: (row["activation_bits"], row["weight_bits"])
+        for row in json.loads(summary.read_text())["operations"]
+    }
     assert depths["linear1"] == (4, 8)
     assert depths["linear2"] == (8, 4)
     assert read_qonnx(output).operations[1].weight_depth == 4

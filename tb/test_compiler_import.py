@@ -148,13 +148,8 @@ def test_dynamic_shape_and_its_remedy(tmp_path: Path) -> None:
     )
     assert import_onnx(path, input_shapes={"x": (1, 3, 8, 10)}).shapes["conv0_out"] == (1, 4, 6, 8)
     assert refusal(path, input_shapes={"y": (1, 3, 8, 8)}) == "FILE has no input 'y'; its inputs are x"
-    assert (
-        refusal(path, input_shapes={"x": (1, 3)})
-        == "FILE: input 'x' has 4 axes, but the shape (1, 3) was given"
-    )
-    assert (
-        refusal(path, input_shapes={"x": (1, 4, 8, 8)}) == "FILE: input 'x' has the side 3, but 4 was given"
-    )
+    assert refusal(path, input_shapes={"x": (1, 3)}) == "FILE: input 'x' has 4 axes, but the shape (1, 3) was given"
+    assert refusal(path, input_shapes={"x": (1, 4, 8, 8)}) == "FILE: input 'x' has the side 3, but 4 was given"
 
 
 def test_stale_shapes_in_the_file_do_not_matter(tmp_path: Path, net: OnnxBuilder) -> None:

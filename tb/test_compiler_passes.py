@@ -28,9 +28,7 @@ def graph_of(tmp_path: Path, net: OnnxBuilder, *outputs: str) -> Graph:
 def random_inputs(graph: Graph, seed: int = 0, samples: int = 2) -> dict[str, np.ndarray]:
     """Normally distributed inputs."""
     rng = np.random.default_rng(seed)
-    return {
-        name: rng.normal(size=(samples, *graph.shapes[name][1:])).astype(np.float32) for name in graph.inputs
-    }
+    return {name: rng.normal(size=(samples, *graph.shapes[name][1:])).astype(np.float32) for name in graph.inputs}
 
 
 def check_meaning(tmp_path: Path, net: OnnxBuilder, *outputs: str) -> Graph:
@@ -170,9 +168,7 @@ CASES: dict[str, tuple[Callable[[OnnxBuilder], str], list[str]]] = {
     ),
     "activation alone": (lambda net: net.node("Relu", "x"), ["Window 0..inf"]),
     "activations join": (
-        lambda net: net.node(
-            "Clip", net.node("Relu", net.conv("x", 3, 4)), net.constant(-1.0), net.constant(0.5)
-        ),
+        lambda net: net.node("Clip", net.node("Relu", net.conv("x", 3, 4)), net.constant(-1.0), net.constant(0.5)),
         ["Convolution 0..0.5"],
     ),
     "open limit": (
@@ -271,9 +267,7 @@ CASES: dict[str, tuple[Callable[[OnnxBuilder], str], list[str]]] = {
     ),
     "gate behind the host": (_gated, ["Convolution 0..inf", "Sigmoid", "Add", "Relu"]),
     "sum of flattened maps": (
-        lambda net: net.node(
-            "Add", net.node("Flatten", net.conv("x", 3, 4)), net.node("Flatten", net.conv("x", 3, 4))
-        ),
+        lambda net: net.node("Add", net.node("Flatten", net.conv("x", 3, 4)), net.node("Flatten", net.conv("x", 3, 4))),
         ["Convolution", "Convolution", "Reshape", "Reshape", "Add"],
     ),
     "flattened map of two readers": (_flattened_twice, ["Convolution", "Convolution", "Reshape", "Add", "Concat"]),
@@ -326,9 +320,7 @@ def test_pipeline_prints_every_stage(tmp_path: Path) -> None:
     net = OnnxBuilder(np.random.default_rng(0))
     graph = graph_of(tmp_path, net, net.node("Relu", net.conv("x", 3, 4)))
     text = PIPELINE.format(graph)
-    stages = [
-        line.removeprefix("after ").rstrip(":") for line in text.splitlines() if line.startswith("after ")
-    ]
+    stages = [line.removeprefix("after ").rstrip(":") for line in text.splitlines() if line.startswith("after ")]
     assert stages == ["import", *(item.__name__ for item in PASSES)]
     assert text.endswith(
         "graph network (opset 17)\n"
@@ -374,8 +366,7 @@ REFUSALS: dict[str, tuple[Callable[[OnnxBuilder], str], str]] = {
     ),
     "groups": (
         lambda net: net.conv(net.node("Conv", net.conv("x", 3, 4), net.random(4, 1, 3, 3), group=4), 4, 2),
-        "node 'conv1' (Conv) cannot run on the NPU: it has 4 groups, but the NPU executes convolutions of 1 "
-        "group",
+        "node 'conv1' (Conv) cannot run on the NPU: it has 4 groups, but the NPU executes convolutions of 1 group",
     ),
     "uncounted padding": (
         between(lambda net, x: net.node("AveragePool", x, kernel_shape=[3, 3], pads=[1, 1, 1, 1])),
@@ -494,9 +485,7 @@ def test_network_without_work_for_the_npu(tmp_path: Path) -> None:
 
 def test_operand_of_the_wrong_rank(tmp_path: Path) -> None:
     net = OnnxBuilder(np.random.default_rng(0), (1, 3, 8))
-    with pytest.raises(
-        CompilerError, match="node 'relu0' \\(Relu\\) cannot run on the NPU: its input is no map"
-    ):
+    with pytest.raises(CompilerError, match="node 'relu0' \\(Relu\\) cannot run on the NPU: its input is no map"):
         prepare(graph_of(tmp_path, net, net.node("Relu", "x")))
 
 
@@ -551,6 +540,4 @@ def test_wrong_inputs_are_refused(tmp_path: Path) -> None:
         execute(graph, {})
     with pytest.raises(CompilerError) as caught:
         execute(graph, {"x": np.zeros((2, 3, 8, 7))})
-    assert str(caught.value) == (
-        "the data for input 'x' have the shape (2, 3, 8, 7), but must have (samples, 3, 8, 8)"
-    )
+    assert str(caught.value) == ("the data for input 'x' have the shape (2, 3, 8, 7), but must have (samples, 3, 8, 8)")

@@ -81,9 +81,7 @@ def test_host_nodes_read_back(tmp_path: Path) -> None:
     net = OnnxBuilder(np.random.default_rng(0))
     scaled = net.node("Mul", net.node("Sub", "x", net.constant(0.5)), net.random(1, 3, 1, 1))
     hidden = net.node("Clip", net.conv(scaled, 3, 4), net.constant(-0.75))
-    network, data = quantized_network(
-        tmp_path, net, net.node("LogSoftmax", net.node("Flatten", hidden), axis=1)
-    )
+    network, data = quantized_network(tmp_path, net, net.node("LogSoftmax", net.node("Flatten", hidden), axis=1))
     again = read_qonnx(written(network, tmp_path))
     assert equal_quantized(network, again)
     assert [node.op for node in again.host_before] == ["Sub", "Mul"]
@@ -128,9 +126,7 @@ def test_shapes_of_one_by_one_maps(tmp_path: Path) -> None:
 def test_a_sum_keeps_the_order_of_its_operands(tmp_path: Path) -> None:
     net = OnnxBuilder(np.random.default_rng(0))
     left = net.node("Relu", net.conv("x", 3, 4))
-    network, _ = quantized_network(
-        tmp_path, net, net.node("Add", left, net.node("Relu", net.conv("x", 3, 4)))
-    )
+    network, _ = quantized_network(tmp_path, net, net.node("Add", left, net.node("Relu", net.conv("x", 3, 4))))
     again = read_qonnx(written(network, tmp_path))
     assert (again.operations[-1].input, again.operations[-1].residual) == (left, "relu3_out")
     assert equal_quantized(network, again)
@@ -158,9 +154,7 @@ def executor(
     # It wraps each node in a model of the newest file format, which can be newer than onnxruntime reads.
     make_model = functools.partial(onnx_exec.qonnx_make_model, ir_version=8)
     monkeypatch.setattr(onnx_exec, "qonnx_make_model", make_model)
-    return lambda path, inputs: onnx_exec.execute_onnx(
-        wrapper(str(path)), inputs, return_full_exec_context=True
-    )
+    return lambda path, inputs: onnx_exec.execute_onnx(wrapper(str(path)), inputs, return_full_exec_context=True)
 
 
 def integers_of(values: np.ndarray, tensor: QuantizedTensor) -> np.ndarray:
@@ -183,9 +177,7 @@ def compare_each_operation(
     for operation in golden.operations:
         operands = tuple({operation.input, operation.post.residual} - {None})
         types = {name: golden.tensors[name] for name in (*operands, operation.output)}
-        alone = replace(
-            golden, tensors=types, inputs=operands, outputs=(operation.output,), operations=(operation,)
-        )
+        alone = replace(golden, tensors=types, inputs=operands, outputs=(operation.output,), operations=(operation,))
         expected = evaluate(alone, {name: found[name] for name in operands})[operation.output]
         found[operation.output] = integers_of(tensors[operation.output], network.tensors[operation.output])
         error = np.abs(found[operation.output] - expected)
@@ -231,9 +223,7 @@ def test_equal_where_float32_is_exact(tmp_path: Path, executor: Callable, seed: 
     pool = net.node("AveragePool", net.conv(stem, 6, 6), kernel_shape=[2, 2], strides=[2, 2])
     total = net.node("Relu", net.node("Add", pool, net.conv(pool, 6, 6, (1, 1))))
     output = net.gemm(net.node("Flatten", total), 24, 5)
-    network, data = quantized_network(
-        tmp_path, net, output, int(rng.choice([4, 6, 8])), int(rng.choice([4, 8]))
-    )
+    network, data = quantized_network(tmp_path, net, output, int(rng.choice([4, 6, 8])), int(rng.choice([4, 8])))
     network = with_binary_scales(network)
     inputs = {name: value[:1] for name, value in data.items()}
     tensors = executor(written(network, tmp_path), inputs)
@@ -399,8 +389,7 @@ CHANGES: dict[str, tuple[Callable[[onnx.ModelProto], None], str]] = {
     ),
     "operator": (
         change_operator("conv0_activation", "Sigmoid"),
-        "node 'conv0_activation' (Sigmoid) lies between quantised tensors, but the NPU has no operator "
-        "Sigmoid",
+        "node 'conv0_activation' (Sigmoid) lies between quantised tensors, but the NPU has no operator Sigmoid",
     ),
     "QONNX operator": (
         change_operator("conv0_quant", "BipolarQuant"),
@@ -412,8 +401,7 @@ CHANGES: dict[str, tuple[Callable[[onnx.ModelProto], None], str]] = {
     ),
     "float activations": (
         bypass("conv0_quant"),
-        "node 'conv0_activation' (Relu) computes the operand of an operation, but no Quant node "
-        "quantises its result",
+        "node 'conv0_activation' (Relu) computes the operand of an operation, but no Quant node quantises its result",
     ),
     "float input": (
         bypass("x_quant"),

@@ -41,9 +41,7 @@ from tessera.sim.golden.network import MAX_BIAS, equal_networks
 ROOT = Path(__file__).resolve().parents[1]
 SHARED_RESNET = ROOT.parent / "shared" / "models" / "ic_resnet8.onnx"
 
-REALS = arrays.arrays(
-    np.float64, st.integers(1, 60), elements=st.floats(-1e6, 1e6, allow_subnormal=False, width=32)
-)
+REALS = arrays.arrays(np.float64, st.integers(1, 60), elements=st.floats(-1e6, 1e6, allow_subnormal=False, width=32))
 DEPTHS = st.sampled_from(ACTIVATION_DEPTHS)
 
 
@@ -132,8 +130,7 @@ def test_weights_quantise_within_half_a_step_or_clip(weights: np.ndarray, depth:
     steps = safe.reshape(-1, 1, 1, 1)
     error = np.abs(integers * steps - weights)
     assert (
-        error[np.abs(integers) < top]
-        <= (0.5 + 1e-9) * np.broadcast_to(steps, weights.shape)[np.abs(integers) < top]
+        error[np.abs(integers) < top] <= (0.5 + 1e-9) * np.broadcast_to(steps, weights.shape)[np.abs(integers) < top]
     ).all()
     again = quantize_weights(integers * steps, safe, depth)
     assert np.array_equal(again, integers)
@@ -163,9 +160,7 @@ def check_network(graph: Graph, quantized: QuantizedNetwork) -> IntegerNetwork:
     return network
 
 
-def check_multipliers(
-    quantized: QuantizedNetwork, operation: QuantizedConvolution, network: IntegerNetwork
-) -> None:
+def check_multipliers(quantized: QuantizedNetwork, operation: QuantizedConvolution, network: IntegerNetwork) -> None:
     """The multipliers are exact: the float32 scales differ from them by float32's rounding only."""
     post = network.operation(operation.name).post
     unit = quantized.tensors[operation.input].scale / quantized.tensors[operation.output].scale
@@ -196,11 +191,7 @@ def test_error_of_a_network_falls_with_depth(tmp_path: Path) -> None:
     calibration = calibrate(graph, data)
     exact = execute(graph, data)[output]
     errors = [
-        float(
-            np.sqrt(
-                np.mean((execute_quantized(quantize(graph, calibration, a, w), data)[output] - exact) ** 2)
-            )
-        )
+        float(np.sqrt(np.mean((execute_quantized(quantize(graph, calibration, a, w), data)[output] - exact) ** 2)))
         for a, w in [(4, 4), (4, 8), (6, 8), (8, 8), (16, 8)]
     ]
     assert errors == sorted(errors, reverse=True)
@@ -267,9 +258,7 @@ def test_signs(tmp_path: Path) -> None:
     net = OnnxBuilder(np.random.default_rng(0))
     conv = net.conv("x", 3, 4)
     relu = net.node("Relu", net.conv("x", 3, 4))
-    total = net.node(
-        "Add", net.node("MaxPool", relu, kernel_shape=[1, 1]), net.node("Clip", relu, net.constant(1.0))
-    )
+    total = net.node("Add", net.node("MaxPool", relu, kernel_shape=[1, 1]), net.node("Clip", relu, net.constant(1.0)))
     graph = prepared(tmp_path, net, conv, relu, total)
     ranges = calibrate(graph, {"x": np.abs(samples_for(graph)["x"])}).ranges
     assert [ranges[name].signed for name in ("x", conv, relu, total)] == [False, True, False, False]
@@ -309,11 +298,7 @@ def test_overrides(tmp_path: Path) -> None:
     }
     quantized = quantize(graph, calibration, 4, 4, overrides)
     depths = {operation.name: quantized.tensors[operation.output].depth for operation in quantized.operations}
-    weights = {
-        item.name: item.weight_depth
-        for item in quantized.operations
-        if isinstance(item, QuantizedConvolution)
-    }
+    weights = {item.name: item.weight_depth for item in quantized.operations if isinstance(item, QuantizedConvolution)}
     assert quantized.tensors["x"].depth == 16
     assert (depths["conv3"], weights["conv3"]) == (6, 8)
     assert (depths["conv0"], weights["conv0"]) == (4, 4)
@@ -403,9 +388,9 @@ def with_operation(network: QuantizedNetwork, **changes: object) -> QuantizedNet
 def test_scales_beyond_the_machine(one_convolution: QuantizedNetwork) -> None:
     """Networks from elsewhere can have scales that the machine cannot express."""
     operation = one_convolution.operations[0]
-    assert refusal(
-        lambda: to_integer(with_operation(one_convolution, bias=np.full(3, 1e9, np.float32)))
-    ).startswith("operation 'conv0': the bias of channel ")
+    assert refusal(lambda: to_integer(with_operation(one_convolution, bias=np.full(3, 1e9, np.float32)))).startswith(
+        "operation 'conv0': the bias of channel "
+    )
     scales = operation.weight_scales
     large = with_operation(one_convolution, weight_scales=np.full_like(scales, 1e9))
     assert refusal(lambda: to_integer(large)).endswith(
@@ -469,8 +454,7 @@ def test_accuracy_on_digits(network: str) -> None:
     split = load_digits_split()
     name, output = graph.inputs[0], graph.outputs[0]
     images = {
-        part: getattr(split, part).images.reshape(-1, *graph.shapes[name][1:])
-        for part in ("calibration", "test")
+        part: getattr(split, part).images.reshape(-1, *graph.shapes[name][1:]) for part in ("calibration", "test")
     }
     scores = execute(graph, {name: images["test"]})[output]
     exact = 100 * float(np.mean(scores.argmax(axis=1) == split.test.labels))
@@ -486,9 +470,7 @@ def test_resnet8_of_mlperf_tiny() -> None:
     """Real weights: the quantised scores follow the float network's on crops of a photograph."""
     datasets = pytest.importorskip("sklearn.datasets")
     graph = prepare(import_onnx(SHARED_RESNET))
-    photographs = [
-        image.transpose(2, 0, 1).astype(np.float32) for image in datasets.load_sample_images().images
-    ]
+    photographs = [image.transpose(2, 0, 1).astype(np.float32) for image in datasets.load_sample_images().images]
     rng = np.random.default_rng(0)
     corners = [(int(rng.integers(0, 300)), int(rng.integers(0, 500))) for _ in range(48)]
     crops = np.stack([photographs[y % 2][:, y : y + 64 : 2, x : x + 64 : 2] for y, x in corners])
@@ -526,16 +508,11 @@ def test_steps_in_the_wrong_order(tmp_path: Path) -> None:
     net = OnnxBuilder(np.random.default_rng(0))
     raw = import_onnx(net.save(tmp_path / "network.onnx", net.conv("x", 3, 4)))
     data = samples_for(raw)
-    assert refusal(lambda: calibrate(raw, data)) == (
-        "network 'network' is not prepared: call prepare() before this"
-    )
+    assert refusal(lambda: calibrate(raw, data)) == ("network 'network' is not prepared: call prepare() before this")
     calibration = calibrate(prepare(raw), data)
     longer = prepare(
-        import_onnx(
-            net.save(tmp_path / "network.onnx", net.node("MaxPool", "conv0_out", kernel_shape=[2, 2]))
-        )
+        import_onnx(net.save(tmp_path / "network.onnx", net.node("MaxPool", "conv0_out", kernel_shape=[2, 2])))
     )
     assert refusal(lambda: quantize(longer, calibration)) == (
-        "the calibration has no range of tensor 'maxpool1_out' of network 'network'; it comes from another "
-        "network"
+        "the calibration has no range of tensor 'maxpool1_out' of network 'network'; it comes from another network"
     )

@@ -41,9 +41,7 @@ def test_rounding_is_half_to_even(x: int, shift: int) -> None:
     assert round_half_even_shift(np.array([x], dtype=object), shift)[0] == expected
 
 
-@pytest.mark.parametrize(
-    "halves, expected", [(1, 0), (3, 2), (5, 2), (-1, 0), (-3, -2), (-5, -2), (2, 1), (-2, -1)]
-)
+@pytest.mark.parametrize("halves, expected", [(1, 0), (3, 2), (5, 2), (-1, 0), (-3, -2), (-5, -2), (2, 1), (-2, -1)])
 def test_ties(halves: int, expected: int) -> None:
     assert round_half_even_shift(halves, 1) == expected
 
@@ -133,9 +131,7 @@ def convolution(rng: np.random.Generator, channels: int, **changes: object) -> C
     return replace(plain, **changes)
 
 
-def naive_sums(
-    operation: Convolution | Window, source: np.ndarray, shape: tuple[int, int, int]
-) -> np.ndarray:
+def naive_sums(operation: Convolution | Window, source: np.ndarray, shape: tuple[int, int, int]) -> np.ndarray:
     """Sums or maxima of one sample by loops over Python integers."""
     result = np.zeros(shape, dtype=object)
     for k, oy, ox in np.ndindex(*shape):
@@ -148,9 +144,7 @@ def naive_sums(
                 terms += [int(source[k, y, x])] if inside else []
             else:
                 pixel = source[:, y, x] if inside else np.full(len(source), operation.pad_value)
-                terms += [
-                    int(a) * int(w) for a, w in zip(pixel, operation.weights[k, :, ky, kx], strict=True)
-                ]
+                terms += [int(a) * int(w) for a, w in zip(pixel, operation.weights[k, :, ky, kx], strict=True)]
         is_max = isinstance(operation, Window) and operation.reduction == "max"
         result[k, oy, ox] = max(terms) if is_max else sum(terms)
     return result
@@ -295,9 +289,7 @@ def test_format() -> None:
 
 def broken(**changes: object) -> IntegerNetwork:
     """A sound convolution with one thing changed."""
-    operation = Convolution(
-        "op", "x", "y", np.ones((2, 3, 1, 1), np.int8), 4, (1, 1), (0, 0, 0, 0), (1, 1), 0, post(2)
-    )
+    operation = Convolution("op", "x", "y", np.ones((2, 3, 1, 1), np.int8), 4, (1, 1), (0, 0, 0, 0), (1, 1), 0, post(2))
     return one_operation(replace(operation, **changes), TensorType(3, 4, 4, 8, signed=False))
 
 

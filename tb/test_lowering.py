@@ -47,11 +47,7 @@ def convolution_network(
 ) -> IntegerNetwork:
     """One convolution without padding."""
     limit = 1 << (weight_depth - 1)
-    weights = (
-        np.random.default_rng(seed)
-        .integers(-limit, limit, (outputs, source.channels, *kernel))
-        .astype(np.int8)
-    )
+    weights = np.random.default_rng(seed).integers(-limit, limit, (outputs, source.channels, *kernel)).astype(np.int8)
     height = source.height - dilation[0] * (kernel[0] - 1)
     width = source.width - dilation[1] * (kernel[1] - 1)
     target = TensorType(outputs, height, width, source.depth, True)
@@ -149,9 +145,7 @@ def test_weights_are_loaded_while_the_lanes_work() -> None:
     loads = [
         index
         for index, instruction in enumerate(program.instructions)
-        if isinstance(instruction, Load)
-        and instruction.target is LoadTarget.WEIGHTS
-        and labels[index] == "conv1"
+        if isinstance(instruction, Load) and instruction.target is LoadTarget.WEIGHTS and labels[index] == "conv1"
     ]
     computing = [
         index
@@ -178,9 +172,7 @@ def test_output_that_is_read_and_input_that_is_output() -> None:
     kind = TensorType(5, 4, 4, 8, True)
     window = Window("w0", "x", "a", "sum", (1, 1), (1, 1), (0, 0, 0, 0), post_processing(5, 8))
     second = dataclasses.replace(window, name="w1", input="a", output="b")
-    network = IntegerNetwork(
-        "net", {"x": kind, "a": kind, "b": kind}, ("x",), ("x", "a", "b"), (window, second)
-    )
+    network = IntegerNetwork("net", {"x": kind, "a": kind, "b": kind}, ("x",), ("x", "a", "b"), (window, second))
     run_and_compare(network, TINY)
 
 
@@ -188,9 +180,7 @@ def test_format() -> None:
     """The printed program names inputs, outputs, operations with their tiles, and every instruction."""
     program = lower(convolution_network(TensorType(9, 6, 7, 8, True), 12, (3, 3)), TINY)
     text = program.format()
-    assert text.startswith(
-        "program net for tiny, lanes 0, 1, 2, 3\n  input x: 9x6x7 s8 at DRAM 0x0, 672 bytes\n"
-    )
+    assert text.startswith("program net for tiny, lanes 0, 1, 2, 3\n  input x: 9x6x7 s8 at DRAM 0x0, 672 bytes\n")
     assert "conv block 0 rows 0.." in text
     assert text.count("lane   ") == sum(isinstance(i, LaneProgram) for i in program.instructions)
     numbers = [line.split()[0] for line in text.splitlines() if line[:6].strip().isdigit()]
@@ -200,9 +190,7 @@ def test_format() -> None:
 class TestRefusals:
     """Every refusal says what is needed, what is there, and what to do."""
 
-    def refuse(
-        self, network: IntegerNetwork, sentence: str, config: NpuConfig = TINY, **options: object
-    ) -> None:
+    def refuse(self, network: IntegerNetwork, sentence: str, config: NpuConfig = TINY, **options: object) -> None:
         with pytest.raises(CompilerError) as caught:
             lower(network, config, **options)
         assert str(caught.value) == sentence
@@ -246,9 +234,7 @@ class TestRefusals:
         )
 
     def test_depth(self) -> None:
-        config = NpuConfig(
-            name="low", rows=4, cols=4, lanes=2, activation_depths=(4, 8), activation_bank_bytes=4096
-        )
+        config = NpuConfig(name="low", rows=4, cols=4, lanes=2, activation_depths=(4, 8), activation_bank_bytes=4096)
         self.refuse(
             convolution_network(TensorType(4, 1, 1, 6, True), 4),
             "network 'net' on 'low': tensor 'x' has 6 bits, but the machine has activations of 4, 8; "
@@ -285,9 +271,7 @@ def test_partition_covers_everything_once(seed: int) -> None:
     """The tiles are a partition of the pixels, within the limits; every block and tile has a worker."""
     rng = np.random.default_rng(seed)
     work = Work(*(int(value) for value in rng.integers(1, [80, 600, 9, 40])))
-    workers = Workers(
-        int(rng.choice([1, 2, 3, 4])), 2, int(rng.choice([64, 256])), 511, int(rng.choice([1, 8]))
-    )
+    workers = Workers(int(rng.choice([1, 2, 3, 4])), 2, int(rng.choice([64, 256])), 511, int(rng.choice([1, 8])))
     partition = choose_partition(work, workers)
     covered = np.zeros((work.height, work.width), int)
     for tile in partition.tiles:

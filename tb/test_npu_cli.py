@@ -50,7 +50,22 @@ def test_waveforms(tessera: Command, samples: Path, tmp_path: Path) -> None:
     """Waveforms on request, from the second simulator."""
     path = tmp_path / "waves.fst"
     outcome = tessera(
-        "run", MLP, "-c", samples, "-i", samples, "-a", 4, "-n", 1, "--npu", "tiny", "--simulator", "icarus", "--waves", path
+        "run",
+        MLP,
+        "-c",
+        samples,
+        "-i",
+        samples,
+        "-a",
+        4,
+        "-n",
+        1,
+        "--npu",
+        "tiny",
+        "--simulator",
+        "icarus",
+        "--waves",
+        path,
     )
     assert outcome.status == 0, outcome.err
     assert path.stat().st_size > 1000

@@ -29,7 +29,9 @@ def _samples(rng: np.random.Generator, network: IntegerNetwork, count: int) -> I
     }
 
 
-def _convolution(rng: np.random.Generator, depth: int, signed: bool, weight_depth: int, channels: int) -> IntegerNetwork:
+def _convolution(
+    rng: np.random.Generator, depth: int, signed: bool, weight_depth: int, channels: int
+) -> IntegerNetwork:
     """A 3 x 3 convolution with a residual operand, and a maximum over its output."""
     top = 1 << (weight_depth - 1)
     scale = depth + weight_depth
@@ -90,9 +92,7 @@ def test_every_precision_mode_on_icarus() -> None:
     assert_programs_agree(config, cases, Options(simulator=Simulator.ICARUS))
 
 
-@pytest.mark.parametrize(
-    ("preset", "seeds"), [("tiny", range(60)), ("edge", range(100, 140))], ids=["tiny", "edge"]
-)
+@pytest.mark.parametrize(("preset", "seeds"), [("tiny", range(60)), ("edge", range(100, 140))], ids=["tiny", "edge"])
 def test_random_networks(preset: str, seeds: range) -> None:
     """Random networks of up to six operations with mixed depths; those that do not fit the machine are left out."""
     config = NpuConfig.preset(preset)

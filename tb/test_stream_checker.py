@@ -86,12 +86,8 @@ def test_a_rejected_stream_can_go_wrong() -> None:
     broken = with_stream(program, stream)
     with pytest.raises(StreamViolationError, match="may not have finished"):
         check_program(broken)
-    results = [
-        RacingModel(program.config, np.random.default_rng(seed)).run(broken, inputs) for seed in range(20)
-    ]
-    assert any(
-        not np.array_equal(value, expected[name]) for result in results for name, value in result.items()
-    )
+    results = [RacingModel(program.config, np.random.default_rng(seed)).run(broken, inputs) for seed in range(20)]
+    assert any(not np.array_equal(value, expected[name]) for result in results for name, value in result.items())
 
 
 def change(stream: Sequence[Instruction], index: int, **fields: object) -> list[Instruction]:
@@ -127,9 +123,7 @@ class TestBrokenStreams:
     def test_wrong_tile_size(self) -> None:
         index = position(self.stream, LaneProgram)
         width = self.stream[index].tile_width
-        self.reject(
-            change(self.stream, index, tile_width=width + 1), "pixels, but the oldest finished one has"
-        )
+        self.reject(change(self.stream, index, tile_width=width + 1), "pixels, but the oldest finished one has")
 
     def test_too_many_tiles(self) -> None:
         index = position(self.stream, LaneProgram)
@@ -142,18 +136,14 @@ class TestBrokenStreams:
     def test_wait_for_the_future(self) -> None:
         counts = tuple(3 if unit is Unit.STORE else 0 for unit in Unit)
         wait = Wait(targets=1 << Unit.LOAD, sources=1 << Unit.STORE, counts=counts)
-        self.reject(
-            [wait, *self.stream], "it waits for 3 completed instructions of store, which has been given 0"
-        )
+        self.reject([wait, *self.stream], "it waits for 3 completed instructions of store, which has been given 0")
 
     def test_wait_for_a_window_before_its_post_process(self) -> None:
         index = position(self.stream, Window)
         unit = Unit.window(self.stream[index].slice)
         counts = tuple(int(other is unit) for other in Unit)
         wait = Wait(targets=1 << Unit.STORE, sources=1 << unit, counts=counts)
-        self.reject(
-            [*self.stream[: index + 1], wait, *self.stream[index + 1 :]], "whose post-process comes later"
-        )
+        self.reject([*self.stream[: index + 1], wait, *self.stream[index + 1 :]], "whose post-process comes later")
 
     def test_address_outside_memory(self) -> None:
         index = position(self.stream, Store)

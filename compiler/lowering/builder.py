@@ -40,9 +40,7 @@ class LaneSet:
     def gangs(self, depth: int) -> list[int]:
         """Masks of the complete gangs for activations of ``depth`` bits."""
         allowed = sum(1 << lane for lane in self.lanes)
-        return [
-            mask for mask in gang_masks(digits_of_depth(depth), self.config.lanes) if mask & ~allowed == 0
-        ]
+        return [mask for mask in gang_masks(digits_of_depth(depth), self.config.lanes) if mask & ~allowed == 0]
 
     def mask(self, depth: int) -> int:
         """Mask of all lanes that hold tensors of ``depth`` bits: those of all complete gangs."""

@@ -49,17 +49,13 @@ def lower(
     return _finish(builder, network, steps)
 
 
-def _place_in_dram(
-    network: IntegerNetwork, config: NpuConfig, address: int
-) -> tuple[dict[str, DramTensor], int]:
+def _place_in_dram(network: IntegerNetwork, config: NpuConfig, address: int) -> tuple[dict[str, DramTensor], int]:
     """Inputs and outputs one after another; also returns the first address after them."""
     placed = {}
     for name in (*network.inputs, *network.outputs):
         if name not in placed:
             address = _align(address)
-            placed[name] = DramTensor(
-                network.tensors[name], address, tensor_bytes(network.tensors[name], config)
-            )
+            placed[name] = DramTensor(network.tensors[name], address, tensor_bytes(network.tensors[name], config))
             address += placed[name].size
     return placed, _align(address)
 

@@ -257,9 +257,7 @@ class _WindowEmitter(_OperationEmitter):
     operation: golden.Window
 
     def work(self) -> Work:
-        return Work(
-            self.output.type.height, self.output.type.width, self.blocks, math.prod(self.operation.kernel)
-        )
+        return Work(self.output.type.height, self.output.type.width, self.blocks, math.prod(self.operation.kernel))
 
     def workers(self) -> Workers:
         return Workers(

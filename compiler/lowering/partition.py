@@ -131,9 +131,7 @@ def _pieces(size: int, count: int) -> list[tuple[int, int]]:
     return [(start, stop - start) for start, stop in pairwise(bounds)]
 
 
-def _estimate(
-    work: Work, workers: Workers, pixel_groups: int, channel_groups: int, tiles: tuple[Tile, ...]
-) -> int:
+def _estimate(work: Work, workers: Workers, pixel_groups: int, channel_groups: int, tiles: tuple[Tile, ...]) -> int:
     turns = -(-work.blocks // channel_groups)
     slices = [0] * workers.slices
     longest = 0

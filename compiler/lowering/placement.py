@@ -146,14 +146,11 @@ def _candidates(life: Lifetime, placed: Mapping[str, tuple[Lifetime, int]]) -> I
             yield base + other.words
 
 
-def _first_free(
-    life: Lifetime, starts: list[int], placed: Mapping[str, tuple[Lifetime, int]], size: int
-) -> int | None:
+def _first_free(life: Lifetime, starts: list[int], placed: Mapping[str, tuple[Lifetime, int]], size: int) -> int | None:
     for start in starts:
         stop = start + life.words
         if stop <= size and not any(
-            life.meets(other) and base < stop and start < base + other.words
-            for other, base in placed.values()
+            life.meets(other) and base < stop and start < base + other.words for other, base in placed.values()
         ):
             return start
     return None

@@ -29,10 +29,7 @@ def synchronise(instructions: Iterable[Instruction], config: NpuConfig) -> list[
 def synchronise_steps(steps: Sequence[Step], config: NpuConfig) -> list[Step]:
     """Like `synchronise`, for steps; a wait belongs to what the instruction that needs it belongs to."""
     instructions = (step.instruction for step in steps)
-    return [
-        replace(steps[index], instruction=instruction)
-        for index, instruction in _with_waits(instructions, config)
-    ]
+    return [replace(steps[index], instruction=instruction) for index, instruction in _with_waits(instructions, config)]
 
 
 def _with_waits(instructions: Iterable[Instruction], config: NpuConfig) -> Iterator[tuple[int, Instruction]]:

@@ -22,9 +22,7 @@ def channels_per_step(weight_depth: int, config: NpuConfig) -> int:
 def block_bytes(convolution: Convolution, config: NpuConfig) -> int:
     """Bytes of the weights of a block of ``cols`` output channels, as the weight bank holds them."""
     _, inputs, height, width = convolution.weights.shape
-    return (
-        height * width * channel_steps(inputs, convolution.weight_depth, config) * config.weight_block_bytes
-    )
+    return height * width * channel_steps(inputs, convolution.weight_depth, config) * config.weight_block_bytes
 
 
 def pack_weights(convolution: Convolution, config: NpuConfig) -> list[bytes]:

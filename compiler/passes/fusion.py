@@ -56,9 +56,7 @@ def fuse_activation(graph: Graph) -> Graph:
         if producer is not None and producer.op in CANONICAL and graph.is_private(producer.output):
             limits = tuple(float(np.clip(limit, *node.activation)) for limit in producer.activation)
             graph.replace_node(node)
-            graph.replace_node(
-                producer, replace(producer.with_attributes(activation=limits), outputs=node.outputs)
-            )
+            graph.replace_node(producer, replace(producer.with_attributes(activation=limits), outputs=node.outputs))
     return graph
 
 

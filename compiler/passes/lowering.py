@@ -52,9 +52,7 @@ def lower_windows(graph: Graph) -> Graph:
     """Pooling becomes Window."""
     graph = graph.copy()
     for node in list(graph.nodes):
-        if node.op in ("MaxPool", "AveragePool", "GlobalAveragePool", "ReduceMean") and not npu_problem(
-            graph, node
-        ):
+        if node.op in ("MaxPool", "AveragePool", "GlobalAveragePool", "ReduceMean") and not npu_problem(graph, node):
             graph.replace_node(node, _window(node, (node.inputs[0],), **_pooling(graph, node)))
     return graph
 
@@ -73,9 +71,7 @@ def lower_elementwise(graph: Graph) -> Graph:
     return graph
 
 
-def diagonal_convolution(
-    graph: Graph, node: Node, source: str, scale: np.ndarray, offset: np.ndarray
-) -> None:
+def diagonal_convolution(graph: Graph, node: Node, source: str, scale: np.ndarray, offset: np.ndarray) -> None:
     """Replaces ``node`` by a 1 x 1 Convolution that computes ``scale[c] * source[c] + offset[c]``."""
     kernel = np.diag(scale).astype(np.float32)[:, :, np.newaxis, np.newaxis]
     weights = graph.add_constant(f"{node.name}_weights", kernel)

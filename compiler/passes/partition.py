@@ -42,8 +42,7 @@ def partition_host(graph: Graph) -> Graph:
 def host_report(graph: Graph) -> list[str]:
     """A sentence for each node that runs on the host, and why."""
     return [
-        f"node {node.name!r} ({node.op}) runs on the {graph.placement[node.name]} the NPU: "
-        f"{_reason(graph, node)}"
+        f"node {node.name!r} ({node.op}) runs on the {graph.placement[node.name]} the NPU: {_reason(graph, node)}"
         for node in graph.nodes
         if graph.placement[node.name] is not Placement.NPU
     ]

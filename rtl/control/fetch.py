@@ -24,9 +24,10 @@ class InstructionFetch(wiring.Component):
     """Reads instructions from rising addresses and offers them in order.
 
     Up to ``PREFETCH_BURSTS`` bursts are in flight or stored: with a 128-bit bus and a memory latency of 40 cycles an
-    instruction every 2.6 cycles, several times what streams use. More would hold up the first loads. Reading runs ahead of execution, past the end of the stream by at most that much: it
-    stops asking for more once an end instruction has arrived. An error response is no error by itself; it is
-    passed on with its instruction and counts when that one is executed.
+    instruction every 2.6 cycles, several times what streams use. More would hold up the first loads. Reading runs
+    ahead of execution, past the end of the stream by at most that much: it stops asking for more once an end
+    instruction has arrived. An error response is no error by itself; it is passed on with its instruction and counts
+    when that one is executed.
 
     Parameters
     ----------

@@ -25,7 +25,9 @@ ActivationsOption = Annotated[
 WeightsOption = Annotated[int, typer.Option("--weights", "-w", help="Weight depth in bits: 4 or 8.", metavar="BITS")]
 CalibrationOption = Annotated[
     Path | None,
-    typer.Option("--calibration", "-c", help="Typical inputs (.npz or .npy) for the activations' ranges.", metavar="FILE"),
+    typer.Option(
+        "--calibration", "-c", help="Typical inputs (.npz or .npy) for the activations' ranges.", metavar="FILE"
+    ),
 ]
 LayersOption = Annotated[
     list[str] | None,

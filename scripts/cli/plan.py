@@ -56,10 +56,10 @@ def plan(
 def _summarize(path: Path, compiled: CompiledNetwork) -> dict[str, object]:
     program = compiled.program
     prediction = predict(program.instructions, program.config)
-    times = operation_times(program, prediction.start, prediction.end)
+    times = operation_times(program, prediction.start.tolist(), prediction.end.tolist())
     print_table(
         ("operation", "start", "end", "cycles"),
-        [(time.operation, f"{time.start:,}", f"{time.end:,}", f"{time.end - time.start:,}") for time in times],
+        [(time.operation, f"{time.start:,}", f"{time.end:,}", f"{time.cycles:,}") for time in times],
         title=f"{program.name} on {program.config.name}: {prediction.total:,} cycles predicted, "
         f"{len(program.instructions)} instructions",
     )

@@ -60,23 +60,15 @@ def _profile(path: Path, compiled: CompiledNetwork, options: Options) -> dict[st
     with progress_bar(program.name, 1) as on_progress:
         inferences = run_program(program, zeros, options, on_progress)
     prediction = predict(program.instructions, program.config)
-    predicted = operation_times(program, prediction.start, prediction.end)
+    predicted = operation_times(program, prediction.start.tolist(), prediction.end.tolist())
     measured = operation_times(program, *instruction_times(program, inferences.trace))
     cycles = inferences.runs[0].cycles
-    rows = [
-        {
-            "name": real.operation,
-            "lanes": list(real.lanes),
-            "cycles": real.end - real.start,
-            "predicted_cycles": guess.end - guess.start,
-        }
-        for real, guess in zip(measured, predicted, strict=True)
-    ]
+    pairs = list(zip(measured, predicted, strict=True))
     print_table(
         ("operation", "lanes", "cycles", "predicted"),
         [
-            (row["name"], ",".join(map(str, row["lanes"])), f"{row['cycles']:,}", f"{row['predicted_cycles']:,}")
-            for row in rows
+            (real.operation, ",".join(map(str, real.lanes)), f"{real.cycles:,}", f"{guess.cycles:,}")
+            for real, guess in pairs
         ],
         title=f"{program.name} on {program.config.name}: {cycles:,} cycles, {prediction.total:,} predicted "
         f"({prediction.total / cycles - 1:+.1%})",
@@ -86,5 +78,13 @@ def _profile(path: Path, compiled: CompiledNetwork, options: Options) -> dict[st
         "file": str(path),
         "cycles": cycles,
         "predicted_cycles": prediction.total,
-        "operations": rows,
+        "operations": [
+            {
+                "name": real.operation,
+                "lanes": list(real.lanes),
+                "cycles": real.cycles,
+                "predicted_cycles": guess.cycles,
+            }
+            for real, guess in pairs
+        ],
     }

@@ -59,7 +59,9 @@ def quantize(
         write_qonnx(quantized, temporary)
     for sentence in host_operations(quantized):
         console.print(sentence, markup=False, highlight=False)
-    console.print(f"{output}: {len(quantized.operations)} operations on the NPU, {integer.macs:,} MACs", highlight=False)
+    console.print(
+        f"{output}: {len(quantized.operations)} operations on the NPU, {integer.macs:,} MACs", highlight=False
+    )
     if json is not None:
         write_json(json, _summary(network, output, quantized, integer.macs))
 

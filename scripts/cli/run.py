@@ -34,7 +34,9 @@ def run(
     networks: Annotated[list[Path], typer.Argument(help="Networks (ONNX or QONNX).", metavar="NETWORK...")],
     inputs: Annotated[
         list[str],
-        typer.Option("--input", "-i", help="Samples (.npz or .npy); with several networks NETWORK=FILE.", metavar="FILE"),
+        typer.Option(
+            "--input", "-i", help="Samples (.npz or .npy); with several networks NETWORK=FILE.", metavar="FILE"
+        ),
     ],
     npu: NpuOption = "edge",
     calibration: CalibrationOption = None,
@@ -83,8 +85,8 @@ def match_inputs(networks: list[Path], texts: list[str]) -> dict[Path, Path]:
     """The input file of each network; raises `UsageError` if one is missing or matches none."""
     named: dict[str, Path] = {}
     for text in texts:
-        name, separator, file = text.partition("=")
-        name, file = (name, file) if separator else ("", text)
+        before, separator, after = text.partition("=")
+        name, file = (before, after) if separator else ("", text)
         if name in named:
             raise UsageError(f"--input {text}: there is another one for the same network; write NETWORK=FILE")
         named[name] = Path(file)
@@ -94,10 +96,10 @@ def match_inputs(networks: list[Path], texts: list[str]) -> dict[Path, Path]:
             raise UsageError(f"--input {name}=...: there is no network {name!r}; the networks are {_stems(networks)}")
     files = {}
     for path in networks:
-        file = named.get(path.stem, named.get(str(path), named.get("")))
-        if file is None:
+        key = next((key for key in (path.stem, str(path), "") if key in named), None)
+        if key is None:
             raise UsageError(f"{path} has no input; add --input {path.stem}=FILE.npz")
-        files[path] = file
+        files[path] = named[key]
     return files
 
 
@@ -105,9 +107,7 @@ def _stems(networks: list[Path]) -> str:
     return ", ".join(path.stem for path in networks)
 
 
-def _run(
-    path: Path, compiled: CompiledNetwork, file: Path, samples: int | None, options: Options
-) -> NetworkSummary:
+def _run(path: Path, compiled: CompiledNetwork, file: Path, samples: int | None, options: Options) -> NetworkSummary:
     for sentence in host_operations(compiled.quantized):
         console.print(sentence, markup=False, highlight=False)
     network = compiled.quantized

@@ -90,9 +90,7 @@ def operation_sums(operation: Operation, source: np.ndarray, source_type: Tensor
 
 def post_process(post: PostProcessing, sums: np.ndarray, residual: np.ndarray | None) -> np.ndarray:
     """From sums (samples, channels, height, width) to activations before saturation; exact in int64."""
-    bias, multiplier, shift = (
-        array.reshape(1, -1, 1, 1) for array in (post.bias, post.multiplier, post.shift)
-    )
+    bias, multiplier, shift = (array.reshape(1, -1, 1, 1) for array in (post.bias, post.multiplier, post.shift))
     total = (sums + bias) * multiplier
     if residual is not None:
         total += (residual * post.residual_multiplier) << (shift - post.residual_shift)
@@ -106,9 +104,7 @@ def _convolve(operation: Convolution, source: np.ndarray, source_type: TensorTyp
     weights = operation.weights.astype(dtype)
     channels, samples = padded.shape[:2]
     sums = np.zeros((operation.output_channels, samples * height * width), dtype)
-    for ky, kx, values in taps(
-        padded, (height, width), operation.kernel, operation.stride, operation.dilation
-    ):
+    for ky, kx, values in taps(padded, (height, width), operation.kernel, operation.stride, operation.dilation):
         sums += weights[:, :, ky, kx] @ values.reshape(channels, -1)
     shaped = sums.reshape(operation.output_channels, samples, height, width)
     return shaped.transpose(1, 0, 2, 3).astype(np.int64)
@@ -143,9 +139,7 @@ def _input_form(network: IntegerNetwork, inputs: Mapping[str, np.ndarray]) -> bo
             raise NetworkError(f"network {network.name!r} needs the input {name!r}, which is not given")
     for name in inputs:
         if name not in network.inputs:
-            raise NetworkError(
-                f"network {network.name!r} has no input {name!r}; it has {', '.join(network.inputs)}"
-            )
+            raise NetworkError(f"network {network.name!r} has no input {name!r}; it has {', '.join(network.inputs)}")
     forms = {np.ndim(value) == 4 for value in inputs.values()}
     samples = {np.shape(value)[0] for value in inputs.values() if np.ndim(value) == 4}
     if len(forms) != 1 or len(samples) > 1:
@@ -160,9 +154,7 @@ def _input_batch(network: IntegerNetwork, name: str, value: np.ndarray, batched:
         raise NetworkError(f"input {name!r} must hold integers, not {value.dtype}; quantise it first")
     batch = value if batched else value[np.newaxis]
     if batch.shape[1:] != tensor.shape:
-        raise NetworkError(
-            f"input {name!r} has the shape {value.shape}, but the network takes {tensor.shape}"
-        )
+        raise NetworkError(f"input {name!r} has the shape {value.shape}, but the network takes {tensor.shape}")
     low, high = tensor.range
     if batch.size and (batch.min() < low or batch.max() > high):
         raise NetworkError(f"input {name!r} has values {batch.min()}..{batch.max()}, outside {low}..{high}")
