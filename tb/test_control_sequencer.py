@@ -358,13 +358,16 @@ def test_reset_waits_for_the_bus_units():
 
 
 def test_full_speed():
-    """Units that never wait get an instruction every other cycle (two beats each), with the published latencies."""
+    """Units that never wait get an instruction every other cycle (two beats each), with the published latencies.
+
+    As long as the bursts that are fetched ahead cover the memory's latency.
+    """
     stream = [*(program(Unit(number % 10), number) for number in range(60)), isa.End()]
 
     async def bench(ctx, dut):
         assert (await run_to_stop(ctx, dut))[0] == 1
 
-    units = simulate(stream, bench, stall=0, latency=40, duration=1)
+    units = simulate(stream, bench, stall=0, latency=20, duration=1)
     times = [time for _, time in units.accept_times]
     assert [late - early for early, late in pairwise(times)] == [2] * 59
     assert Decoder.LATENCY + UnitQueue.LATENCY == 3
