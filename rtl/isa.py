@@ -40,6 +40,9 @@ MAX_LANES = 4
 PPU_SLICES = 2
 """Slices of the post-processing unit; each has a window reader of its own."""
 
+DEPTHWISE_TAPS = 3
+"""Adjacent kernel columns that a step of a depthwise lane program covers."""
+
 TOKEN_BITS = 16
 """Width of a unit's token counter."""
 
@@ -329,9 +332,18 @@ class LaneProgram(Instruction):
         word = bank[input_base + block(s) * block_pitch + y * row_pitch + x]   (pad if y or x is outside the input)
         accumulator[ty * tile_width + tx][c] += sum over rows r of digit(s, r) * weight(step, r, c)
 
-    W8: step s covers channels ``s * rows .. s * rows + rows - 1``: block(s) = s // 2, digit = word[(s % 2) * rows + r].
+    W8: step s covers ``rows`` channels, from the word's half ``h = half + s``: block(s) = h // 2,
+    digit = word[(h % 2) * rows + r].
     W4: step s covers the whole word: block(s) = s, and two digits per PE: word[r] with the weight's low nibble,
     word[rows + r] with its high nibble.
+
+    ``depthwise`` (W8 only): an output channel sees its own input channel alone, and a step covers ``DEPTHWISE_TAPS``
+    adjacent columns, so that the columns of a wider kernel are that far apart (``dilation_x``)::
+
+        accumulator[ty * tile_width + tx][c] += sum over t of digit(word at column x + t, c) * weight(step, t, c)
+
+    A row of the tile takes ``(tile_width - 1) * stride_x + DEPTHWISE_TAPS`` words then, one per cycle. The weight words
+    of the other rows are not used.
 
     The weight blocks of the steps lie one after another in the lane's weight bank, from ``weight_base``: a block has
     one word (``cols`` bytes) per row r; byte c is the weight of output channel c (W8), or two 4-bit weights (W4).
@@ -362,6 +374,8 @@ class LaneProgram(Instruction):
     tile_height: int = _field(9, "output rows of the tile", default=1)
     tile_width: int = _field(9, "output columns of the tile", default=1)
     weight_base: int = _field(16, "address of the first weight block, beats")
+    half: int = _field(1, "half of the word that the first channel step covers (W8)")
+    depthwise: int = _field(1, "1: each output channel sees its own input channel alone")
 
     def units(self) -> tuple[Unit, ...]:
         return tuple(Unit.lane(lane) for lane in lanes_of_mask(self.lanes))

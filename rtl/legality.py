@@ -281,6 +281,11 @@ def _lane_rules(config: NpuConfig) -> Iterator[Rule]:
     yield ProductAtMost(field="tile_height", factor="tile_width", limit=config.accumulator_pixels)
     yield Below(field="input_base", limit=config.activation_words)
     yield Below(field="weight_base", limit=config.weight_beats)
+    yield Within(field="depthwise", mask=int(8 in config.weight_depths))
+    depthwise = Condition(field="depthwise", values=(1,))
+    yield OneOf(field="weight_depth", values=(isa.WeightDepth.W8,), when=depthwise)
+    yield OneOf(field="channel_steps", values=(1,), when=depthwise)
+    yield Positive(field="stride_x", when=depthwise)
 
 
 def _window_rules(config: NpuConfig) -> Iterator[Rule]:

@@ -37,7 +37,7 @@ from tessera.rtl.isa import (
     lanes_of_mask,
     units_of_mask,
 )
-from tessera.sim.footprint import weight_steps
+from tessera.sim.footprint import step_words, weight_steps
 from tessera.sim.ordering import StreamOrder
 
 INSTRUCTIONS_PER_BURST = AXI_BURST_BYTES // INSTRUCTION_BYTES
@@ -384,16 +384,16 @@ class _Machine:
         """The lanes of a gang work side by side; the accumulators of all must be free."""
         lanes = lanes_of_mask(program.lanes)
         states = [self._units[Unit.lane(lane)] for lane in lanes]
-        pixels = program.tile_height * program.tile_width
-        step = max(pixels, self.config.rows)
+        words = step_words(program)
+        step = max(words, self.config.rows)
         start = taken + self.config.rows + self.timing.lane_start
         start = max(start, *(state.free for state in states), *(self._released[lane].popleft() for lane in lanes))
         last_step = start + (weight_steps(program) - 1) * step
         for lane, state in zip(lanes, states, strict=True):
             state.free = last_step + step
             state.ready = max(taken + 1, last_step - 1)
-            self._tiles[lane].append(last_step + pixels + self._lane_finish)
-        return start, last_step + pixels
+            self._tiles[lane].append(last_step + words + self._lane_finish)
+        return start, last_step + words
 
     def _post(self, post: PostProcess, taken: int) -> tuple[int, int]:
         state = self._units[Unit.ppu(post.slice)]

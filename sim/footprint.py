@@ -12,6 +12,7 @@ from typing import NamedTuple
 
 from tessera.rtl.config import NpuConfig
 from tessera.rtl.isa import (
+    DEPTHWISE_TAPS,
     Instruction,
     LaneProgram,
     Load,
@@ -125,28 +126,42 @@ def footprint(instruction: Instruction, config: NpuConfig) -> list[Access]:
     return []
 
 
-def input_region(program: LaneProgram | Window, blocks: int = 1) -> Region | None:
-    """Words under the kernel of a tile, without padding; ``None`` if the tile sees padding alone."""
+def input_region(program: LaneProgram | Window, blocks: int = 1, first_block: int = 0) -> Region | None:
+    """Words under the kernel of a tile, without padding; ``None`` if the tile sees padding alone.
+
+    Of ``blocks`` channel blocks, from ``first_block``.
+    """
     dilation_y, dilation_x = (program.dilation_y, program.dilation_x) if isinstance(program, LaneProgram) else (1, 1)
     last_y = (program.tile_height - 1) * program.stride_y + (program.kernel_height - 1) * dilation_y
     last_x = (program.tile_width - 1) * program.stride_x + (program.kernel_width - 1) * dilation_x
+    if isinstance(program, LaneProgram) and program.depthwise:
+        last_x += DEPTHWISE_TAPS - 1
     top, bottom = max(program.origin_y, 0), min(program.origin_y + last_y, program.input_height - 1)
     left, right = max(program.origin_x, 0), min(program.origin_x + last_x, program.input_width - 1)
     if top > bottom or left > right or not blocks:
         return None
+    block_pitch = program.block_pitch if isinstance(program, LaneProgram) else 0
     return Region(
-        base=program.input_base + top * program.row_pitch + left,
+        base=program.input_base + first_block * block_pitch + top * program.row_pitch + left,
         columns=right - left + 1,
         rows=bottom - top + 1,
         row_pitch=program.row_pitch,
         planes=blocks,
-        plane_pitch=program.block_pitch if isinstance(program, LaneProgram) else 0,
+        plane_pitch=block_pitch,
     )
 
 
 def weight_steps(program: LaneProgram) -> int:
     """Weight blocks of a lane program."""
     return program.kernel_height * program.kernel_width * program.channel_steps
+
+
+def step_words(program: LaneProgram) -> int:
+    """Activation words that a step of a lane program takes, one per cycle."""
+    width = program.tile_width
+    if program.depthwise:
+        width = (program.tile_width - 1) * program.stride_x + DEPTHWISE_TAPS
+    return program.tile_height * width
 
 
 def _chip_region(transfer: Load | Store) -> Region:
@@ -189,13 +204,20 @@ def _load(load: Load) -> Iterator[Access]:
 
 def _lane(program: LaneProgram, config: NpuConfig) -> Iterator[Access]:
     weights = Region(program.weight_base, weight_steps(program) * config.weight_block_beats)
-    steps = program.channel_steps
-    blocks = (steps, steps) if program.weight_depth is WeightDepth.W4 else (-(-steps // 2), steps // 2)
     for lane in lanes_of_mask(program.lanes):
         unit = Unit.lane(lane)
         yield Access(unit, Space(Memory.WEIGHTS, lane), weights, False)
         for half in HALVES:
-            yield from _reads(unit, 1 << lane, half, input_region(program, blocks[half]))
+            yield from _reads(unit, 1 << lane, half, _half_region(program, half))
+
+
+def _half_region(program: LaneProgram, half: int) -> Region | None:
+    """What a lane program reads of one half of the words."""
+    if program.weight_depth is WeightDepth.W4:
+        return input_region(program, program.channel_steps)
+    halves = range(program.half, program.half + program.channel_steps)
+    blocks = [position // 2 for position in halves if position % 2 == half]
+    return input_region(program, len(blocks), blocks[0] if blocks else 0)
 
 
 def _post(post: PostProcess, config: NpuConfig) -> Iterator[Access]:

@@ -14,6 +14,7 @@ import numpy as np
 
 from tessera.rtl.config import DIGIT_BITS, PARAMETER_BYTES_PER_CHANNEL, NpuConfig
 from tessera.rtl.isa import (
+    DEPTHWISE_TAPS,
     PPU_SLICES,
     ChannelParameters,
     Depth,
@@ -193,22 +194,31 @@ class StreamModel:
 
     def compute_tile(self, program: LaneProgram, lane: int) -> None:
         """Does one lane's part of a lane program: appends the sums to its finished tiles."""
-        addresses, inside = window_addresses(program, dilation=(program.dilation_y, program.dilation_x))
-        per_step, blocks = 2 * self.config.rows, program.channel_steps
+        addresses, inside = window_addresses(program)
+        first, per_step = 0, 2 * self.config.rows
         if program.weight_depth is WeightDepth.W8:
-            per_step, blocks = self.config.rows, -(-program.channel_steps // 2)
+            first, per_step = program.half * self.config.rows, self.config.rows
+        stop = first + program.channel_steps * per_step
+        blocks = -(-stop // self.config.word_digits)
         addresses = addresses[..., None] + program.block_pitch * np.arange(blocks)
         position = lane % program.depth.digits
         digits = self.activations[lane, np.where(inside[..., None], addresses, 0)]
         digits[~inside] = program.pad >> DIGIT_BITS * position & _DIGIT_MASK
-        matrix = digits.reshape(*inside.shape, -1)[..., : program.channel_steps * per_step].astype(np.int64)
+        matrix = digits.reshape(*inside.shape, -1)[..., first:stop].astype(np.int64)
         if program.signed and position == program.depth.digits - 1:
             matrix -= (matrix >> DIGIT_BITS - 1) << DIGIT_BITS
-        sums = matrix.reshape(len(inside), -1).astype(np.float64) @ self._weight_matrix(program, lane)
+        sums = self._sum_products(program, matrix, self._weight_matrix(program, lane))
         self.tiles[lane].append(_wrap(sums.astype(np.int64), self.config.accumulator_bits))
 
+    def _sum_products(self, program: LaneProgram, digits: np.ndarray, weights: np.ndarray) -> np.ndarray:
+        """Sums in float64 (exact), shape (pixels, cols), of digits (pixels, positions, channels)."""
+        if not program.depthwise:
+            return digits.reshape(len(digits), -1).astype(np.float64) @ weights
+        used = weights.reshape(-1, self.config.rows, self.config.cols)[:, :DEPTHWISE_TAPS]
+        return np.einsum("ptc,tc->pc", digits.astype(np.float64), used.reshape(-1, self.config.cols))
+
     def _weight_matrix(self, program: LaneProgram, lane: int) -> np.ndarray:
-        """Weights of a tile as float64 (exact), shape (kernel positions * operands per position, cols)."""
+        """Weights of a tile as float64 (exact), shape (steps * operands per step, cols)."""
         rows, cols = self.config.rows, self.config.cols
         steps = program.kernel_height * program.kernel_width * program.channel_steps
         start = program.weight_base * self.config.beat_bytes
@@ -309,26 +319,31 @@ def block_addresses(base: int, columns: int, rows: int, planes: int, row_pitch: 
     return base + plane * plane_pitch + row * row_pitch + column
 
 
-def window_addresses(
-    program: LaneProgram | Window, dilation: tuple[int, int] = (1, 1)
-) -> tuple[np.ndarray, np.ndarray]:
+def window_addresses(program: LaneProgram | Window) -> tuple[np.ndarray, np.ndarray]:
     """Addresses under the kernel of every pixel of a tile, in channel block 0.
 
     Returns
     -------
     Addresses (words) and whether they lie inside the input, both of shape (pixels, kernel positions).
     """
-    y = program.origin_y + _axis(program.tile_height, program.stride_y, program.kernel_height, dilation[0])
-    x = program.origin_x + _axis(program.tile_width, program.stride_x, program.kernel_width, dilation[1])
+    rows, columns = kernel_offsets(program)
+    y = program.origin_y + np.add.outer(program.stride_y * np.arange(program.tile_height), rows)
+    x = program.origin_x + np.add.outer(program.stride_x * np.arange(program.tile_width), columns)
     inside = ((y >= 0) & (y < program.input_height))[:, None, :, None] & ((x >= 0) & (x < program.input_width))[:, None]
     addresses = program.input_base + (y * program.row_pitch)[:, None, :, None] + x[:, None]
     shape = (program.tile_height * program.tile_width, -1)
     return addresses.reshape(shape), inside.reshape(shape)
 
 
-def _axis(tile: int, stride: int, kernel: int, dilation: int) -> np.ndarray:
-    """Offsets along one axis, shape (tile, kernel)."""
-    return stride * np.arange(tile)[:, None] + dilation * np.arange(kernel)
+def kernel_offsets(program: LaneProgram | Window) -> tuple[np.ndarray, np.ndarray]:
+    """Rows and columns under the kernel, from those of its first position."""
+    rows, columns = np.arange(program.kernel_height), np.arange(program.kernel_width)
+    if isinstance(program, Window):
+        return rows, columns
+    rows, columns = program.dilation_y * rows, program.dilation_x * columns
+    if program.depthwise:
+        columns = np.add.outer(columns, np.arange(DEPTHWISE_TAPS)).ravel()
+    return rows, columns
 
 
 def _wrap(values: np.ndarray, bits: int) -> np.ndarray:

@@ -7,7 +7,7 @@ from random import Random
 import numpy as np
 
 from tessera.rtl.config import NpuConfig
-from tessera.rtl.isa import Depth, LaneProgram, WeightDepth
+from tessera.rtl.isa import DEPTHWISE_TAPS, Depth, LaneProgram, WeightDepth
 
 
 def lane_digit(program: LaneProgram, lane: int) -> tuple[int, bool]:
@@ -26,13 +26,31 @@ def pixels_of(program: LaneProgram) -> int:
     return program.tile_height * program.tile_width
 
 
+def words_of(program: LaneProgram) -> int:
+    """Activation words of a step."""
+    if not program.depthwise:
+        return pixels_of(program)
+    return program.tile_height * ((program.tile_width - 1) * program.stride_x + DEPTHWISE_TAPS)
+
+
+def read_word(
+    program: LaneProgram, config: NpuConfig, lane: int, bank: np.ndarray, y: int, x: int, block: int
+) -> np.ndarray:
+    """The digits of a word, or padding, as signed as the lane takes them."""
+    digit_index, is_signed = lane_digit(program, lane)
+    if 0 <= y < program.input_height and 0 <= x < program.input_width:
+        word = bank[program.input_base + block * program.block_pitch + y * program.row_pitch + x].astype(np.int64)
+    else:
+        word = np.full(config.word_digits, program.pad >> 4 * digit_index & 15, np.int64)
+    return (word ^ 8) - 8 if is_signed else word
+
+
 def tile_sums(program: LaneProgram, config: NpuConfig, lane: int, bank: np.ndarray, weights: np.ndarray) -> np.ndarray:
     """Accumulators of a finished tile, integers [pixels][cols], wrapped to ``accumulator_bits``.
 
     ``bank`` holds the lane's digits, unsigned, [words][word_digits]; ``weights`` the bytes of its weight bank.
     """
     rows, cols = config.rows, config.cols
-    digit_index, is_signed = lane_digit(program, lane)
     sums = np.zeros((program.tile_height, program.tile_width, cols), np.int64)
     step = 0
     for ky in range(program.kernel_height):
@@ -43,18 +61,17 @@ def tile_sums(program: LaneProgram, config: NpuConfig, lane: int, bank: np.ndarr
                     for tx in range(program.tile_width):
                         y = program.origin_y + ty * program.stride_y + ky * program.dilation_y
                         x = program.origin_x + tx * program.stride_x + kx * program.dilation_x
-                        block = s if program.weight_depth == WeightDepth.W4 else s // 2
-                        if 0 <= y < program.input_height and 0 <= x < program.input_width:
-                            address = program.input_base + block * program.block_pitch + y * program.row_pitch + x
-                            word = bank[address].astype(np.int64)
-                        else:
-                            word = np.full(2 * rows, program.pad >> 4 * digit_index & 15, np.int64)
-                        if is_signed:
-                            word = (word ^ 8) - 8
-                        if program.weight_depth == WeightDepth.W4:
+                        half = program.half + s
+                        if program.depthwise:
+                            for tap in range(DEPTHWISE_TAPS):
+                                word = read_word(program, config, lane, bank, y, x + tap, 0)
+                                sums[ty, tx] += word[half * rows :][:cols] * (low + 16 * high)[tap]
+                        elif program.weight_depth == WeightDepth.W4:
+                            word = read_word(program, config, lane, bank, y, x, s)
                             sums[ty, tx] += word[:rows] @ low + word[rows:] @ high
                         else:
-                            sums[ty, tx] += word[(s % 2) * rows :][:rows] @ (low + 16 * high)
+                            word = read_word(program, config, lane, bank, y, x, half // 2)
+                            sums[ty, tx] += word[(half % 2) * rows :][:rows] @ (low + 16 * high)
                 step += 1
     half = 1 << (config.accumulator_bits - 1)
     return ((sums + half) % (2 * half) - half).reshape(-1, cols)
@@ -79,8 +96,10 @@ def random_program(random: Random, config: NpuConfig, *, max_pixels: int, max_ke
     if random.random() < 0.2:
         height, width = random.choice([(1, 1), (1, 2), (1, max_pixels), (max_pixels, 1), (2, 1)])
     weight_depth = WeightDepth.of(random.choice(config.weight_depths))
-    channel_steps = random.randint(1, 3)
-    blocks = channel_steps if weight_depth == WeightDepth.W4 else (channel_steps + 1) // 2
+    depthwise = int(weight_depth == WeightDepth.W8 and random.random() < 0.3)
+    channel_steps = 1 if depthwise else random.randint(1, 3)
+    half = random.randint(0, 1) if weight_depth == WeightDepth.W8 else 0
+    blocks = channel_steps if weight_depth == WeightDepth.W4 else (half + channel_steps + 1) // 2
     input_height, input_width = random.randint(1, 12), random.randint(1, 12)
     row_pitch = input_width + random.randint(0, 3)
     block_pitch = input_height * row_pitch + random.randint(0, 5)
@@ -107,4 +126,6 @@ def random_program(random: Random, config: NpuConfig, *, max_pixels: int, max_ke
         tile_height=height,
         tile_width=width,
         weight_base=random.randrange(config.weight_beats),
+        half=half,
+        depthwise=depthwise,
     )

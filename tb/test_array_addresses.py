@@ -9,11 +9,11 @@ from random import Random
 import pytest
 from amaranth.sim import SimulatorContext
 from block_simulation import simulate
-from lane_reference import lane_digit, pixels_of, random_program, steps_of
+from lane_reference import lane_digit, random_program, steps_of, words_of
 
 from tessera.rtl.array import AddressGenerator
 from tessera.rtl.config import NpuConfig
-from tessera.rtl.isa import LaneProgram, WeightDepth, fields_of
+from tessera.rtl.isa import DEPTHWISE_TAPS, LaneProgram, WeightDepth, fields_of
 
 TINY = NpuConfig.preset("tiny")
 ONLY_W4 = dataclasses.replace(TINY, name="only_w4", weight_depths=(4,))
@@ -23,7 +23,7 @@ ONLY_W8 = dataclasses.replace(TINY, name="only_w8", weight_depths=(8,))
 def expected_words(program: LaneProgram, lane: int) -> Iterator[dict[str, int]]:
     """The words of a program in order; the address is left out where it does not matter."""
     digit, digit_signed = lane_digit(program, lane)
-    pixels = [(ty, tx) for ty in range(program.tile_height) for tx in range(program.tile_width)]
+    words = list(step_words(program))
     steps = [
         (ky, kx, s)
         for ky in range(program.kernel_height)
@@ -31,26 +31,42 @@ def expected_words(program: LaneProgram, lane: int) -> Iterator[dict[str, int]]:
         for s in range(program.channel_steps)
     ]
     for step, (ky, kx, s) in enumerate(steps):
-        for pixel, (ty, tx) in enumerate(pixels):
+        for index, (pixel, ty, column, complete) in enumerate(words):
             y = program.origin_y + ty * program.stride_y + ky * program.dilation_y
-            x = program.origin_x + tx * program.stride_x + kx * program.dilation_x
+            x = program.origin_x + column + kx * program.dilation_x
             inside = 0 <= y < program.input_height and 0 <= x < program.input_width
             is_w4 = program.weight_depth == WeightDepth.W4
-            block = s if is_w4 else s // 2
+            block = s if is_w4 else (program.half + s) // 2
             word = {
                 "padding": int(not inside),
                 "pixel": pixel,
-                "first_pixel": int(pixel == 0),
+                "complete": int(complete),
+                "first": int(index == 0),
                 "first_step": int(step == 0),
-                "last": int((step, pixel) == (len(steps) - 1, len(pixels) - 1)),
-                "upper": 0 if is_w4 else s % 2,
+                "last": int((step, index) == (len(steps) - 1, len(words) - 1)),
+                "upper": 0 if is_w4 else (program.half + s) % 2,
                 "pad": program.pad >> 4 * digit & 15,
                 "digit_signed": int(digit_signed),
                 "weight_depth": int(program.weight_depth),
+                "depthwise": program.depthwise,
             }
             if inside:
                 word["address"] = program.input_base + block * program.block_pitch + y * program.row_pitch + x
             yield word
+
+
+def step_words(program: LaneProgram) -> Iterator[tuple[int, int, int, bool]]:
+    """(output pixel, row of the tile, input column, whether the pixel is complete) of the words of a step."""
+    for ty in range(program.tile_height):
+        row = ty * program.tile_width
+        if not program.depthwise:
+            yield from ((row + tx, ty, tx * program.stride_x, True) for tx in range(program.tile_width))
+            continue
+        next_pixel = 0
+        for column in range((program.tile_width - 1) * program.stride_x + DEPTHWISE_TAPS):
+            complete = column == next_pixel * program.stride_x + DEPTHWISE_TAPS - 1
+            yield row + next_pixel, ty, column, complete
+            next_pixel += complete
 
 
 def generate(
@@ -73,7 +89,7 @@ def generate(
 
     async def collect(ctx: SimulatorContext) -> None:
         cycle, waiting = 0, None
-        total = sum(steps_of(program) * pixels_of(program) for program in programs)
+        total = sum(steps_of(program) * words_of(program) for program in programs)
         while len(words) < total:
             ctx.set(dut.word.ready, random.random() >= stall)
             _, _, valid, ready, payload, taken = await ctx.tick().sample(
@@ -112,7 +128,7 @@ def test_full_speed(seed: int) -> None:
     """A word every cycle, from step to step and from program to program."""
     random = Random(seed)
     candidates = [random_program(random, TINY, max_pixels=20) for _ in range(20)]
-    programs = [LaneProgram(lanes=1, tile_width=4)] * 4 + [each for each in candidates if pixels_of(each) >= 2]
+    programs = [LaneProgram(lanes=1, tile_width=4)] * 4 + [each for each in candidates if words_of(each) >= 2]
     _, cycles, accepted = generate(TINY, 0, programs, seed=seed, stall=0.0)
     start = accepted[0] + AddressGenerator.START_LATENCY
     assert cycles == list(range(start, start + len(cycles)))

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from amaranth.sim import SimulatorContext
 from block_simulation import simulate
-from lane_reference import pixels_of, random_program, steps_of, tile_sums
+from lane_reference import pixels_of, random_program, steps_of, tile_sums, words_of
 
 from tessera.rtl.array import Lane
 from tessera.rtl.config import NpuConfig
@@ -162,11 +162,11 @@ def test_edge(config: NpuConfig, index: int, count: int) -> None:
 
 @pytest.mark.parametrize("seed", range(2))
 def test_full_speed(seed: int) -> None:
-    """A step takes max(pixels, rows) cycles, and nothing comes between steps nor between tiles."""
+    """A step takes max(words, rows) cycles, and nothing comes between steps nor between tiles."""
     bench, max_pixels = LaneBench(TINY, 3, [], seed=seed, stall=0.0), 16
 
     def cycles(program: LaneProgram) -> int:
-        return steps_of(program) * max(pixels_of(program), TINY.rows)
+        return steps_of(program) * max(words_of(program), TINY.rows)
 
     def hides_drain(program: LaneProgram) -> bool:
         return cycles(program) >= max_pixels + bench.lane.finish_latency
@@ -176,7 +176,7 @@ def test_full_speed(seed: int) -> None:
     start = bench.accepted[0] + bench.lane.start_latency
     done, full = [], []
     for program in bench.programs:
-        last_word = start + cycles(program) - max(pixels_of(program), TINY.rows) + pixels_of(program) - 1
+        last_word = start + cycles(program) - max(words_of(program), TINY.rows) + words_of(program) - 1
         done.append(last_word + 1)
         full.append(last_word + bench.lane.finish_latency)
         start += cycles(program)

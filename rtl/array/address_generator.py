@@ -7,13 +7,13 @@ coordinates are otherwise only ever added to.
 
 from __future__ import annotations
 
-from amaranth.hdl import Const, Module, Mux, Signal, Value, signed
+from amaranth.hdl import Const, Module, Mux, Signal, Value, ValueLike, signed
 from amaranth.lib import data, stream, wiring
 from amaranth.lib.wiring import In, Out
 
 from tessera.rtl.config import DIGIT_BITS, NpuConfig, digits_of_depth
 from tessera.rtl.interfaces import address_bits, layout_of
-from tessera.rtl.isa import Depth, LaneProgram, WeightDepth
+from tessera.rtl.isa import DEPTHWISE_TAPS, Depth, LaneProgram, WeightDepth
 
 COORDINATE_BITS = 15
 """Width of signed input coordinates: every program's lie between -4096 and 12195."""
@@ -31,7 +31,7 @@ def tile_layout(config: NpuConfig) -> data.StructLayout:
     program = layout_of(LaneProgram)
     copied = (
         "weight_depth", "input_height", "input_width", "origin_y", "origin_x", "stride_y", "stride_x", "dilation_y",
-        "dilation_x", "kernel_height", "kernel_width", "channel_steps", "tile_height", "tile_width",
+        "dilation_x", "kernel_height", "kernel_width", "channel_steps", "tile_height", "tile_width", "half", "depthwise",
     )  # fmt: skip
     return data.StructLayout(
         {name: program[name].shape for name in copied}
@@ -49,7 +49,7 @@ def step_layout(config: NpuConfig) -> data.StructLayout:
     tile = tile_layout(config)
     copied = (
         "weight_depth", "input_height", "input_width", "stride_y", "stride_x", "stride_pitch", "tile_height",
-        "tile_width", "pad", "digit_signed",
+        "tile_width", "pad", "digit_signed", "depthwise",
     )  # fmt: skip
     coordinate = signed(COORDINATE_BITS)
     return data.StructLayout(
@@ -62,8 +62,9 @@ def step_layout(config: NpuConfig) -> data.StructLayout:
 def word_layout(config: NpuConfig) -> data.StructLayout:
     """One activation word of one step: where it is and what it is for.
 
-    ``padding``: the pixel lies outside the input, nothing is read. ``pixel``: output pixel of the tile.
-    ``first_pixel``: the word begins a step, so a new weight block. ``first_step``: the word's step is the tile's first.
+    ``padding``: the pixel lies outside the input, nothing is read. ``pixel``: output pixel of the tile. ``complete``:
+    the pixel's sums can be made, always except in depthwise programs, where a pixel needs several words.
+    ``first``: the word begins a step, so a new weight block. ``first_step``: the word's step is the tile's first.
     ``last``: the word is the tile's last. The others are those of `digit_control_layout`.
     """
     return data.StructLayout(
@@ -71,13 +72,15 @@ def word_layout(config: NpuConfig) -> data.StructLayout:
             "address": address_bits(config.activation_words),
             "padding": 1,
             "pixel": address_bits(config.accumulator_pixels),
-            "first_pixel": 1,
+            "complete": 1,
+            "first": 1,
             "first_step": 1,
             "last": 1,
             "upper": 1,
             "pad": DIGIT_BITS,
             "digit_signed": 1,
             "weight_depth": 1,
+            "depthwise": 1,
         }
     )
 
@@ -264,20 +267,23 @@ class StepGenerator(wiring.Component):
         }[self._config.weight_depths]
         with m.If(begin):
             m.d.sync += [value.eq(tile.start) for value in (row, position, address)]
-            m.d.sync += [y.eq(tile.origin_y), x.eq(tile.origin_x), upper.eq(0)]
+            m.d.sync += [y.eq(tile.origin_y), x.eq(tile.origin_x), upper.eq(tile.half)]
         with m.Elif(self.step.ready):
             with m.If(next_channels):
                 m.d.sync += [address.eq(address + Mux(word_done, tile.block_pitch, 0)), upper.eq(~word_done)]
             with m.Elif(next_column):
                 m.d.sync += [value.eq(position + tile.dilation_x) for value in (position, address)]
-                m.d.sync += [x.eq(x + tile.dilation_x), upper.eq(0)]
+                m.d.sync += [x.eq(x + tile.dilation_x), upper.eq(tile.half)]
             with m.Else():
                 m.d.sync += [value.eq(row + tile.dilation_pitch) for value in (row, position, address)]
-                m.d.sync += [y.eq(y + tile.dilation_y), x.eq(tile.origin_x), upper.eq(0)]
+                m.d.sync += [y.eq(y + tile.dilation_y), x.eq(tile.origin_x), upper.eq(tile.half)]
 
 
 class PixelGenerator(wiring.Component):
     """Makes the words of each step: loops ty, tx, innermost last.
+
+    A depthwise step reads every column from a row's first to its last: each pixel is complete with the last of its
+    ``DEPTHWISE_TAPS`` columns.
 
     Parameters
     ----------
@@ -310,17 +316,26 @@ class PixelGenerator(wiring.Component):
 
         ty = Signal.like(step.tile_height, name="ty", reset_less=True)  # the counters run down to 1
         tx = Signal.like(step.tile_width, name="tx", reset_less=True)
+        missing = Signal.like(step.stride_x, name="missing", reset_less=True)  # words before the pixel's last
         pixel = Signal.like(word.pixel, name="pixel", reset_less=True)
-        last_pixel = (ty == 1) & (tx == 1)
-        m.d.comb += self.step.ready.eq(~busy | (room & last_pixel))
+        first = Signal(reset_less=True)
+        complete = missing == 0
+        last_word = (ty == 1) & (tx == 1) & complete
+        m.d.comb += self.step.ready.eq(~busy | (room & last_word))
         with m.If(self.step.ready):
             incoming = self.step.payload
-            m.d.sync += [busy.eq(self.step.valid), step.eq(incoming), pixel.eq(0)]
+            m.d.sync += [busy.eq(self.step.valid), step.eq(incoming), pixel.eq(0), first.eq(1)]
             m.d.sync += [ty.eq(incoming.tile_height), tx.eq(incoming.tile_width)]
+            m.d.sync += missing.eq(self._words_before(incoming, DEPTHWISE_TAPS))
         with m.Elif(room):
-            m.d.sync += [pixel.eq(pixel + 1), tx.eq(tx - 1)]
-            with m.If(tx == 1):
-                m.d.sync += [tx.eq(step.tile_width), ty.eq(ty - 1)]
+            m.d.sync += first.eq(0)
+            with m.If(~complete):
+                m.d.sync += missing.eq(missing - 1)
+            with m.Elif(tx != 1):
+                m.d.sync += [pixel.eq(pixel + 1), tx.eq(tx - 1), missing.eq(self._words_before(step, step.stride_x))]
+            with m.Else():
+                m.d.sync += [pixel.eq(pixel + 1), tx.eq(step.tile_width), ty.eq(ty - 1)]
+                m.d.sync += missing.eq(self._words_before(step, DEPTHWISE_TAPS))
         with m.If(room):
             m.d.sync += valid.eq(busy)
             copy_members(m.d.sync, word, step)
@@ -329,21 +344,28 @@ class PixelGenerator(wiring.Component):
                     (step.y < 0) | (step.y >= step.input_height) | (step.x < 0) | (step.x >= step.input_width)
                 ),
                 word.pixel.eq(pixel),
-                word.first_pixel.eq(pixel == 0),
+                word.complete.eq(complete),
+                word.first.eq(first),
                 word.first_step.eq(step.first),
-                word.last.eq(step.last & last_pixel),
+                word.last.eq(step.last & last_word),
             ]
-        self._walk(m, step, advance=~self.step.ready & room, next_column=tx != 1)
+        self._walk(m, step, advance=~self.step.ready & room, next_row=(tx == 1) & complete)
         return m
 
-    def _walk(self, m: Module, step: data.View, *, advance: Value, next_column: Value) -> None:
-        """Address and coordinates of the pixel, in ``step``."""
+    @staticmethod
+    def _words_before(step: data.View, words: ValueLike) -> Value:
+        """Words before the last of those that a pixel needs, if ``words`` are new for it in a depthwise step."""
+        return Mux(step.depthwise, words - 1, 0)
+
+    def _walk(self, m: Module, step: data.View, *, advance: Value, next_row: Value) -> None:
+        """Address and coordinates of the word, in ``step``."""
+        distance = Mux(step.depthwise, 1, step.stride_x)
         row, row_x = Signal.like(step.address, reset_less=True), Signal.like(step.x, reset_less=True)
         with m.If(self.step.ready):
             m.d.sync += [row.eq(self.step.payload.address), row_x.eq(self.step.payload.x)]
         with m.Elif(advance):
-            with m.If(next_column):
-                m.d.sync += [step.address.eq(step.address + step.stride_x), step.x.eq(step.x + step.stride_x)]
+            with m.If(~next_row):
+                m.d.sync += [step.address.eq(step.address + distance), step.x.eq(step.x + distance)]
             with m.Else():
                 m.d.sync += [value.eq(row + step.stride_pitch) for value in (row, step.address)]
                 m.d.sync += [step.y.eq(step.y + step.stride_y), step.x.eq(row_x)]

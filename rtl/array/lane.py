@@ -89,8 +89,8 @@ class Lane(wiring.Component):
         self._fork(m, loader.program, addresses.program)
 
         word = addresses.word.payload
-        block_ready = ~word.first_pixel | loader.ready
-        begins_tile = word.first_pixel & word.first_step
+        block_ready = ~word.first | loader.ready
+        begins_tile = word.first & word.first_step
         go = addresses.word.valid & block_ready & (~begins_tile | accumulators.free)
         issue = Signal()
         m.d.comb += [
@@ -98,7 +98,7 @@ class Lane(wiring.Component):
             self.read.request.payload.eq(word.address),
             issue.eq(go & (word.padding | self.read.request.ready)),
             addresses.word.ready.eq(issue),
-            loader.take.eq(issue & word.first_pixel),
+            loader.take.eq(issue & word.first),
             accumulators.reserve.eq(issue & begins_tile),
         ]
         m.d.sync += self.done.eq(issue & word.last)
@@ -127,16 +127,18 @@ class Lane(wiring.Component):
         accumulators: Accumulators,
     ) -> None:
         """The pipeline after the read; what is known about a word travels beside it."""
-        valid, control = [issue], Signal(accumulate_layout(self._config))
+        complete, control = issue & word.complete, Signal(accumulate_layout(self._config))
         m.d.comb += [control.pixel.eq(word.pixel), control.overwrite.eq(word.first_step), control.last.eq(word.last)]
         for cycle in range(1, array.latency + 1):
-            valid.append(Signal(name=f"valid_{cycle}"))
+            earlier, complete = complete, Signal(name=f"complete_{cycle}")
             undelayed, control = control, Signal.like(control, name=f"control_{cycle}", reset_less=True)
-            m.d.sync += [valid[cycle].eq(valid[cycle - 1]), control.eq(undelayed)]
-        m.d.comb += [accumulators.valid.eq(valid[-1]), accumulators.control.eq(control)]
+            m.d.sync += [complete.eq(earlier), control.eq(undelayed)]
+        m.d.comb += [accumulators.valid.eq(complete), accumulators.control.eq(control)]
 
+        issued = Signal()
+        m.d.sync += issued.eq(issue)
         digit_control = Signal(digit_control_layout(), reset_less=True)
         copy_members(m.d.sync, digit_control, word)
-        m.d.comb += [array.valid.eq(valid[1]), array.word.eq(self.read.data), array.control.eq(digit_control)]
+        m.d.comb += [array.valid.eq(issued), array.word.eq(self.read.data), array.control.eq(digit_control)]
         m.d.comb += [port.eq(word) for port, word in zip(array.weights, weights, strict=True)]
         m.d.comb += [port.eq(total) for port, total in zip(accumulators.sums, array.sums, strict=True)]

@@ -2,27 +2,48 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 from amaranth.hdl import Const, Module, Mux, Signal, Value, signed
 from amaranth.lib import data, wiring
 from amaranth.lib.wiring import In, Out
 
 from tessera.rtl.array.micro_pe import MicroPe
 from tessera.rtl.config import DIGIT_BITS, NpuConfig
-from tessera.rtl.isa import WeightDepth
+from tessera.rtl.isa import DEPTHWISE_TAPS, WeightDepth
 
 
 def digit_control_layout() -> data.StructLayout:
     """How the digits of an activation word are used.
 
     ``upper``: a W8 step takes digits rows .. 2 * rows - 1 of the word. ``padding``: every digit is ``pad`` instead
-    of the word's. ``digit_signed`` and ``weight_depth``: see `MicroPe`.
+    of the word's. ``digit_signed`` and ``weight_depth``: see `MicroPe`. ``depthwise``: see `MultiplierArray`; W8 only.
     """
-    return data.StructLayout({"upper": 1, "padding": 1, "pad": DIGIT_BITS, "digit_signed": 1, "weight_depth": 1})
+    return data.StructLayout(
+        {"upper": 1, "padding": 1, "pad": DIGIT_BITS, "digit_signed": 1, "weight_depth": 1, "depthwise": 1}
+    )
 
 
 def sum_bits(config: NpuConfig) -> int:
     """Width of the sum of the products of one word for one output channel: rows times -1920..1905, signed."""
     return 12 + (config.rows - 1).bit_length()
+
+
+@dataclass(frozen=True)
+class DigitPair:
+    """The digits that a Micro-PE multiplies with the low and with the high half of its weight; the same at W8."""
+
+    low: Value
+    high: Value
+
+    @classmethod
+    def zero(cls) -> DigitPair:
+        """No digits."""
+        return cls(Const(0, DIGIT_BITS), Const(0, DIGIT_BITS))
+
+    def where(self, condition: Value, other: DigitPair) -> DigitPair:
+        """The other pair where the condition is 1, else this one."""
+        return DigitPair(Mux(condition, other.low, self.low), Mux(condition, other.high, self.high))
 
 
 class MultiplierArray(wiring.Component):
@@ -32,6 +53,9 @@ class MultiplierArray(wiring.Component):
 
         W8:  sums[c] = sum over r of digit[upper * rows + r] * weight[r][c]
         W4:  sums[c] = sum over r of digit[r] * weight_low[r][c] + digit[rows + r] * weight_high[r][c]
+        depthwise: sums[c] = sum over t < DEPTHWISE_TAPS of digit_t[upper * rows + c] * weight[t][c]
+
+    where digit_t are those of this word (the last t) and of the words before it, of which there must be as many.
 
     A pipeline without flow control: a word goes in and its sums come out every cycle, ``latency`` cycles later. Without
     a word its registers rest, which saves energy, and most of the time that a simulation spends on an idle lane. At
@@ -84,7 +108,7 @@ class MultiplierArray(wiring.Component):
     def elaborate(self, platform: object) -> Module:
         m = Module()
         config = self._config
-        low_digits, high_digits = self._select_digits(m)
+        digits = self._select_digits(m)
         digit_signed = Signal(reset_less=True)
         valid = self._delay(m, self.valid, "valid", self.latency - 1)
         weight_depth = self._delay(m, self.control.weight_depth, "weight_depth", self.latency - 1)
@@ -96,8 +120,8 @@ class MultiplierArray(wiring.Component):
                 low = Signal(signed(MicroPe.LOW_BITS), name=f"low_{row}_{col}", reset_less=True)
                 high = Signal(signed(MicroPe.HIGH_BITS), name=f"high_{row}_{col}", reset_less=True)
                 m.d.comb += [
-                    micro_pe.digit_low.eq(low_digits[row]),
-                    micro_pe.digit_high.eq(high_digits[row]),
+                    micro_pe.digit_low.eq(digits[row][col].low),
+                    micro_pe.digit_high.eq(digits[row][col].high),
                     micro_pe.digit_signed.eq(digit_signed),
                     micro_pe.weight.eq(self.weights[row].word_select(col, 8)),
                     micro_pe.weight_depth.eq(weight_depth[1]),
@@ -109,21 +133,51 @@ class MultiplierArray(wiring.Component):
             self._sum_column(m, col, lows, highs, valid, is_w4=weight_depth[self.latency - 1] == WeightDepth.W4)
         return m
 
-    def _select_digits(self, m: Module) -> tuple[list[Signal], list[Signal]]:
-        """The registered digits that meet the low and the high halves of the weights."""
+    def _select_digits(self, m: Module) -> list[list[DigitPair]]:
+        """The registered digits of each row and column.
+
+        Only in the first ``DEPTHWISE_TAPS`` rows does each column have its own; in a depthwise step the pairs of a column
+        are a shift register there, from the last row to the first.
+        """
+        config, depthwise = self._config, self.control.depthwise
+        selected = self._select_half(m)
+        if 8 not in config.weight_depths:
+            return [[self._register(m, f"{row}", selected[row])] * config.cols for row in range(config.rows)]
+        columns = []
+        for col in range(config.cols):
+            newest, taps = selected[col], []
+            for row in reversed(range(DEPTHWISE_TAPS)):
+                taps.append(self._register(m, f"{row}_{col}", selected[row].where(depthwise, newest)))
+                newest = taps[-1]
+            columns.append(taps[::-1])
+        shared = [
+            [self._register(m, f"{row}", selected[row].where(depthwise, DigitPair.zero()))] * config.cols
+            for row in range(DEPTHWISE_TAPS, config.rows)
+        ]
+        return [*map(list, zip(*columns, strict=True)), *shared]
+
+    def _select_half(self, m: Module) -> list[DigitPair]:
+        """The digits of each row, or padding."""
         rows, depths = self._config.rows, self._config.weight_depths
         is_w4 = (self.control.weight_depth == WeightDepth.W4) if len(depths) == 2 else Const(depths == (4,), 1)
-        low_upper = self.control.upper & ~is_w4
-        high_upper = self.control.upper | is_w4
-        chosen: tuple[list[Signal], list[Signal]] = ([], [])
-        for digits, name, upper in zip(chosen, ("low", "high"), (low_upper, high_upper), strict=True):
-            for row in range(rows):
-                digit = Signal(DIGIT_BITS, name=f"digit_{name}_{row}", reset_less=True)
-                lower_half = self.word.word_select(row, DIGIT_BITS)
-                upper_half = self.word.word_select(rows + row, DIGIT_BITS)
-                m.d.sync += digit.eq(Mux(self.control.padding, self.control.pad, Mux(upper, upper_half, lower_half)))
-                digits.append(digit)
-        return chosen
+        selected = []
+        for row in range(rows):
+            lower_half = self.word.word_select(row, DIGIT_BITS)
+            upper_half = self.word.word_select(rows + row, DIGIT_BITS)
+            pair = DigitPair(
+                Signal(DIGIT_BITS, name=f"selected_low_{row}"), Signal(DIGIT_BITS, name=f"selected_high_{row}")
+            )
+            for digit, upper in ((pair.low, self.control.upper & ~is_w4), (pair.high, self.control.upper | is_w4)):
+                m.d.comb += digit.eq(Mux(self.control.padding, self.control.pad, Mux(upper, upper_half, lower_half)))
+            selected.append(pair)
+        return selected
+
+    def _register(self, m: Module, name: str, pair: DigitPair) -> DigitPair:
+        """The pair that came with the latest word."""
+        low = Signal(DIGIT_BITS, name=f"digit_low_{name}", reset_less=True)
+        high = Signal(DIGIT_BITS, name=f"digit_high_{name}", reset_less=True)
+        m.d.sync += [low.eq(Mux(self.valid, pair.low, low)), high.eq(Mux(self.valid, pair.high, high))]
+        return DigitPair(low, high)
 
     def _sum_column(
         self, m: Module, col: int, lows: list[Signal], highs: list[Signal], valid: list[Value], *, is_w4: Value
