@@ -174,10 +174,11 @@ def preactivation(graph: Graph, node: Node, source: np.ndarray, dtype: type[np.f
 
 def _convolve(source: np.ndarray, weights: np.ndarray, node: Node, output_map: tuple[int, int]) -> np.ndarray:
     padded = pad_map(source, node.attributes["padding"], 0).transpose(1, 0, 2, 3)
-    sums = np.zeros((len(weights), len(source) * output_map[0] * output_map[1]), weights.dtype)
-    kernel, stride, dilation = weights.shape[2:], node.attributes["stride"], node.attributes["dilation"]
-    for ky, kx, values in taps(padded, output_map, kernel, stride, dilation):
-        sums += weights[:, :, ky, kx] @ values.reshape(weights.shape[1], -1)
+    groups, (inputs, *kernel) = node.attributes["groups"], weights.shape[1:]
+    grouped = weights.reshape(groups, -1, inputs, *kernel)
+    sums = np.zeros((*grouped.shape[:2], len(source) * output_map[0] * output_map[1]), weights.dtype)
+    for ky, kx, values in taps(padded, output_map, kernel, node.attributes["stride"], node.attributes["dilation"]):
+        sums += grouped[..., ky, kx] @ values.reshape(groups, inputs, -1)
     return sums.reshape(len(weights), len(source), *output_map).transpose(1, 0, 2, 3)
 
 

@@ -7,8 +7,8 @@ Shapes are those of the ONNX file, with a first axis of 1 (one sample). Two kind
 - *canonical* nodes, which the NPU executes and the passes make:
 
   ``Convolution``
-      inputs: map, weights (K, C, kh, kw), bias (K), and a residual operand if there is one.
-      attributes: ``stride``, ``padding`` (top, left, bottom, right), ``dilation``, ``activation``.
+      inputs: map, weights (K, C / groups, kh, kw), bias (K), and a residual operand if there is one.
+      attributes: ``stride``, ``padding`` (top, left, bottom, right), ``dilation``, ``groups``, ``activation``.
   ``Window``
       inputs: map, and a residual operand if there is one. attributes: ``reduction`` ("sum" or "max"),
       ``kernel``, ``stride``, ``padding``, ``divisor`` (a sum is divided by it), ``activation``.

@@ -69,6 +69,7 @@ def _integer_operation(quantized: QuantizedNetwork, operation: QuantizedOperatio
             stride=operation.stride,
             padding=operation.padding,
             dilation=operation.dilation,
+            groups=operation.groups,
             pad_value=0,
             post=post,
         )

@@ -119,9 +119,6 @@ def _check_convolution(graph: Graph, node: Node) -> str | None:
         return "its input is no map of shape (1, C, H, W)"
     if any(name and name not in graph.constants for name in node.inputs[1:]):
         return "its weights are computed at run time, but must be constant"
-    groups = node.attributes.get("group", 1)
-    if groups != 1:
-        return f"it has {groups} groups, but the NPU executes convolutions of 1 group"
     return None
 
 
@@ -241,7 +238,7 @@ OPERATORS = _table(
     Operator(
         "Conv",
         "convolution",
-        "2-D, constant weights, group 1; any stride, dilation and (asymmetric) padding, auto_pad included",
+        "2-D, constant weights; any groups, stride, dilation and (asymmetric) padding, auto_pad included",
         _check_convolution,
     ),
     Operator(

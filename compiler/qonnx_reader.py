@@ -274,6 +274,7 @@ class _Reader:
             stride=pair(node, "strides"),
             padding=padding,
             dilation=pair(node, "dilations"),
+            groups=node.attributes.get("group", 1),
             activation=parts.activation,
             residual=parts.residual,
         )

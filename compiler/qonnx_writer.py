@@ -168,6 +168,7 @@ class _Writer:
             strides=operation.stride,
             pads=operation.padding,
             dilations=operation.dilation,
+            group=operation.groups,
         )
 
     def weights(self, operation: QuantizedConvolution, integers: np.ndarray) -> str:

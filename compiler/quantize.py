@@ -187,7 +187,7 @@ def _operation(
     scales = _machine_scales(node, weights, bias, tensors, weight_depth)
     integers = quantize_weights(weights, scales, weight_depth)
     mean = calibration.ranges[node.inputs[0]].mean
-    bias = bias + _bias_correction(weights, integers, scales, mean)
+    bias = bias + _bias_correction(weights, integers, scales, mean, node.attributes["groups"])
     steps = tensors[node.inputs[0]].scale * scales.astype(np.float64)
     return QuantizedConvolution(
         **common,
@@ -196,6 +196,7 @@ def _operation(
         weight_scales=scales,
         bias=(np.rint(bias / steps) * steps).astype(np.float32),
         dilation=node.attributes["dilation"],
+        groups=node.attributes["groups"],
     )
 
 
@@ -225,12 +226,15 @@ def _machine_scales(
     return (np.ldexp(multiplier.astype(np.float64), -shift) / unit).astype(np.float32)
 
 
-def _bias_correction(weights: np.ndarray, integers: np.ndarray, scales: np.ndarray, mean: np.ndarray) -> np.ndarray:
+def _bias_correction(
+    weights: np.ndarray, integers: np.ndarray, scales: np.ndarray, mean: np.ndarray, groups: int
+) -> np.ndarray:
     """What the rounding of the weights takes from each channel's mean, padding left aside."""
     error = weights - integers * scales.astype(np.float64).reshape(-1, 1, 1, 1)
-    if len(mean) != weights.shape[1]:
+    if len(mean) != weights.shape[1] * groups:
         return np.zeros(len(weights))
-    return error.sum(axis=(2, 3)) @ mean
+    grouped = error.sum(axis=(2, 3)).reshape(groups, -1, weights.shape[1])
+    return (grouped @ mean.reshape(groups, -1, 1)).reshape(-1)
 
 
 def _network(

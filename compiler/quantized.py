@@ -72,14 +72,14 @@ class QuantizedConvolution:
     name, input, output
         Name of the operation and of its tensors.
     weights
-        int8 array (K, C, kh, kw).
+        int8 array (K, C / groups, kh, kw).
     weight_depth
         4 or 8 bits.
     weight_scales
         float32 array (K,): real value of one step of each output channel's weights.
     bias
         float32 array (K,), real values.
-    stride, padding, dilation
+    stride, padding, dilation, groups
         As in :class:`tessera.sim.golden.network.Convolution`.
     activation
         Real limits (low, high) of the result.
@@ -97,6 +97,7 @@ class QuantizedConvolution:
     stride: tuple[int, int]
     padding: tuple[int, int, int, int]
     dilation: tuple[int, int]
+    groups: int = 1
     activation: tuple[float, float] = NO_ACTIVATION
     residual: str | None = None
 

@@ -89,9 +89,16 @@ class NetworkGenerator:
 
     def _random_operation(self) -> None:
         source = self._choose(list(self.tensors))
-        kind = self._choose(["convolution", "convolution", "pointwise", "full", "pool", "global", "add"])
+        kind = self._choose(
+            ["convolution", "convolution", "depthwise", "grouped", "pointwise", "full", "pool", "global", "add"]
+        )
         if kind == "convolution":
             self.convolution(source, kernel=self._kernel(source, 3), padding=True)
+        elif kind == "depthwise":
+            self.convolution(source, kernel=self._kernel(source, 5), padding=True, groups=self.tensors[source].channels)
+        elif kind == "grouped":
+            divisors = [groups for groups in range(1, 9) if self.tensors[source].channels % groups == 0]
+            self.convolution(source, kernel=self._kernel(source, 3), padding=True, groups=self._choose(divisors))
         elif kind == "pointwise":
             self.convolution(source, kernel=(1, 1), padding=False)
         elif kind == "full" and max(self.tensors[source].shape[1:]) < 32:
@@ -104,13 +111,21 @@ class NetworkGenerator:
             self.window(source, kernel=(1, 1), padding=False, stride=(1, 1), residual=True)
 
     def convolution(
-        self, source: str, kernel: tuple[int, int], padding: bool, stride: tuple[int, int] | None = None
+        self,
+        source: str,
+        kernel: tuple[int, int],
+        padding: bool,
+        stride: tuple[int, int] | None = None,
+        groups: int = 1,
     ) -> str:
         """Appends a convolution; returns the name of its output."""
         rng, tensor = self.rng, self.tensors[source]
         depth = self._choose(self.config.weight_depths)
-        outputs = int(rng.integers(1, self.max_channels + 1))
-        weights = rng.integers(-(1 << depth - 1), 1 << depth - 1, (outputs, tensor.channels, *kernel)).astype(np.int8)
+        outputs = groups * int(rng.integers(1, max(1, self.max_channels // groups) + 1))
+        if groups == tensor.channels and rng.integers(4):
+            outputs = groups
+        shape = (outputs, tensor.channels // groups, *kernel)
+        weights = rng.integers(-(1 << depth - 1), 1 << depth - 1, shape).astype(np.int8)
         dilation = (1, 1)
         if padding:
             dilation = tuple(
@@ -130,6 +145,7 @@ class NetworkGenerator:
             dilation,
             pad_value,
             self._post(outputs, scale=tensor.depth + depth),
+            groups,
         )
         return self._append(operation, outputs)
 

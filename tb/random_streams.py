@@ -233,11 +233,14 @@ class _Job:
     def _lane_program(self, source: _Tensor) -> tuple[LaneProgram, tuple[int, int]]:
         rng, config = self.rng, self.config
         weight_depth = WeightDepth.of(rng.choice(config.weight_depths))
-        most_steps = source.blocks * (2 if weight_depth is WeightDepth.W8 else 1)
+        half, depthwise = 0, 0
+        if weight_depth is WeightDepth.W8:
+            half, depthwise = rng.randint(0, 1), int(rng.random() < 0.3)
+        most_steps = source.blocks * (2 if weight_depth is WeightDepth.W8 else 1) - half
         kernel = rng.randint(1, 3), rng.randint(1, 3)
         height = rng.randint(1, min(12, config.accumulator_pixels))
         width = rng.randint(1, min(12, config.accumulator_pixels // height))
-        steps = rng.randint(1, most_steps)
+        steps = 1 if depthwise else rng.randint(1, most_steps)
         beats = kernel[0] * kernel[1] * steps * config.weight_block_beats
         if beats > config.weight_beats:
             steps = 1
@@ -266,6 +269,8 @@ class _Job:
             tile_height=height,
             tile_width=width,
             weight_base=self.memory.weight_beats(beats),
+            half=half,
+            depthwise=depthwise,
         )
         return program, (height, width)
 

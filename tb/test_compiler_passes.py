@@ -326,7 +326,7 @@ def test_pipeline_prints_every_stage(tmp_path: Path) -> None:
         "graph network (opset 17)\n"
         "  input  x: 1x3x8x8\n"
         "  relu1_out: 1x4x6x6 = Convolution conv0(x, constant0[4x3x3x3], constant1[4]) activation=(0.0,inf) "
-        "dilation=(1,1) padding=(0,0,0,0) stride=(1,1) [npu]\n"
+        "dilation=(1,1) groups=1 padding=(0,0,0,0) stride=(1,1) [npu]\n"
         "  output relu1_out: 1x4x6x6"
     )
 
@@ -363,10 +363,6 @@ REFUSALS: dict[str, tuple[Callable[[OnnxBuilder], str], str]] = {
     "operator": (
         between(lambda net, x: net.node("Sigmoid", x)),
         "node 'sigmoid1' (Sigmoid) cannot run on the NPU: the NPU has no operator Sigmoid",
-    ),
-    "groups": (
-        lambda net: net.conv(net.node("Conv", net.conv("x", 3, 4), net.random(4, 1, 3, 3), group=4), 4, 2),
-        "node 'conv1' (Conv) cannot run on the NPU: it has 4 groups, but the NPU executes convolutions of 1 group",
     ),
     "uncounted padding": (
         between(lambda net, x: net.node("AveragePool", x, kernel_shape=[3, 3], pads=[1, 1, 1, 1])),

@@ -284,7 +284,7 @@ def test_partition_covers_everything_once(seed: int) -> None:
 
 def test_partition_prefers_what_is_faster() -> None:
     """Many pixels are divided by rows, a vector by channels."""
-    workers = Workers(count=4, slices=2, max_pixels=256, max_side=511, min_pixels=8)
+    workers = Workers(count=4, slices=2, max_pixels=256, max_side=511, min_cycles=8)
     assert choose_partition(Work(32, 32, 1, 18), workers).pixel_groups == 4
     assert choose_partition(Work(1, 1, 8, 18), workers).channel_groups == 4
     both = choose_partition(Work(4, 4, 2, 18), workers)

@@ -15,8 +15,10 @@ from typing import Any
 from tessera.compiler.errors import CompilerError
 from tessera.compiler.lowering.builder import StreamBuilder
 from tessera.compiler.lowering.partition import Partition, Tile, Work, Workers, choose_partition
-from tessera.compiler.lowering.weights import channel_steps, pack_parameters, pack_weights
+from tessera.compiler.lowering.reduction import map_reduction
+from tessera.compiler.lowering.weights import pack_parameters, pack_weights
 from tessera.rtl.isa import (
+    DEPTHWISE_TAPS,
     FIELD_LIMITS,
     PPU_SLICES,
     Depth,
@@ -194,14 +196,14 @@ class _ConvolutionEmitter(_OperationEmitter):
     operation: golden.Convolution
 
     def __init__(self, builder: StreamBuilder, operation: golden.Convolution):
-        self.channel_steps = channel_steps(operation.weights.shape[1], operation.weight_depth, builder.config)
-        self.block_steps = math.prod(operation.kernel) * self.channel_steps
-        self.block_beats = self.block_steps * builder.config.weight_block_beats
+        self.mapping = map_reduction(operation, builder.config)
+        self.block_beats = self.mapping.steps * builder.config.weight_block_beats
         super().__init__(builder, operation)
         self.packed = pack_weights(operation, builder.config)
 
     def work(self) -> Work:
-        return Work(self.output.type.height, self.output.type.width, self.blocks, self.block_steps)
+        words = (DEPTHWISE_TAPS, self.operation.stride[1]) if self.mapping.depthwise else (1, 1)
+        return Work(self.output.type.height, self.output.type.width, self.blocks, self.mapping.steps, *words)
 
     def workers(self) -> Workers:
         return Workers(
@@ -209,7 +211,7 @@ class _ConvolutionEmitter(_OperationEmitter):
             slices=PPU_SLICES,
             max_pixels=self.config.accumulator_pixels,
             max_side=FIELD_LIMITS["tile_side"],
-            min_pixels=self.config.rows,
+            min_cycles=self.config.rows,
         )
 
     def gang(self, worker: int) -> int:
@@ -236,17 +238,23 @@ class _ConvolutionEmitter(_OperationEmitter):
 
     def sums(self, worker: int, block: int, tile: Tile) -> LaneProgram:
         turn = (block - self.first_block) // self.partition.channel_groups
+        word, half = self.mapping.first_word(block)
+        kernel_height, kernel_width = self.mapping.kernel
+        dilation_y, dilation_x = self.mapping.dilation
+        kernel = {"kernel_height": kernel_height, "kernel_width": kernel_width}
         return LaneProgram(
             lanes=self.gang(worker),
-            weight_depth=WeightDepth.of(self.operation.weight_depth),
+            weight_depth=WeightDepth.of(self.mapping.weight_depth),
             pad=self.operation.pad_value & 0xFFFF,
-            input_base=self.input.base,
+            input_base=self.input.address(word, 0, 0),
             block_pitch=self.input.block_pitch,
-            dilation_y=self.operation.dilation[0],
-            dilation_x=self.operation.dilation[1],
-            channel_steps=self.channel_steps,
+            dilation_y=dilation_y,
+            dilation_x=dilation_x,
+            channel_steps=self.mapping.channel_steps,
             weight_base=self.weight_base + turn * self.block_beats,
-            **self._geometry(tile),
+            half=half,
+            depthwise=int(self.mapping.depthwise),
+            **self._geometry(tile) | kernel,
         )
 
 
@@ -265,7 +273,7 @@ class _WindowEmitter(_OperationEmitter):
             slices=PPU_SLICES,
             max_pixels=self.config.accumulator_pixels,
             max_side=FIELD_LIMITS["tile_side"],
-            min_pixels=1,
+            min_cycles=1,
         )
 
     def gang(self, worker: int) -> int:

@@ -43,13 +43,21 @@ class Work:
     blocks
         Blocks of ``cols`` output channels.
     steps
-        Cycles per pixel and block.
+        Passes over a tile per block.
+    row_start, column_pitch
+        Cycles that a pass takes for the first pixel of a row of a tile, and for each of the others.
     """
 
     height: int
     width: int
     blocks: int
     steps: int
+    row_start: int = 1
+    column_pitch: int = 1
+
+    def pass_cycles(self, tile: Tile) -> int:
+        """Cycles of a pass over a tile."""
+        return tile.height * (self.row_start + (tile.width - 1) * self.column_pitch)
 
 
 @dataclass(frozen=True)
@@ -64,15 +72,15 @@ class Workers:
         Post-processing slices; worker i gives its tiles to slice ``i % slices``.
     max_pixels, max_side
         Limits of a tile.
-    min_pixels
-        A step takes at least this many cycles, however few pixels the tile has.
+    min_cycles
+        A pass takes at least this many cycles, however few pixels the tile has.
     """
 
     count: int
     slices: int
     max_pixels: int
     max_side: int
-    min_pixels: int
+    min_cycles: int
 
 
 @dataclass(frozen=True)
@@ -136,10 +144,10 @@ def _estimate(work: Work, workers: Workers, pixel_groups: int, channel_groups: i
     slices = [0] * workers.slices
     longest = 0
     for group in range(pixel_groups):
-        pixels = [tile.pixels for tile in tiles[group::pixel_groups]]
-        compute = sum(work.steps * max(count, workers.min_pixels) + TILE_OVERHEAD for count in pixels)
+        mine = tiles[group::pixel_groups]
+        compute = sum(work.steps * max(work.pass_cycles(tile), workers.min_cycles) + TILE_OVERHEAD for tile in mine)
         longest = max(longest, turns * compute)
-        post = sum(count + POST_OVERHEAD for count in pixels)
+        post = sum(tile.pixels + POST_OVERHEAD for tile in mine)
         for channel_group in range(channel_groups):
             worker = channel_group * pixel_groups + group
             slices[worker % workers.slices] += post * len(range(channel_group, work.blocks, channel_groups))

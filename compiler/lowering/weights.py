@@ -4,42 +4,53 @@ from __future__ import annotations
 
 import numpy as np
 
+from tessera.compiler.lowering.reduction import ReductionMapping, map_reduction
 from tessera.rtl.config import DIGIT_BITS, NpuConfig
-from tessera.rtl.isa import ChannelParameters
+from tessera.rtl.isa import DEPTHWISE_TAPS, ChannelParameters
 from tessera.sim.golden.network import Convolution, PostProcessing
-
-
-def channel_steps(channels: int, weight_depth: int, config: NpuConfig) -> int:
-    """Steps per kernel position: a step covers ``rows`` input channels (W8) or ``2 * rows`` (W4)."""
-    return -(-channels // channels_per_step(weight_depth, config))
-
-
-def channels_per_step(weight_depth: int, config: NpuConfig) -> int:
-    """Input channels that a step covers."""
-    return config.rows * (2 if weight_depth == 4 else 1)
 
 
 def block_bytes(convolution: Convolution, config: NpuConfig) -> int:
     """Bytes of the weights of a block of ``cols`` output channels, as the weight bank holds them."""
-    _, inputs, height, width = convolution.weights.shape
-    return height * width * channel_steps(inputs, convolution.weight_depth, config) * config.weight_block_bytes
+    return map_reduction(convolution, config).steps * config.weight_block_bytes
 
 
 def pack_weights(convolution: Convolution, config: NpuConfig) -> list[bytes]:
     """Weight blocks of each block of ``cols`` output channels, in the order in which a lane program takes
     them."""
-    outputs, inputs, height, width = convolution.weights.shape
-    per_step = channels_per_step(convolution.weight_depth, config)
-    steps = channel_steps(inputs, convolution.weight_depth, config)
-    blocks = -(-outputs // config.cols)
-    padded = np.zeros((blocks * config.cols, steps * per_step, height, width), np.int8)
-    padded[:outputs, :inputs] = convolution.weights
-    split = padded.reshape(blocks, config.cols, steps, per_step, height, width)
-    words = np.ascontiguousarray(split.transpose(0, 4, 5, 2, 3, 1))
-    if convolution.weight_depth == 4:
+    mapping = map_reduction(convolution, config)
+    pack = _pack_depthwise if mapping.depthwise else _pack_dense
+    return [pack(convolution, config, mapping, block).tobytes() for block in range(len(mapping.first_slices))]
+
+
+def _pack_depthwise(convolution: Convolution, config: NpuConfig, mapping: ReductionMapping, block: int) -> np.ndarray:
+    """int8 array (kernel rows, groups of columns, rows, cols); the rows after ``DEPTHWISE_TAPS`` are not used."""
+    weights = convolution.weights[block * config.cols : (block + 1) * config.cols, 0]
+    height, width = mapping.kernel
+    taps = np.zeros((config.cols, height, width * DEPTHWISE_TAPS), np.int8)
+    taps[: len(weights), :, : weights.shape[2]] = weights
+    packed = np.zeros((height, width, config.rows, config.cols), np.int8)
+    packed[:, :, :DEPTHWISE_TAPS] = taps.reshape(config.cols, height, width, DEPTHWISE_TAPS).transpose(1, 2, 3, 0)
+    return packed
+
+
+def _pack_dense(convolution: Convolution, config: NpuConfig, mapping: ReductionMapping, block: int) -> np.ndarray:
+    """int8 array (kernel rows, kernel columns, channel steps, rows, cols)."""
+    channels = mapping.channel_steps * mapping.slice_channels
+    matrix = np.zeros((config.cols, channels, *mapping.kernel), np.int8)
+    inputs = convolution.weights.shape[1]
+    first_channel = mapping.first_slices[block] * mapping.slice_channels
+    outputs_per_group = convolution.output_channels // convolution.groups
+    for index, output in enumerate(range(block * config.cols, (block + 1) * config.cols)):
+        if output < convolution.output_channels:
+            start = output // outputs_per_group * inputs - first_channel
+            matrix[index, start : start + inputs] = convolution.weights[output]
+    split = matrix.reshape(config.cols, mapping.channel_steps, mapping.slice_channels, *mapping.kernel)
+    words = split.transpose(3, 4, 1, 2, 0)
+    if mapping.weight_depth == 4:
         low, high = words[..., : config.rows, :], words[..., config.rows :, :]
         words = (low & (1 << DIGIT_BITS) - 1) | (high << DIGIT_BITS)
-    return [block.tobytes() for block in words.astype(np.int8)]
+    return np.ascontiguousarray(words.astype(np.int8))
 
 
 def pack_parameters(post: PostProcessing, config: NpuConfig) -> bytes:

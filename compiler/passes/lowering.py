@@ -30,6 +30,7 @@ def lower_convolutions(graph: Graph) -> Graph:
                 padding,
                 pair(node, "strides"),
                 pair(node, "dilations"),
+                node.attributes.get("group", 1),
             )
     return graph
 
@@ -88,8 +89,15 @@ def _convolution(
     padding: tuple[int, int, int, int] = _NO_PADDING,
     stride: tuple[int, int] = (1, 1),
     dilation: tuple[int, int] = (1, 1),
+    groups: int = 1,
 ) -> None:
-    attributes = {"padding": padding, "stride": stride, "dilation": dilation, "activation": NO_ACTIVATION}
+    attributes = {
+        "padding": padding,
+        "stride": stride,
+        "dilation": dilation,
+        "groups": groups,
+        "activation": NO_ACTIVATION,
+    }
     canonical = Node(node.name, CONVOLUTION, (source, weights, bias), node.outputs[:1], attributes)
     graph.replace_node(node, canonical)
 

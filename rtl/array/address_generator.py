@@ -31,7 +31,8 @@ def tile_layout(config: NpuConfig) -> data.StructLayout:
     program = layout_of(LaneProgram)
     copied = (
         "weight_depth", "input_height", "input_width", "origin_y", "origin_x", "stride_y", "stride_x", "dilation_y",
-        "dilation_x", "kernel_height", "kernel_width", "channel_steps", "tile_height", "tile_width", "half", "depthwise",
+        "dilation_x", "kernel_height", "kernel_width", "channel_steps", "tile_height", "tile_width", "half",
+        "depthwise",
     )  # fmt: skip
     return data.StructLayout(
         {name: program[name].shape for name in copied}

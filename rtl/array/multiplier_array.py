@@ -136,8 +136,8 @@ class MultiplierArray(wiring.Component):
     def _select_digits(self, m: Module) -> list[list[DigitPair]]:
         """The registered digits of each row and column.
 
-        Only in the first ``DEPTHWISE_TAPS`` rows does each column have its own; in a depthwise step the pairs of a column
-        are a shift register there, from the last row to the first.
+        Only in the first ``DEPTHWISE_TAPS`` rows does each column have its own; in a depthwise step the pairs of a
+        column are a shift register there, from the last row to the first.
         """
         config, depthwise = self._config, self.control.depthwise
         selected = self._select_half(m)

@@ -101,11 +101,11 @@ def _convolve(operation: Convolution, source: np.ndarray, source_type: TensorTyp
     height, width = output_map(operation, source_type)
     dtype = _exact_dtype(operation, source_type)
     padded = pad_map(source, operation.padding, operation.pad_value).astype(dtype).transpose(1, 0, 2, 3)
-    weights = operation.weights.astype(dtype)
-    channels, samples = padded.shape[:2]
-    sums = np.zeros((operation.output_channels, samples * height * width), dtype)
+    groups, samples = operation.groups, padded.shape[1]
+    weights = operation.weights.astype(dtype).reshape(groups, -1, *operation.weights.shape[1:])
+    sums = np.zeros((*weights.shape[:2], samples * height * width), dtype)
     for ky, kx, values in taps(padded, (height, width), operation.kernel, operation.stride, operation.dilation):
-        sums += weights[:, :, ky, kx] @ values.reshape(channels, -1)
+        sums += weights[..., ky, kx] @ values.reshape(groups, weights.shape[2], -1)
     shaped = sums.reshape(operation.output_channels, samples, height, width)
     return shaped.transpose(1, 0, 2, 3).astype(np.int64)
 

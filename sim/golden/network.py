@@ -117,7 +117,7 @@ class Convolution:
     name, input, output
         Name of the operation and of its tensors.
     weights
-        int8 array (output channels, input channels, kernel height, kernel width).
+        int8 array (output channels, input channels per group, kernel height, kernel width).
     weight_depth
         4 or 8 bits, signed.
     stride, dilation
@@ -128,6 +128,9 @@ class Convolution:
         Integer that the added positions hold.
     post
         What is done with the sums.
+    groups
+        Into how many groups the channels are divided: each group of output channels sees its own group of input
+        channels alone. As many as channels make a depthwise convolution.
     """
 
     name: str
@@ -140,6 +143,7 @@ class Convolution:
     dilation: tuple[int, int]
     pad_value: int
     post: PostProcessing
+    groups: int = 1
 
     @property
     def kernel(self) -> tuple[int, int]:
@@ -330,8 +334,11 @@ def _convolution_problems(operation: Convolution, source: TensorType) -> Iterato
     if operation.weight_depth not in WEIGHT_DEPTHS:
         depths = ", ".join(map(str, WEIGHT_DEPTHS))
         yield f"weights have {operation.weight_depth} bits, but depths are {depths}"
-    if min(weights.shape) < 1 or weights.shape[1] != source.channels:
-        yield f"weights of shape {weights.shape} do not fit an input of {source.channels} channels"
+    if operation.groups < 1 or len(weights) % operation.groups:
+        yield f"its {len(weights)} output channels cannot be divided into {operation.groups} groups"
+    if min(weights.shape) < 1 or weights.shape[1] * operation.groups != source.channels:
+        groups = "" if operation.groups == 1 else f" in {operation.groups} groups"
+        yield f"weights of shape {weights.shape} do not fit an input of {source.channels} channels{groups}"
     low, high = depth_range(operation.weight_depth, signed=True)
     if weights.min() < low or weights.max() > high:
         yield f"weights {weights.min()}..{weights.max()} are outside {low}..{high}"
@@ -401,6 +408,8 @@ def _format_operation(network: IntegerNetwork, operation: Operation) -> str:
     if isinstance(operation, Convolution):
         kind = f"convolution W{operation.weight_depth}"
         facts.append(f"macs {operation_macs(network, operation)}")
+        if operation.groups > 1:
+            facts.append(f"groups {operation.groups}")
     else:
         kind = f"window {operation.reduction}"
     if math.prod(operation.dilation) > 1:
