@@ -15,7 +15,7 @@ from tessera.compiler.quantized_execution import execute_quantized
 from tessera.firmware.cosimulation import Inferences, Integers, Options, run_program
 from tessera.rtl.config import NpuConfig
 from tessera.sim.golden.evaluate import evaluate
-from tessera.sim.golden.network import Convolution, IntegerNetwork
+from tessera.sim.golden.network import Convolution, IntegerNetwork, operation_macs
 from tessera.sim.program import Program
 
 Arrays = Mapping[str, np.ndarray]
@@ -92,18 +92,14 @@ def run_network(
 
 def ideal_cycles(network: IntegerNetwork, config: NpuConfig) -> float:
     """Cycles of the multiplications alone, each operation at its own depths with all lanes busy."""
-    total = 0.0
-    for operation in network.operations:
-        if isinstance(operation, Convolution):
-            depth = network.tensors[operation.input].depth
-            macs = _macs(network, operation)
-            total += macs / config.macs_per_cycle(depth, operation.weight_depth)
-    return total
+    convolutions = [operation for operation in network.operations if isinstance(operation, Convolution)]
+    return sum(operation_cycles(network, convolution, config) for convolution in convolutions)
 
 
-def _macs(network: IntegerNetwork, convolution: Convolution) -> int:
-    output = network.tensors[convolution.output]
-    return convolution.weights.size * output.height * output.width
+def operation_cycles(network: IntegerNetwork, convolution: Convolution, config: NpuConfig) -> float:
+    """Cycles of the multiplications of one convolution with all lanes busy."""
+    depth = network.tensors[convolution.input].depth
+    return operation_macs(network, convolution) / config.macs_per_cycle(depth, convolution.weight_depth)
 
 
 def accuracy(outputs: Arrays, labels: np.ndarray) -> float:

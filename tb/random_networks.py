@@ -95,13 +95,16 @@ class NetworkGenerator:
         if kind == "convolution":
             self.convolution(source, kernel=self._kernel(source, 3), padding=True)
         elif kind == "depthwise":
-            self.convolution(source, kernel=self._kernel(source, 5), padding=True, groups=self.tensors[source].channels)
+            channels = self.tensors[source].channels
+            outputs = self._choose([channels, channels, channels, None])
+            kernel = self._kernel(source, 5)
+            self.convolution(source, kernel=kernel, padding=True, groups=channels, outputs=outputs)
         elif kind == "grouped":
             divisors = [groups for groups in range(1, 9) if self.tensors[source].channels % groups == 0]
             self.convolution(source, kernel=self._kernel(source, 3), padding=True, groups=self._choose(divisors))
         elif kind == "pointwise":
             self.convolution(source, kernel=(1, 1), padding=False)
-        elif kind == "full" and max(self.tensors[source].shape[1:]) < 32:
+        elif kind == "full" and self._fits_one_block(source):
             self.convolution(source, kernel=self.tensors[source].shape[1:], padding=False, stride=(1, 1))
         elif kind == "pool":
             self.window(source, kernel=self._kernel(source, 3), padding=True)
@@ -117,13 +120,12 @@ class NetworkGenerator:
         padding: bool,
         stride: tuple[int, int] | None = None,
         groups: int = 1,
+        outputs: int | None = None,
     ) -> str:
         """Appends a convolution; returns the name of its output."""
         rng, tensor = self.rng, self.tensors[source]
         depth = self._choose(self.config.weight_depths)
-        outputs = groups * int(rng.integers(1, max(1, self.max_channels // groups) + 1))
-        if groups == tensor.channels and rng.integers(4):
-            outputs = groups
+        outputs = outputs or groups * int(rng.integers(1, max(1, self.max_channels // groups) + 1))
         shape = (outputs, tensor.channels // groups, *kernel)
         weights = rng.integers(-(1 << depth - 1), 1 << depth - 1, shape).astype(np.int8)
         dilation = (1, 1)
@@ -217,6 +219,13 @@ class NetworkGenerator:
     def _random_shape(self) -> tuple[int, int, int]:
         sides = self.rng.integers(1, self.max_side + 1, 2)
         return int(self.rng.integers(1, self.max_channels + 1)), int(sides[0]), int(sides[1])
+
+    def _fits_one_block(self, source: str) -> bool:
+        """Whether the weights of a block of channels whose kernel is the whole map fit a weight bank."""
+        channels, height, width = self.tensors[source].shape
+        words = -(-channels // self.config.word_digits) * height * width
+        fits = words * self.config.word_digits * self.config.cols <= self.config.weight_bank_bytes
+        return fits and max(height, width) < 32
 
     def _kernel(self, source: str, limit: int) -> tuple[int, int]:
         _, height, width = self.tensors[source].shape

@@ -237,6 +237,14 @@ CASES: dict[str, tuple[Callable[[OnnxBuilder], str], list[str]]] = {
         lambda net: net.conv("x", 3, 4, dilations=[2, 3], pads=[2, 0, 1, 3]),
         ["Convolution"],
     ),
+    "depthwise": (
+        lambda net: net.batch_norm(net.node("Conv", net.conv("x", 3, 4), net.random(4, 1, 3, 2), group=4), 4),
+        ["Convolution", "Convolution"],
+    ),
+    "groups": (
+        lambda net: net.node("Conv", net.conv("x", 3, 4), net.random(6, 2, 3, 3), net.random(6), group=2),
+        ["Convolution", "Convolution"],
+    ),
     "omitted output": (
         lambda net: net.node("Sigmoid", net.conv(_normalised(net), 3, 4)),
         ["LayerNormalization", "Convolution", "Sigmoid"],

@@ -114,19 +114,20 @@ def one_operation(operation: Convolution | Window, source: TensorType, depth: in
 
 
 def convolution(rng: np.random.Generator, channels: int, **changes: object) -> Convolution:
-    """A random convolution from x to y with 3 output channels."""
+    """A random convolution from x to y with 3 output channels, or as many per group."""
     kernel = tuple(rng.integers(1, 4, 2))
+    groups = int(changes.get("groups", 1))
     plain = Convolution(
         name="op",
         input="x",
         output="y",
-        weights=rng.integers(-128, 128, (3, channels, *kernel)).astype(np.int8),
+        weights=rng.integers(-128, 128, (3 * groups, channels // groups, *kernel)).astype(np.int8),
         weight_depth=8,
         stride=tuple(rng.integers(1, 4, 2).tolist()),
         padding=tuple(rng.integers(0, 3, 4).tolist()),
         dilation=tuple(rng.integers(1, 3, 2).tolist()),
         pad_value=int(rng.integers(-8, 8)),
-        post=post(3),
+        post=post(3 * groups),
     )
     return replace(plain, **changes)
 
@@ -143,7 +144,9 @@ def naive_sums(operation: Convolution | Window, source: np.ndarray, shape: tuple
             if isinstance(operation, Window):
                 terms += [int(source[k, y, x])] if inside else []
             else:
-                pixel = source[:, y, x] if inside else np.full(len(source), operation.pad_value)
+                inputs = operation.weights.shape[1]
+                group = slice(k // (shape[0] // operation.groups) * inputs, None)
+                pixel = source[group, y, x][:inputs] if inside else np.full(inputs, operation.pad_value)
                 terms += [int(a) * int(w) for a, w in zip(pixel, operation.weights[k, :, ky, kx], strict=True)]
         is_max = isinstance(operation, Window) and operation.reduction == "max"
         result[k, oy, ox] = max(terms) if is_max else sum(terms)
@@ -153,8 +156,9 @@ def naive_sums(operation: Convolution | Window, source: np.ndarray, shape: tuple
 @pytest.mark.parametrize("seed", range(12))
 def test_convolution_equals_loops(seed: int) -> None:
     rng = np.random.default_rng(seed)
-    source = TensorType(int(rng.integers(1, 5)), 7, 6, 8, signed=True)
-    operation = convolution(rng, source.channels)
+    groups = int(rng.integers(1, 4))
+    source = TensorType(groups * int(rng.integers(1, 5)), 7, 6, 8, signed=True)
+    operation = convolution(rng, source.channels, groups=groups)
     network = one_operation(operation, source)
     network.verify()
     values = rng.integers(*source.range, source.shape, endpoint=True)

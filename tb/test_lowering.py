@@ -20,7 +20,14 @@ from tessera.rtl.config import NpuConfig
 from tessera.rtl.isa import End, Fence, Instruction, LaneProgram, Load, LoadTarget, PostProcess, Wait
 from tessera.sim.cycles import Prediction
 from tessera.sim.golden.evaluate import evaluate
-from tessera.sim.golden.network import Convolution, IntegerNetwork, PostProcessing, TensorType, Window
+from tessera.sim.golden.network import (
+    Convolution,
+    IntegerNetwork,
+    PostProcessing,
+    TensorType,
+    Window,
+    output_map,
+)
 from tessera.sim.stream import StreamModel
 from tessera.sim.tensor_layout import pack_tensor, tensor_bytes, unpack_tensor
 
@@ -43,17 +50,18 @@ def convolution_network(
     kernel: tuple[int, int] = (1, 1),
     weight_depth: int = 8,
     dilation: tuple[int, int] = (1, 1),
+    stride: tuple[int, int] = (1, 1),
+    groups: int = 1,
     seed: int = 0,
 ) -> IntegerNetwork:
     """One convolution without padding."""
     limit = 1 << (weight_depth - 1)
-    weights = np.random.default_rng(seed).integers(-limit, limit, (outputs, source.channels, *kernel)).astype(np.int8)
-    height = source.height - dilation[0] * (kernel[0] - 1)
-    width = source.width - dilation[1] * (kernel[1] - 1)
-    target = TensorType(outputs, height, width, source.depth, True)
+    shape = (outputs, source.channels // groups, *kernel)
+    weights = np.random.default_rng(seed).integers(-limit, limit, shape).astype(np.int8)
     operation = Convolution(
-        "conv", "x", "y", weights, weight_depth, (1, 1), (0, 0, 0, 0), dilation, 0, post_processing(outputs)
+        "conv", "x", "y", weights, weight_depth, stride, (0, 0, 0, 0), dilation, 0, post_processing(outputs), groups
     )
+    target = TensorType(outputs, *output_map(operation, source), source.depth, True)
     return IntegerNetwork("net", {"x": source, "y": target}, ("x",), ("y",), (operation,))
 
 
@@ -104,6 +112,57 @@ def test_shapes(source: TensorType, outputs: int, kernel: tuple[int, int]) -> No
 def test_dilation() -> None:
     """A dilated kernel."""
     run_and_compare(convolution_network(TensorType(5, 9, 11, 8, True), 6, (3, 2), dilation=(3, 7)), TINY)
+
+
+@pytest.mark.parametrize("depth", [4, 8, 16])
+@pytest.mark.parametrize("weight_depth", [4, 8])
+@pytest.mark.parametrize(
+    ("kernel", "stride", "dilation", "depthwise"),
+    [
+        ((3, 3), (1, 1), (1, 1), True),
+        ((3, 3), (2, 2), (2, 1), True),
+        ((1, 2), (1, 1), (1, 1), True),
+        ((2, 7), (1, 2), (1, 1), True),
+        ((3, 1), (1, 1), (1, 1), False),  # a column of its own takes no fewer cycles
+        ((3, 3), (1, 3), (1, 1), False),
+        ((3, 3), (1, 1), (1, 2), False),
+    ],
+)
+def test_depthwise(
+    depth: int,
+    weight_depth: int,
+    kernel: tuple[int, int],
+    stride: tuple[int, int],
+    dilation: tuple[int, int],
+    depthwise: bool,
+) -> None:
+    """Depthwise programs where they are faster, dense ones with zeros elsewhere."""
+    source = TensorType(21, 9, 17, depth, True)
+    network = convolution_network(source, 21, kernel, weight_depth, dilation, stride, groups=21)
+    run_and_compare(network, TINY)
+    programs = [program for program in lower(network, TINY).instructions if isinstance(program, LaneProgram)]
+    assert {bool(program.depthwise) for program in programs} == {depthwise}
+
+
+def test_depthwise_needs_8_bit_weights() -> None:
+    """A machine without them multiplies by zeros."""
+    config = dataclasses.replace(TINY, name="w4", weight_depths=(4,))
+    run_and_compare(convolution_network(TensorType(9, 5, 6, 8, True), 9, (3, 3), 4, groups=9), config)
+
+
+@pytest.mark.parametrize("weight_depth", [4, 8])
+@pytest.mark.parametrize(("groups", "inputs", "outputs"), [(2, 1, 3), (3, 7, 2), (2, 16, 16), (5, 3, 5), (2, 24, 1)])
+def test_groups(weight_depth: int, groups: int, inputs: int, outputs: int) -> None:
+    """Groups that are parts of a word, several words, and neither."""
+    source = TensorType(groups * inputs, 4, 3, 8, True)
+    run_and_compare(convolution_network(source, groups * outputs, (2, 2), weight_depth, groups=groups), TINY)
+
+
+def test_groups_read_their_own_channels_alone() -> None:
+    """The steps of a group are those of its channels."""
+    network = convolution_network(TensorType(32, 4, 4, 8, True), 32, groups=4)
+    programs = [program for program in lower(network, TINY).instructions if isinstance(program, LaneProgram)]
+    assert {program.channel_steps for program in programs} == {2}
 
 
 @pytest.mark.parametrize("weight_depth", [4, 8])
