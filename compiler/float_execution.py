@@ -174,7 +174,8 @@ def preactivation(graph: Graph, node: Node, source: np.ndarray, dtype: type[np.f
 
 def _convolve(source: np.ndarray, weights: np.ndarray, node: Node, output_map: tuple[int, int]) -> np.ndarray:
     padded = pad_map(source, node.attributes["padding"], 0).transpose(1, 0, 2, 3)
-    groups, (inputs, *kernel) = node.attributes["groups"], weights.shape[1:]
+    groups, (_, inputs, height, width) = node.attributes["groups"], weights.shape
+    kernel = height, width
     grouped = weights.reshape(groups, -1, inputs, *kernel)
     sums = np.zeros((*grouped.shape[:2], len(source) * output_map[0] * output_map[1]), weights.dtype)
     for ky, kx, values in taps(padded, output_map, kernel, node.attributes["stride"], node.attributes["dilation"]):
