@@ -32,6 +32,8 @@ class Accumulators(wiring.Component):
     ----------
     config
         Sizes of the memories.
+    width
+        Bits of the sums; default those of the multiplier array.
 
     Members
     -------
@@ -39,7 +41,7 @@ class Accumulators(wiring.Component):
         There are sums; one cycle before they come.
     control : In(accumulate_layout)
         What to do with them; together with ``valid``.
-    sums : In(signed(sum_bits)) x cols
+    sums : In(signed(width)) x cols
         Sums of ``cols`` output channels, in the cycle after their ``valid``.
     reserve : In(1)
         A tile begins; only allowed while ``free``. Its sums may follow at any time, after those of the tiles before.
@@ -52,13 +54,13 @@ class Accumulators(wiring.Component):
     FULL_CYCLES = 2
     """Cycles from the last ``valid`` of a tile to the first cycle with ``drain.full``."""
 
-    def __init__(self, config: NpuConfig):
+    def __init__(self, config: NpuConfig, *, width: int | None = None):
         self._config = config
         super().__init__(
             {
                 "valid": In(1),
                 "control": In(accumulate_layout(config)),
-                "sums": In(signed(sum_bits(config))).array(config.cols),
+                "sums": In(signed(width or sum_bits(config))).array(config.cols),
                 "reserve": In(1),
                 "free": Out(1),
                 "drain": In(Drain(config)),

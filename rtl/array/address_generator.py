@@ -14,6 +14,7 @@ from amaranth.lib.wiring import In, Out
 from tessera.rtl.config import DIGIT_BITS, NpuConfig, digits_of_depth
 from tessera.rtl.interfaces import address_bits, layout_of
 from tessera.rtl.isa import DEPTHWISE_TAPS, Depth, LaneProgram, WeightDepth
+from tessera.rtl.skid_buffer import SkidBuffer
 
 COORDINATE_BITS = 15
 """Width of signed input coordinates: every program's lie between -4096 and 12195."""
@@ -311,9 +312,10 @@ class PixelGenerator(wiring.Component):
     def elaborate(self, platform: object) -> Module:
         m = Module()
         step = Signal(step_layout(self._config), reset_less=True)  # address, y and x move from pixel to pixel
-        busy, valid, room = Signal(), Signal(), Signal()
-        word = Signal(word_layout(self._config), reset_less=True)
-        m.d.comb += [self.word.valid.eq(valid), self.word.payload.eq(word), room.eq(~valid | self.word.ready)]
+        # The buffer keeps the long way from the memories' ready to the counters out of a cycle.
+        m.submodules.buffer = buffer = SkidBuffer(word_layout(self._config))
+        wiring.connect(m, buffer.output, wiring.flipped(self.word))
+        busy, word, room = Signal(), buffer.input.payload, buffer.input.ready
 
         ty = Signal.like(step.tile_height, name="ty", reset_less=True)  # the counters run down to 1
         tx = Signal.like(step.tile_width, name="tx", reset_less=True)
@@ -337,19 +339,16 @@ class PixelGenerator(wiring.Component):
             with m.Else():
                 m.d.sync += [pixel.eq(pixel + 1), tx.eq(step.tile_width), ty.eq(ty - 1)]
                 m.d.sync += missing.eq(self._words_before(step, DEPTHWISE_TAPS))
-        with m.If(room):
-            m.d.sync += valid.eq(busy)
-            copy_members(m.d.sync, word, step)
-            m.d.sync += [
-                word.padding.eq(
-                    (step.y < 0) | (step.y >= step.input_height) | (step.x < 0) | (step.x >= step.input_width)
-                ),
-                word.pixel.eq(pixel),
-                word.complete.eq(complete),
-                word.first.eq(first),
-                word.first_step.eq(step.first),
-                word.last.eq(step.last & last_word),
-            ]
+        copy_members(m.d.comb, word, step)
+        m.d.comb += [
+            buffer.input.valid.eq(busy),
+            word.padding.eq((step.y < 0) | (step.y >= step.input_height) | (step.x < 0) | (step.x >= step.input_width)),
+            word.pixel.eq(pixel),
+            word.complete.eq(complete),
+            word.first.eq(first),
+            word.first_step.eq(step.first),
+            word.last.eq(step.last & last_word),
+        ]
         self._walk(m, step, advance=~self.step.ready & room, next_row=(tx == 1) & complete)
         return m
 

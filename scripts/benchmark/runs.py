@@ -1,0 +1,46 @@
+"""Networks on the co-simulated RTL, as the benchmark runs them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+
+from tessera.cli.console import ResultError
+from tessera.compiler import calibrate, import_onnx, prepare, quantize
+from tessera.compiler.graph import Graph
+from tessera.firmware.cosimulation import Inferences, Options, run_program
+from tessera.firmware.inference import CompiledNetwork, compile_network
+from tessera.rtl.config import NpuConfig
+from tessera.sim.golden.evaluate import evaluate
+
+ROOT = Path(__file__).resolve().parents[2]
+CALIBRATION_SAMPLES = 16
+SEED = 1
+
+
+def compile_file(path: Path, weight_depth: int, activation_depth: int) -> CompiledNetwork:
+    """Quantised with seeded noise, since cycles do not depend on the data."""
+    graph = prepare(import_onnx(path))
+    calibration = calibrate(graph, _noise(graph))
+    return compile_network(quantize(graph, calibration, activation_depth, weight_depth), NpuConfig.preset("edge"))
+
+
+def _noise(graph: Graph) -> dict[str, np.ndarray]:
+    rng = np.random.default_rng(SEED)
+    return {name: rng.random((CALIBRATION_SAMPLES, *graph.shapes[name][1:])) for name in graph.inputs}
+
+
+def run_samples(network: CompiledNetwork, samples: int, options: Options) -> Inferences:
+    """Runs random inputs; a result that is not the golden model's ends the benchmark."""
+    rng = np.random.default_rng(SEED)
+    inputs = {
+        name: rng.integers(tensor.type.range[0], tensor.type.range[1] + 1, (samples, *tensor.type.shape))
+        for name, tensor in network.program.inputs.items()
+    }
+    inferences = run_program(network.program, inputs, options)
+    golden = evaluate(network.integer, inputs)
+    for name, values in inferences.outputs.items():
+        if not np.array_equal(values, golden[name]):
+            raise ResultError(f"{network.program.name}: the RTL's output {name} differs from the golden model's")
+    return inferences
