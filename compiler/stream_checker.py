@@ -1,13 +1,14 @@
 """The stream checker: proves that a stream is legal, cannot deadlock, and computes what its order says.
 
-It knows nothing of the compiler: it decodes a stream and follows it with the machine's ordering model. A
-stream that passes has the same result on the RTL as on the stream model, whatever the timing:
+It knows nothing of the compiler: it decodes a stream and follows it with the machine's ordering model. A stream that
+passes has the same result on the RTL as on the stream model, whatever the timing, as long as its channel parameters,
+which are data, keep their limits (`ChannelParameters`; the stream model refuses others):
 
 - every instruction is one that the configuration executes, and stays inside its memories;
-- every pair of accesses that must keep its order is ordered, by waits or by the machine's own rules;
+- every pair of accesses that must keep its order is ordered, by waits or by the machine's own rules, and a post-process
+  writes over its residual operand only where each pixel takes the place of its own operand;
 - waits refer to earlier instructions whose completion does not depend on later ones;
-- every finished tile is taken by one post-process of the same size, and no unit runs further ahead than the
-machine
+- every finished tile is taken by one post-process of the same size, and no unit runs further ahead than the machine
   has memory for.
 """
 
@@ -41,8 +42,7 @@ from tessera.sim.ordering import OrderError, StreamOrder
 from tessera.sim.program import Program
 
 MAX_UNDRAINED = 2
-"""Tiles that a lane can have finished or begun before the first of them is post-processed: its accumulator
-memories."""
+"""Tiles that a lane can have finished or begun before the first is post-processed: its accumulator memories."""
 
 MAX_UNREAD = 1
 """Windows of a slice that can precede their post-process."""
@@ -125,6 +125,8 @@ class _Checker:
             yield str(error)
             return
         yield from self._bounds(instruction)
+        if isinstance(instruction, PostProcess) and instruction.residual:
+            yield from self._residual(instruction)
         try:
             yield from self._hazards(instruction)
             if isinstance(instruction, Wait):
@@ -171,14 +173,26 @@ class _Checker:
                 f"{hazard.unit.name.lower()}, which uses it too, may not have finished"
             )
 
+    def _residual(self, post: PostProcess) -> Iterator[str]:
+        """Operands are read ahead of the writes by any distance, so a pixel may only replace its own operand."""
+        activations = [a for a in footprint(post, self.config) if a.space.memory is Memory.ACTIVATIONS]
+        operands = {access.space: access.region for access in activations if not access.write}
+        for access in activations:
+            operand = operands.get(access.space)
+            if access.write and operand and operand.meets(access.region) and not operand.same_places(access.region):
+                yield (
+                    f"it writes activations of lane {access.space.lane} at {access.region.base}.."
+                    f"{access.region.stop - 1}, where it still reads its residual operand; give the result the "
+                    f"operand's base and row pitch, or another place"
+                )
+                break
+
     def _wait(self, wait: Wait) -> Iterator[str]:
-        """A window completes only with the help of its post-process, so that must be in the stream
-        already."""
+        """A window completes only with the help of its post-process, so that must be in the stream already."""
         for unit, count in self.order.resolve(wait):
             self.waited.append((unit, count))
-            for index in range(PPU_SLICES):
-                if unit is Unit.window(index) and count > self.order.counts[unit] - self.order.unread()[index]:
-                    yield f"it waits for {unit.name.lower()}, whose post-process comes later"
+            if self.order.is_unread(unit, count):
+                yield f"it waits for {unit.name.lower()}, whose post-process comes later"
 
     def _counters(self) -> Iterator[str]:
         """Counters are compared modulo 2 ** 16, so none may run 2 ** 15 ahead of what is waited for."""

@@ -91,6 +91,19 @@ class Region:
                 stop = address + self.columns
         yield start, stop
 
+    def meets(self, other: Region) -> bool:
+        """Whether the two blocks have an address in common."""
+        if self.base >= other.stop or other.base >= self.stop:
+            return False
+        theirs = list(other.ranges())
+        return any(start < last and first < stop for start, stop in self.ranges() for first, last in theirs)
+
+    def same_places(self, other: Region) -> bool:
+        """Whether every element has an address of its own, and the same one in both blocks (of one plane)."""
+        apart = self.rows == 1 or self.columns <= self.row_pitch == other.row_pitch
+        shape = (self.base, self.columns, self.rows)
+        return apart and self.planes == 1 and shape == (other.base, other.columns, other.rows)
+
 
 @dataclass(frozen=True)
 class Access:

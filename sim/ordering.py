@@ -2,14 +2,14 @@
 
 This is the memory-ordering model of the machine, followed in stream order with vector clocks. The rules:
 
-1. A unit's instructions take effect, and complete, in their order in the stream. For other units this says
-nothing
+1. A unit's instructions take effect, and complete, in their order in the stream. For other units this says nothing
    before the completion: its next instruction may begin before the last one has finished.
-2. A ``Wait`` makes all later instructions of its target units begin after what it waits for, and after
-everything that
+2. A ``Wait`` makes all later instructions of its target units begin after what it waits for, and after everything that
    is then certain to have finished.
-3. A ``PostProcess`` takes the tile of its source, so its writes, and what it completes, come after the
-source's reads. 4. A ``Fence`` orders everything before everything after.
+3. A ``PostProcess`` completes after its source. Lanes hand over whole tiles, so its writes come after all reads of its
+   lanes, too. A window reader hands over pixel by pixel, so its reads and the writes of its post-process go on at the
+   same time: nothing orders them, and no wait could.
+4. A ``Fence`` orders everything before everything after.
 
 A *hazard* is a pair of accesses to a common address by different units, at least one of them a write, whose
 order is not certain.
@@ -130,9 +130,15 @@ class StreamOrder:
         """For each slice, the windows that no post-process has taken."""
         return [len(windows) for windows in self._windows]
 
+    def is_unread(self, unit: Unit, count: int) -> bool:
+        """Whether a unit's ``count``-th instruction is a window that cannot complete yet, as nothing has taken it."""
+        return any(
+            unit is Unit.window(index) and count > int(self.counts[unit]) - windows
+            for index, windows in enumerate(self.unread())
+        )
+
     def resolve(self, wait: Wait) -> Iterator[tuple[Unit, int]]:
-        """The instructions that a wait waits for, as (unit, count); raises `OrderError` if one is in the
-        future."""
+        """The instructions that a wait waits for, as (unit, count); raises `OrderError` if one is in the future."""
         for unit in units_of_mask(wait.sources):
             behind = (int(self.counts[unit]) - wait.counts[unit]) % (1 << TOKEN_BITS)
             count = int(self.counts[unit]) - behind
@@ -166,9 +172,12 @@ class StreamOrder:
                 self._history.record(access, int(self.counts[access.unit]))
 
     def _known_to(self, access: Access, instruction: Instruction) -> Clock:
-        if access.write and isinstance(instruction, PostProcess) and access.space.memory is Memory.ACTIVATIONS:
-            return np.maximum(self._known[access.unit], self._source_clock(instruction, take=False))
-        return self._known[access.unit]
+        """What has completed, at least, when an access of an instruction begins (rules 2 to 4)."""
+        known = self._known[access.unit]
+        takes_tiles = isinstance(instruction, PostProcess) and instruction.source is Source.LANES
+        if access.write and takes_tiles and access.space.memory is Memory.ACTIVATIONS:
+            return np.maximum(known, self._source_clock(instruction, take=False))
+        return known
 
     def _source_clock(self, instruction: Instruction, *, take: bool) -> Clock:
         """What has completed when the source of a post-process has; nothing for other instructions."""
@@ -195,8 +204,7 @@ class _AccessHistory:
         self._dram: dict[tuple[Unit, bool], dict[tuple[int, int], int]] = defaultdict(dict)
 
     def conflicts(self, access: Access) -> Iterator[tuple[Unit, int]]:
-        """Earlier accesses that must come before this one, as (unit, count); at most one per unit and
-        kind."""
+        """Earlier accesses that must come before this one, as (unit, count); at most one per unit and kind."""
         for write in (True, False) if access.write else (True,):
             if access.space.memory is Memory.DRAM:
                 yield from self._dram_conflicts(access, write)
@@ -219,8 +227,7 @@ class _AccessHistory:
             marks[access.unit][index] = count
 
     def _dram_conflicts(self, access: Access, write: bool) -> Iterator[tuple[Unit, int]]:
-        """Whole extents are compared: rows of one transfer between the rows of another count as common
-        addresses."""
+        """Whole extents are compared: rows of one transfer between the rows of another count as common addresses."""
         start, stop = access.region.base, access.region.stop
         for (unit, kind), extents in self._dram.items():
             if kind == write and unit is not access.unit:

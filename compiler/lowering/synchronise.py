@@ -7,21 +7,26 @@ from dataclasses import replace
 
 from tessera.compiler.lowering.builder import Step
 from tessera.rtl.config import NpuConfig
-from tessera.rtl.isa import TOKEN_BITS, Fence, Instruction, Unit, Wait
-from tessera.sim.ordering import Clock, Hazard, StreamOrder
+from tessera.rtl.isa import TOKEN_BITS, Fence, Instruction, Unit, Wait, format_instruction
+from tessera.sim.ordering import Clock, Hazard, OrderError, StreamOrder
 
 FENCE_INTERVAL = 1 << TOKEN_BITS - 2
 """Instructions of one unit between fences.
 
-Token counters are compared modulo 2 ** 16, so a wait must not be more than 2 ** 15 instructions behind; no
-stream of fewer instructions has a fence."""
+Token counters are compared modulo 2 ** 16, so a wait must not be more than 2 ** 15 instructions behind; no stream of
+fewer instructions has a fence.
+"""
 
 
 def synchronise(instructions: Iterable[Instruction], config: NpuConfig) -> list[Instruction]:
     """The instructions with the waits (and, in very long streams, fences) that they need.
 
-    What is already certain, by earlier waits, by the order in a unit or by the hand-over of tiles, is not
-    waited for.
+    What is already certain, by earlier waits, by the order in a unit or by the hand-over of tiles, is not waited for.
+
+    Raises
+    ------
+    OrderError
+        A post-process writes what its window, or another one that is not taken yet, still reads: no wait helps.
     """
     return [instruction for _, instruction in _with_waits(instructions, config)]
 
@@ -47,18 +52,22 @@ def _with_waits(instructions: Iterable[Instruction], config: NpuConfig) -> Itera
 
 
 def _before(instruction: Instruction, order: StreamOrder, fenced: Clock) -> Iterator[Instruction]:
-    """What has to stand before an instruction; each is to be appended to ``order`` before the next is asked
-    for."""
+    """What has to stand before an instruction; each is to be appended to ``order`` before the next is asked for."""
     if (order.counts - fenced).max() >= FENCE_INTERVAL and not any(order.unread()):
         yield Fence()
     hazards = order.hazards(instruction)
+    for hazard in hazards:
+        if order.is_unread(hazard.unit, hazard.count):
+            raise OrderError(
+                f"{format_instruction(instruction)}: it writes words that {hazard.unit.name.lower()} still reads, "
+                f"which cannot finish before it; put its result elsewhere, or post-process that window first"
+            )
     if hazards:
         yield _wait(hazards, order)
 
 
 def _wait(hazards: list[Hazard], order: StreamOrder) -> Instruction:
-    """One wait for the latest instruction of each unit in the hazards, without those that another one
-    implies."""
+    """One wait for the latest instruction of each unit in the hazards, without those that another one implies."""
     needed: dict[Unit, int] = {}
     for hazard in hazards:
         needed[hazard.unit] = max(needed.get(hazard.unit, 0), hazard.count)
