@@ -15,8 +15,13 @@ concurrently. Order *between* units is made only by :class:`Wait`:
 
 Three hand-overs need no ``Wait``: a :class:`PostProcess` takes the next finished tile of its source (lanes or
 window reader), a lane starts a tile only when one of its two accumulator memories is free, and a window reader
-is paced by its slice. Every value waited for must be signalled by an earlier instruction of the stream, and no
-lane may be more than two tiles ahead of the post-processing; then no stream can deadlock.
+is paced by its slice. No stream can deadlock in which
+
+- every value waited for is signalled by an earlier instruction of the stream,
+- no lane is more than two tiles ahead of the post-processing,
+- every post-process has an earlier source of the same number of pixels, and
+- every window is post-processed before the next window of its slice and before a fence or the end, and nothing
+  waits for a window before its post-process.
 """
 
 from __future__ import annotations
@@ -215,7 +220,11 @@ def _field(width: int, doc: str, *, signed: bool = False, count: int = 1, kind: 
 
 @dataclass(frozen=True, kw_only=True)
 class Instruction:
-    """Base class of all instructions. A value outside a field's range raises `IsaError` when it is made."""
+    """Base class of all instructions.
+
+    A field with an enumeration holds a member of it, whatever it was made from: equal instructions are alike to every
+    reader. A value outside a field's range, or without a member, raises `IsaError` when the instruction is made.
+    """
 
     opcode: ClassVar[int]
     mnemonic: ClassVar[str]
@@ -227,6 +236,19 @@ class Instruction:
                     raise IsaError(
                         f"{self.mnemonic}: {field.name} = {value} is outside {field.minimum}..{field.maximum}"
                     )
+            if field.kind is not int:
+                object.__setattr__(self, field.name, self._member(field))
+
+    def _member(self, field: Field) -> Any:
+        """The member of the field's enumeration (of one element) that the field's value stands for."""
+        value = getattr(self, field.name)
+        try:
+            return field.kind(value)
+        except ValueError:
+            members = ", ".join(f"{member.value} ({member.name})" for member in field.kind)  # type: ignore[attr-defined]
+            raise IsaError(
+                f"{self.mnemonic}: {field.name} = {value} is no {field.kind.__name__}; use one of {members}"
+            ) from None
 
     def units(self) -> tuple[Unit, ...]:
         """The units whose queues take this instruction; empty for those that the sequencer executes itself."""
@@ -619,15 +641,8 @@ def _extract(word: int, field: Field) -> Any:
         value = word >> (field.offset + index * field.width) & (1 << field.width) - 1
         if field.signed and value >> (field.width - 1):
             value -= 1 << field.width
-        values.append(_convert(value, field))
+        values.append(value)
     return values[0] if field.count == 1 else tuple(values)
-
-
-def _convert(value: int, field: Field) -> int:
-    try:
-        return field.kind(value)
-    except ValueError:
-        raise IsaError(f"{field.name} = {value} is no {field.kind.__name__}") from None
 
 
 def _layout(instruction: type[Instruction]) -> tuple[Field, ...]:

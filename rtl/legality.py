@@ -1,8 +1,8 @@
 """Which instructions a configuration executes.
 
 One table of rules per instruction. The rules are built from plain comparisons, so that the same rule is evaluated
-for Python integers (models, compiler, tests) and for Amaranth values (the sequencer's decoder): a stream that the
-model accepts is one that the hardware accepts. An instruction that breaks a rule stops its stream with
+for Python integers (stream model, stream checker, tests) and for Amaranth values (the sequencer's decoder): the model
+executes exactly the instructions that the hardware executes. An instruction that breaks a rule stops its stream with
 ``ErrorCode.BAD_OPERAND``.
 
 The rules cover what would hang a unit or what the configuration has not got: loops of zero iterations, lane masks
@@ -145,6 +145,20 @@ class Below(Rule):
     @property
     def wanted(self) -> str:
         return f"be less than {self.limit}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class NotAbove(Rule):
+    """The field is not greater than the field ``other``."""
+
+    other: str
+
+    def allows(self, value: Any, read: Read) -> Any:
+        return value <= read(self.other)
+
+    @property
+    def wanted(self) -> str:
+        return f"not be greater than {self.other}"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -307,6 +321,7 @@ def _post_process_rules(config: NpuConfig) -> Iterator[Rule]:
     yield Within(field="output_lanes", mask=_lane_mask(config))
     yield from _depth_rules(config, "output_depth")
     yield Below(field="output_base", limit=config.activation_words)
+    yield NotAbove(field="clamp_low", other="clamp_high")
     yield from _depth_rules(config, "residual_depth", when=with_residual)
     yield GangOf(field="residual_lanes", depth="residual_depth", lanes=config.lanes, when=with_residual)
     yield Below(field="residual_base", limit=config.activation_words, when=with_residual)

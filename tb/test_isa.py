@@ -7,6 +7,7 @@ import random
 import re
 import subprocess
 import sys
+from enum import IntEnum
 
 import pytest
 from amaranth.sim import Simulator
@@ -85,7 +86,7 @@ REFUSALS = {
     "short": (lambda: isa.decode(bytes(31)), "an instruction has 32 bytes, not 31"),
     "no member": (
         lambda: isa.decode((isa.Load.opcode | 3 << isa.fields_of(isa.Load)[-1].offset).to_bytes(32, "little")),
-        "target = 3 is no LoadTarget",
+        "load: target = 3 is no LoadTarget; use one of 0 (ACTIVATIONS), 1 (WEIGHTS), 2 (PARAMETERS)",
     ),
     "too large": (lambda: isa.Store(columns=1 << 16), "store: columns = 65536 is outside 0..65535"),
     "too small": (lambda: isa.LaneProgram(origin_x=-4097), "lane: origin_x = -4097 is outside -4096..4095"),
@@ -168,6 +169,10 @@ ILLEGAL = {
         EDGE, isa.PostProcess(lanes=1, output_lanes=1, output_base=4096 * 2),
         "post: output_base = 8192, but in configuration 'edge' it must be less than 8192",
     ),
+    "clamp": (
+        EDGE, isa.PostProcess(lanes=1, output_lanes=1, clamp_low=5, clamp_high=4),
+        "post: clamp_low = 5, but in configuration 'edge' it must not be greater than clamp_high",
+    ),
     "tile": (
         EDGE, isa.LaneProgram(lanes=1, tile_height=17, tile_width=16),
         "lane: tile_height = 17, but in configuration 'edge' it must be at most 256 when multiplied by tile_width",
@@ -189,6 +194,19 @@ def test_rules_apply_only_where_their_fields_are_used():
     legality.check(isa.Load(lanes=1, address=3), EDGE)
 
 
+def test_enumerations_are_members_however_given():
+    """Equal instructions look alike to readers that compare with ``is``."""
+    for kind in isa.INSTRUCTIONS:
+        for field in isa.fields_of(kind):
+            if issubclass(field.kind, IntEnum):
+                assert type(getattr(kind(), field.name)) is field.kind, f"{kind.__name__}.{field.name}"
+                for member in field.kind:
+                    made = kind(**{field.name: int(member)})
+                    assert getattr(made, field.name) is member
+                    assert isa.decode(isa.encode(made)) == made
+    assert dataclasses.replace(isa.Load(), chip_depth=1).chip_depth is isa.Depth.A6
+
+
 def random_value(rng: random.Random, field: isa.Field):
     """Zero, a small value, a limit, or anything."""
     small = rng.randint(0, min(15, field.maximum))
@@ -204,7 +222,7 @@ def random_legal(rng: random.Random, config: NpuConfig, kind: type[isa.Instructi
     values = {name: random_value(rng, field) for name, field in fields.items()}
     while broken := [rule for rule in legality.rules_of(kind, config) if not rule.holds(values.__getitem__)]:
         for rule in broken:
-            for name in {rule.field, getattr(rule, "factor", rule.field)}:
+            for name in {rule.field, getattr(rule, "factor", rule.field), getattr(rule, "other", rule.field)}:
                 values[name] = random_value(rng, fields[name])
     return values
 
