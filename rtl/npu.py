@@ -39,8 +39,8 @@ class Npu(wiring.Component):
     s_axi_*
         AXI4-Lite slave: the registers.
     m_axi_*
-        AXI4 master: DRAM. Bursts of full beats with rising addresses that never cross 4 KiB. Read data must come in
-        the order of the bursts.
+        AXI4 master: DRAM. Bursts of full beats with rising addresses that never cross 4 KiB. As AXI4 has it, read data
+        of one identifier come in the order of its bursts; those of different identifiers may come in any order.
     trace_done
         For each unit a pulse, one cycle late, when it completes an instruction: for logic analysers and the
         co-simulation's trace. May be left open.

@@ -35,6 +35,7 @@ from tessera.rtl.isa import (
     format_instruction,
     lanes_of_mask,
 )
+from tessera.rtl.legality import IllegalInstruction, check
 from tessera.sim.golden.arithmetic import (
     convert_depth,
     join_digits,
@@ -141,8 +142,23 @@ class StreamModel:
                 raise StreamError(text) from None
 
     def step(self, instruction: Instruction) -> None:
-        """Executes one instruction. Waits, fences and the end change no memory."""
-        if not isinstance(instruction, Wait | Fence | End):
+        """Executes one instruction.
+
+        Waits and fences change nothing; the end drops the tiles and windows that nothing has taken.
+
+        Raises
+        ------
+        StreamError
+            The configuration does not execute the instruction, or what it works on does not allow it.
+        """
+        try:
+            check(instruction, self.config)
+        except IllegalInstruction as error:
+            raise StreamError(str(error)) from None
+        if isinstance(instruction, End):
+            for queue in (*self.tiles, *self.windows):
+                queue.clear()
+        elif not isinstance(instruction, Wait | Fence):
             self._execute[type(instruction)](instruction)
 
     def _load(self, load: Load) -> None:
@@ -249,6 +265,7 @@ class StreamModel:
         sums = self._combine(post)
         parameters = self._channel_parameters(post.parameter_block)
         bias, multiplier, shift = parameters
+        _check_shifts(post, shift)
         total = (sums + bias) * multiplier
         if post.residual:
             residual = self._residual(post)
@@ -344,6 +361,22 @@ def kernel_offsets(program: LaneProgram | Window) -> tuple[np.ndarray, np.ndarra
     if program.depthwise:
         columns = np.add.outer(columns, np.arange(DEPTHWISE_TAPS)).ravel()
     return rows, columns
+
+
+def _check_shifts(post: PostProcess, shifts: np.ndarray) -> None:
+    """Raises `StreamError` if a channel's shift, which is data, is beyond what the post-processing unit computes."""
+    most, alignment = ChannelParameters.MAX_SHIFT, ChannelParameters.MAX_RESIDUAL_ALIGNMENT
+    if shifts.max() > most:
+        raise StreamError(
+            f"a channel of parameter block {post.parameter_block} has the shift {shifts.max()}, but it must be at most "
+            f"{most}; load other parameters"
+        )
+    least = post.residual_shift
+    if post.residual and not least <= shifts.min() <= shifts.max() <= least + alignment:
+        raise StreamError(
+            f"parameter block {post.parameter_block} has shifts {shifts.min()}..{shifts.max()}, but with "
+            f"residual_shift = {least} they must be {least}..{least + alignment}; change either"
+        )
 
 
 def _wrap(values: np.ndarray, bits: int) -> np.ndarray:

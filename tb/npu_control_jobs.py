@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import random
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from tessera.sim.cosim.errors import CosimError
 CODE, SOURCE, DESTINATION = 0x80000, 0x90000, 0xA0000
 PIXELS = 64
 TIMEOUT = 20_000
+ABORT_TIMEOUT = 3_000_000
 GANG = 0b0011
 
 
@@ -110,6 +112,124 @@ async def disturbances(bus: CosimBus, *, image_file: str, code_address: int, res
             await npu.run(code_address, timeout_cycles=1_000_000)
             results.write(await bus.read_memory(0, len(image)))
     return outcomes
+
+
+LEFT_OVER = [
+    isa.LaneProgram(lanes=1 << lane, depth=Depth.A4, tile_height=2, tile_width=2, input_height=4, input_width=4)
+    for lane in range(4)
+    for _ in range(2)
+]
+"""Tiles that no post-process takes: a stream of these alone ends, though it breaks a rule of the instruction set."""
+
+
+async def left_over_tiles(bus: CosimBus, *, image_file: str, code_address: int, result_file: str) -> str:
+    """A stream that leaves tiles behind, then a reference stream, whose memory is written to a file."""
+    npu = Npu(bus)
+    image = Path(image_file).read_bytes()
+    await npu.load_stream(CODE, isa.encode_stream([*LEFT_OVER, isa.End()]))
+    outcome = await _try(npu, CODE)
+    await bus.write_memory(0, image)
+    await npu.run(code_address, timeout_cycles=1_000_000)
+    Path(result_file).write_bytes(await bus.read_memory(0, len(image)))
+    return outcome
+
+
+async def aborts(
+    bus: CosimBus, *, images: list[str], code_addresses: list[int], seed: int, cases: int, result_file: str
+) -> list[dict[str, Any]]:
+    """Stops streams at random cycles, in one of `_WAYS_TO_STOP`, under random stalls; runs stream 0 after each.
+
+    The memory after each run of stream 0 is appended to a file. Returns what happened, case by case.
+    """
+    rng = random.Random(seed)
+    npu = Npu(bus)
+    data = [Path(image).read_bytes() for image in images]
+    log = []
+    with Path(result_file).open("wb") as results:
+        for _ in range(cases):
+            victim = rng.randrange(1, len(data))
+            way = rng.choice(list(_WAYS_TO_STOP))
+            _disturb(bus, rng)
+            await bus.write_memory(0, data[victim])
+            before = await _WAYS_TO_STOP[way](bus, npu, rng, code_addresses[victim], len(data[victim]))
+            await npu.reset()
+            stopped = await read_registers(bus)
+            bus.configure_memory(error_range=(0, 0))
+            await bus.write_memory(0, data[0])
+            try:
+                await npu.run(code_addresses[0], timeout_cycles=ABORT_TIMEOUT)
+                outcome = "ended"
+            except (NpuError, CosimError) as error:
+                outcome = str(error)
+                await npu.reset()
+            results.write(await bus.read_memory(0, len(data[0])))
+            after = stopped["stream[0].status"]
+            log.append({"victim": victim, "way": way, "before": before, "after": after, "reference": outcome})
+    return log
+
+
+def _disturb(bus: CosimBus, rng: random.Random) -> None:
+    """Random stalls and latencies."""
+    shares = dict.fromkeys(("ar", "r", "aw", "w", "b", "register"), 0.0)
+    if rng.random() < 0.6:
+        shares = {name: rng.choice((0.0, 0.5, 0.9)) for name in shares}
+        shares["register"] = rng.choice((0.0, 0.6))
+    bus.configure_stalls(seed=rng.randrange(1, 200), **shares)
+    bus.configure_memory(read_latency=rng.choice((2, 10, 100)), write_latency=rng.choice((2, 10, 300)))
+
+
+async def _start(npu: Npu, address: int) -> None:
+    """Starts a stream without waiting for it, which the driver has no need for."""
+    await npu._write("irq_status", 3)
+    await npu._write("irq_enable", 3)
+    await npu._write("address", address)
+    await npu._write("control", 1)
+
+
+async def _run_a_while(bus: CosimBus, npu: Npu, rng: random.Random, address: int) -> None:
+    await _start(npu, address)
+    await bus.wait_cycles(rng.choice((1, 2, 3, rng.randrange(1, 200), rng.randrange(1, 6_000))))
+
+
+async def _stop_by_reset(bus: CosimBus, npu: Npu, rng: random.Random, address: int, size: int) -> int:
+    await _run_a_while(bus, npu, rng, address)
+    return await npu._read("status")
+
+
+async def _stop_by_bus_error(bus: CosimBus, npu: Npu, rng: random.Random, address: int, size: int) -> int:
+    """An error response somewhere; the stream stops by itself, or is reset before."""
+    first = rng.randrange(size)
+    bus.configure_memory(error_range=(first, first + rng.choice((1, 64, 4096))))
+    await _run_a_while(bus, npu, rng, address)
+    if rng.random() < 0.5:
+        await bus.wait_for_interrupt(ABORT_TIMEOUT)
+    return await npu._read("status")
+
+
+async def _stop_by_several_resets(bus: CosimBus, npu: Npu, rng: random.Random, address: int, size: int) -> int:
+    """A reset during a reset, with and without a start in the same write."""
+    await _run_a_while(bus, npu, rng, address)
+    before = await npu._read("status")
+    for control in (2, 3, 2):
+        await npu._write("control", control)
+    return before
+
+
+async def _stop_after_second_start(bus: CosimBus, npu: Npu, rng: random.Random, address: int, size: int) -> int:
+    """A start while the stream runs, which the NPU ignores (or accepts, if the stream has ended: of random code)."""
+    await _run_a_while(bus, npu, rng, address)
+    await npu._write("address", rng.randrange(size) & -isa.INSTRUCTION_BYTES)
+    await npu._write("control", 1)
+    await bus.wait_cycles(rng.randrange(1, 300))
+    return await npu._read("status")
+
+
+_WAYS_TO_STOP = {
+    "reset": _stop_by_reset,
+    "bus error": _stop_by_bus_error,
+    "several resets": _stop_by_several_resets,
+    "second start": _stop_after_second_start,
+}
 
 
 async def _hang(bus: CosimBus, npu: Npu, stream: list[isa.Instruction]) -> list[int]:

@@ -9,6 +9,7 @@ precision work side by side; the waits are derived from the footprints.
 from __future__ import annotations
 
 import random
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
@@ -62,7 +63,7 @@ class RandomStream:
 
 
 @dataclass
-class _Tensor:
+class Tensor:
     """A tensor on chip: where, and in which lanes."""
 
     base: int
@@ -79,15 +80,16 @@ class _Tensor:
 
 
 @dataclass
-class _Memory:
-    """Bump allocation of everything that the jobs use."""
+class Memory:
+    """Bump allocation of everything that the jobs of a number of gangs use."""
 
     config: NpuConfig
     rng: random.Random
+    gangs: int
     dram: bytearray = field(default_factory=bytearray)
     word: int = 0
     weight_beat: int = 0
-    parameter_block: int = 0
+    parameter_blocks: Counter = field(default_factory=Counter)
 
     def random_dram(self, size: int, *, alignment: int) -> int:
         """Appends random bytes; the address is a multiple of ``alignment``."""
@@ -95,6 +97,19 @@ class _Memory:
         address = len(self.dram)
         self.dram += self.rng.randbytes(size)
         return address
+
+    def fill(self) -> Load:
+        """Loads random values into all activation banks."""
+        depth = Depth.of(self.config.activation_depths[-1])
+        words = self.config.activation_words
+        return Load(
+            target=LoadTarget.ACTIVATIONS,
+            lanes=(1 << self.config.lanes) - 1,
+            address=self.random_dram(words * self.config.pixel_bytes(depth.bits), alignment=self.config.beat_bytes),
+            columns=words,
+            memory_depth=depth,
+            chip_depth=depth,
+        )
 
     def words(self, count: int) -> int:
         """Activation words; starts again at 0 when the bank is full, so that addresses are used again."""
@@ -108,15 +123,32 @@ class _Memory:
         base, self.weight_beat = self.weight_beat, self.weight_beat + count
         return base
 
-    def parameters(self) -> int:
-        """A block of the parameter memories, used in turn."""
-        block = self.parameter_block
-        self.parameter_block = (block + 1) % self.config.parameter_blocks
-        return block
+    @property
+    def own_parameters(self) -> bool:
+        """Whether each gang has parameter blocks that no other gang loads.
+
+        A residual operand's shift has to fit those of the block, so the block must hold what the job has loaded.
+        """
+        return self.config.parameter_blocks >= self.gangs
+
+    def parameters(self, gang: int) -> int:
+        """A block of the parameter memories for the gang with this index; its blocks are used in turn."""
+        blocks = range(self.config.parameter_blocks)
+        if self.own_parameters:
+            blocks = blocks[gang :: self.gangs]
+        turn = self.parameter_blocks[gang]
+        self.parameter_blocks[gang] += 1
+        return blocks[turn % len(blocks)]
 
 
 def random_stream(
-    config: NpuConfig, seed: int, *, partition: tuple[int, ...] | None = None, jobs_per_gang: int = 2
+    config: NpuConfig,
+    seed: int,
+    *,
+    partition: tuple[int, ...] | None = None,
+    jobs_per_gang: int = 2,
+    kind: type[Job] | None = None,
+    fill: bool = False,
 ) -> RandomStream:
     """A random legal stream.
 
@@ -126,18 +158,24 @@ def random_stream(
         Sizes of the gangs, first lane first; random if not given.
     jobs_per_gang
         How many jobs each gang does, one after another.
+    kind
+        The class of the jobs; `Job` if not given.
+    fill
+        True: all activation banks are loaded first, so that the result does not depend on what was run before.
     """
+    kind = kind or Job
     rng = random.Random(seed)
     partition = partition or rng.choice(PARTITIONS[config.lanes])
-    memory = _Memory(config, rng)
+    memory = Memory(config, rng, len(partition))
+    first = [memory.fill()] if fill else []
     queues: list[list[Instruction]] = []
     lane = 0
-    for size in partition:
+    for index, size in enumerate(partition):
         gang = ((1 << size) - 1) << lane
         lane += size
-        jobs = [_Job(config, rng, memory, gang) for _ in range(jobs_per_gang)]
+        jobs = [kind(config, rng, memory, gang, index) for _ in range(jobs_per_gang)]
         queues.append([instruction for job in jobs for instruction in job.instructions()])
-    instructions = synchronise([*_interleave(queues, rng), End()], config)
+    instructions = synchronise([*first, *_interleave(queues, rng), End()], config)
     code_address = memory.random_dram(0, alignment=DRAM_ALIGNMENT)
     code = encode_stream(instructions)
     padding = bytes(-len(code) % (8 * INSTRUCTION_BYTES))
@@ -154,11 +192,11 @@ def _interleave(queues: list[list[Instruction]], rng: random.Random) -> Iterator
             yield queue.pop(0)
 
 
-class _Job:
-    """One tensor, from DRAM through a convolution to DRAM, on one gang."""
+class Job:
+    """One tensor, from DRAM through a convolution to DRAM, on one gang (a mask; ``index`` counts the gangs)."""
 
-    def __init__(self, config: NpuConfig, rng: random.Random, memory: _Memory, gang: int):
-        self.config, self.rng, self.memory, self.gang = config, rng, memory, gang
+    def __init__(self, config: NpuConfig, rng: random.Random, memory: Memory, gang: int, index: int):
+        self.config, self.rng, self.memory, self.gang, self.index = config, rng, memory, gang, index
         size = gang.bit_count()
         self.depths = [Depth.of(d) for d in config.activation_depths]
         own = [depth for depth in self.depths if depth.digits == size]
@@ -174,10 +212,10 @@ class _Job:
         yield self._load(source)
         program, tile = self._lane_program(source)
         yield self._load_weights(program)
-        parameter_block = self.memory.parameters()
+        parameter_block = self.memory.parameters(self.index)
         yield self._load_parameters(parameter_block)
         residual = None
-        if rng.random() < 0.4:
+        if rng.random() < 0.4 and self.memory.own_parameters:
             residual = self._operand(tile)
             yield self._load(residual)
         yield program
@@ -190,11 +228,11 @@ class _Job:
             yield post
         yield self._store(result)
 
-    def _tensor(self, blocks: int, height: int, width: int, depth: Depth, lanes: int) -> _Tensor:
+    def _tensor(self, blocks: int, height: int, width: int, depth: Depth, lanes: int) -> Tensor:
         base = self.memory.words(blocks * height * width)
-        return _Tensor(base, blocks, height, width, depth, self.rng.randint(0, 1), lanes)
+        return Tensor(base, blocks, height, width, depth, self.rng.randint(0, 1), lanes)
 
-    def _operand(self, tile: tuple[int, int]) -> _Tensor:
+    def _operand(self, tile: tuple[int, int]) -> Tensor:
         """A residual operand of any depth, in any gang that can hold it."""
         depth = self.rng.choice(self.depths)
         return self._tensor(1, *tile, depth, self._any_gang(depth, (1 << self.config.lanes) - 1))
@@ -205,7 +243,7 @@ class _Job:
         gangs = [((1 << size) - 1) << first for first in range(0, self.config.lanes, size)]
         return self.rng.choice([gang for gang in gangs if gang & lanes == gang])
 
-    def _load(self, tensor: _Tensor) -> Load:
+    def _load(self, tensor: Tensor) -> Load:
         rng = self.rng
         memory_depth = rng.choice(self.depths)
         pixel_bytes = self.config.pixel_bytes(memory_depth.bits)
@@ -230,7 +268,7 @@ class _Job:
             shift=rng.randint(-3, 6),
         )
 
-    def _lane_program(self, source: _Tensor) -> tuple[LaneProgram, tuple[int, int]]:
+    def _lane_program(self, source: Tensor) -> tuple[LaneProgram, tuple[int, int]]:
         rng, config = self.rng, self.config
         weight_depth = WeightDepth.of(rng.choice(config.weight_depths))
         half, depthwise = 0, 0
@@ -286,10 +324,10 @@ class _Job:
             base=program.weight_base,
         )
 
-    def _load_parameters(self, block: int) -> Load:
+    def _channel_parameters(self) -> list[ChannelParameters]:
         rng = self.rng
         shift = rng.randint(8, 38)
-        parameters = [
+        return [
             ChannelParameters(
                 bias=rng.randint(-(1 << 18), 1 << 18) >> rng.randint(0, 18),
                 multiplier=rng.choice((rng.randrange(1 << 15, 1 << 16), 1 << 15, rng.randrange(1 << 16))),
@@ -297,6 +335,9 @@ class _Job:
             )
             for _ in range(self.config.cols)
         ]
+
+    def _load_parameters(self, block: int) -> Load:
+        parameters = self._channel_parameters()
         data = b"".join(channel.encode() for channel in parameters)
         address = self.memory.random_dram(0, alignment=self.config.beat_bytes)
         self.memory.dram += data
@@ -306,8 +347,8 @@ class _Job:
         return Load(target=LoadTarget.PARAMETERS, address=address, columns=beats, base=block * beats)
 
     def _post_process(
-        self, tile: tuple[int, int], parameter_block: int, residual: _Tensor | None, window: Window | None = None
-    ) -> tuple[_Tensor, PostProcess]:
+        self, tile: tuple[int, int], parameter_block: int, residual: Tensor | None, window: Window | None = None
+    ) -> tuple[Tensor, PostProcess]:
         rng = self.rng
         depth = rng.choice(self.depths)
         lanes = self._any_gang(depth, (1 << self.config.lanes) - 1)
@@ -347,7 +388,7 @@ class _Job:
         )
         return result, post
 
-    def _window(self, source: _Tensor) -> tuple[Window, tuple[int, int]]:
+    def _window(self, source: Tensor) -> tuple[Window, tuple[int, int]]:
         rng = self.rng
         kernel = rng.randint(1, source.height), rng.randint(1, source.width)
         stride = rng.randint(1, 3), rng.randint(1, 3)
@@ -378,7 +419,7 @@ class _Job:
         )
         return window, tile
 
-    def _store(self, tensor: _Tensor) -> Store:
+    def _store(self, tensor: Tensor) -> Store:
         rng = self.rng
         memory_depth = rng.choice(self.depths)
         row_pitch = tensor.width * self.config.pixel_bytes(memory_depth.bits) + rng.choice((0, 1, 7))

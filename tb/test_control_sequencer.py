@@ -66,13 +66,14 @@ def mask(units):
 class Units:
     """Plays all units: accepts programs, completes them in order after a random time, and logs both."""
 
-    def __init__(self, dut, rng, *, stall=0.3, duration=20, failing=None, never=()):
+    def __init__(self, dut, rng, *, stall=0.3, duration=20, failing=None, never=(), room=3):
         self.dut = dut
         self.rng = rng
         self.stall = stall
         self.duration = duration
         self.failing = failing
         self.never = never
+        self.room = room
         self.completed = dict.fromkeys(Unit, 0)
         self.accepted = {unit: [] for unit in Unit}
         self.completed_at_accept = {unit: [] for unit in Unit}
@@ -99,7 +100,7 @@ class Units:
                     done |= 1 << unit
                     error |= (unit, self.completed[unit]) == self.failing
                     self.completed[unit] += 1
-                ready[unit] = rng.random() >= self.stall and len(working[unit]) < 3
+                ready[unit] = rng.random() >= self.stall and len(working[unit]) < self.room
                 ctx.set(ports[unit].ready, ready[unit])
             ctx.set(self.dut.done, done)
             ctx.set(self.dut.read_error, error if self.failing and self.failing[0] == Unit.LOAD else 0)
@@ -355,6 +356,23 @@ def test_reset_waits_for_the_bus_units():
     units = simulate(stream, bench, duration=100, never={Unit.LANE0})
     assert units.completed[Unit.LOAD] == 1
     assert len(units.accepted[Unit.LANE0]) == 1
+
+
+def test_reset_drops_what_a_full_unit_was_not_offered():
+    """A unit that holds all that it may is offered nothing, so the head of its queue is dropped as well."""
+    limit = UnitQueue.MAX_IN_FLIGHT
+    stream = [*(program(Unit.LOAD, number) for number in range(limit + 2)), isa.End()]
+
+    async def bench(ctx, dut):
+        await pulse(ctx, dut.start)
+        await ctx.tick().repeat(150)
+        await pulse(ctx, dut.reset)
+        never.clear()
+        await ctx.tick().until(~dut.running)
+
+    never = {Unit.LOAD}
+    units = simulate(stream, bench, stall=0, latency=5, duration=20, never=never, room=len(stream))
+    assert len(units.accepted[Unit.LOAD]) == units.completed[Unit.LOAD] == limit
 
 
 def test_full_speed():

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import npu_control_jobs as jobs
 import pytest
-from random_streams import random_stream
+from extreme_streams import ExtremeJob
+from random_streams import RandomStream, random_stream
 
+from tessera.compiler.stream_checker import violations
 from tessera.rtl import isa, verilog
 from tessera.rtl.config import NpuConfig
 from tessera.rtl.control.register_map import register_map
@@ -80,6 +82,53 @@ def test_recovery(design, tmp_path):
         model.execute(reference.instructions)
         expected = model.read_memory(0, len(reference.dram))
         assert found[index * len(expected) : (index + 1) * len(expected)] == expected, f"after {name}"
+
+
+def _after(stream: RandomStream) -> bytes:
+    """What a stream that loads all that it reads leaves in memory."""
+    model = StreamModel(TINY, len(stream.dram))
+    model.write_memory(0, stream.dram)
+    model.execute(stream.instructions)
+    return model.read_memory(0, len(stream.dram))
+
+
+def test_tiles_left_over_do_not_reach_the_next_stream(design, tmp_path):
+    """A stream may end with tiles that no post-process has taken; the next one starts with empty accumulators."""
+    reference = random_stream(TINY, 78, fill=True, jobs_per_gang=3)
+    image, result = tmp_path / "image.bin", tmp_path / "result.bin"
+    image.write_bytes(reference.dram)
+    arguments = {"image_file": str(image), "result_file": str(result), "code_address": reference.code_address}
+    outcome = run_cosim(design, "npu_control_jobs:left_over_tiles", arguments=arguments).value
+    assert outcome.startswith(f"{len(jobs.LEFT_OVER) + 1} instructions")
+    assert result.read_bytes() == _after(reference)
+    assert any("tiles that are not post-processed" in str(v) for v in violations([*jobs.LEFT_OVER, isa.End()], TINY))
+
+
+def test_streams_can_be_stopped_in_any_cycle(design, tmp_path):
+    """In the middle of bursts, by resets and bus errors, under stalls: the next stream is as if nothing had been."""
+    seed, cases = 1, 100
+    reference = random_stream(TINY, 299, kind=ExtremeJob, jobs_per_gang=1, fill=True)
+    victims = [random_stream(TINY, number, kind=ExtremeJob) for number in range(300, 308)]
+    images, result = [], tmp_path / "result.bin"
+    for index, stream in enumerate([reference, *victims]):
+        images.append(tmp_path / f"{index}.bin")
+        images[-1].write_bytes(stream.dram)
+    arguments = {
+        "images": [str(image) for image in images],
+        "code_addresses": [stream.code_address for stream in (reference, *victims)],
+        "seed": seed,
+        "cases": cases,
+        "result_file": str(result),
+    }
+    log = run_cosim(design, "npu_control_jobs:aborts", arguments=arguments).value
+    expected, found = _after(reference), result.read_bytes()
+    running = sum(case["before"] & 1 for case in log)
+    print(f"seed {seed}: {running} of {cases} streams were stopped while they ran")
+    assert running > cases // 4
+    for index, case in enumerate(log):
+        assert (case["after"], case["reference"]) == (0, "ended"), f"seed {seed}, case {index}: {case}"
+        same = found[index * len(expected) : (index + 1) * len(expected)] == expected
+        assert same, f"seed {seed}, case {index}: the reference stream's result is wrong after {case}"
 
 
 def test_hanging_streams_are_legal_instruction_by_instruction():

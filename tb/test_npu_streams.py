@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 from agreement import assert_streams_agree
+from extreme_streams import ExtremeJob
 from random_streams import PARTITIONS, random_stream
 
 from tessera.firmware.cosimulation import Options
@@ -51,6 +52,17 @@ def test_every_partition(preset: str) -> None:
     assert_streams_agree(config, streams, NO_STALLS)
 
 
+@pytest.mark.parametrize(
+    ("seeds", "options"),
+    [pytest.param(range(300, 320), NO_STALLS, id="no-stalls"), pytest.param(range(320, 340), STALLS, id="stalls")],
+)
+def test_extreme_operands(seeds: range, options: Options) -> None:
+    """Operands at the limits of their fields: legal, though no compiler asks for them."""
+    config = NpuConfig.preset("tiny")
+    streams = {f"seed {s}": random_stream(config, s, kind=ExtremeJob, fill=True) for s in seeds}
+    assert_streams_agree(config, streams, options)
+
+
 @pytest.mark.slow
 def test_random_streams_on_icarus() -> None:
     """The same RTL in a second simulator."""
@@ -68,6 +80,7 @@ def test_random_streams_on_icarus() -> None:
     [
         NpuConfig(name="a4w4", rows=4, cols=4, lanes=1, activation_depths=(4,), weight_depths=(4,)),
         NpuConfig(name="a8w8", rows=4, cols=4, lanes=2, activation_depths=(8,), weight_depths=(8,)),
+        NpuConfig(name="a16w8", rows=4, cols=4, lanes=4, activation_depths=(16,), weight_depths=(8,)),
         NpuConfig(name="a48w4", rows=4, cols=4, lanes=2, activation_depths=(4, 8), weight_depths=(4,)),
     ],
     ids=lambda config: config.name,

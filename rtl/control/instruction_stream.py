@@ -46,7 +46,7 @@ class InstructionStream(wiring.Component):
     active
         A bit per unit: it has instructions that it has not completed.
     units_reset
-        Resets all units except those in `BUS_UNITS`.
+        Resets all units except those in `BUS_UNITS`, when a stream has ended or was stopped.
     started
         1 in the cycle in which a start is accepted.
     index, running, executing, stream_done, failure, ended, failed

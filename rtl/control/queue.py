@@ -45,7 +45,8 @@ class UnitQueue(wiring.Component):
         Takes ``operands`` (and ``wait``: they are a ``Wait``'s; ``index``: position in the stream) in this cycle;
         only allowed while ``room`` is 1.
     flush
-        Drops everything that has not been offered to the unit.
+        Drops everything that is not on offer to the unit: ``program.valid`` and its payload stay as they are until the
+        unit takes them.
     counts
         The token counters.
     program
@@ -120,7 +121,7 @@ class UnitQueue(wiring.Component):
         ]
         with m.If(fifo.r_en):
             m.d.sync += [head.eq(fifo.r_data), head_valid.eq(fifo.r_rdy & ~self.flush)]
-        with m.Elif(self.flush & head.wait):
+        with m.Elif(self.flush & ~self.program.valid):
             m.d.sync += head_valid.eq(0)
         return m
 

@@ -24,7 +24,8 @@ class Sequencer(wiring.Component):
 
     - An instruction goes to the queues of all its units in one cycle, as soon as all of them have room.
     - ``Fence`` and ``End`` wait until every unit is idle.
-    - After ``End`` the stream is done when the fetch's last burst has arrived.
+    - After ``End`` the stream is done when the fetch's last burst has arrived. Then the units that do not use the bus
+      are reset: finished tiles that no post-process took are dropped, so that the next stream finds none of them.
     - After an error (a bad instruction, or a failure that a bus unit reports) or a reset, the queues are flushed, the
       bus units finish the instructions they have, the other units are reset, and then the stream has stopped. Results
       of a stopped stream are undefined, and so are the on-chip memories.
@@ -46,7 +47,8 @@ class Sequencer(wiring.Component):
     bus_failure
         A failure that a bus unit reports in this cycle.
     flush, units_reset
-        Drop the queues' contents; reset all units except those that use the bus.
+        Drop the queues' contents (after an error or a reset); reset all units except those that use the bus (in the
+        cycle after a stream of any outcome has stopped).
     index
         Index of the next instruction, which is the number of instructions executed.
     running, done, failure
@@ -118,7 +120,7 @@ class Sequencer(wiring.Component):
                         self.ended.eq(~abort),
                         self.failed.eq(self.failure.code != isa.ErrorCode.NONE),
                     ]
-                    m.d.sync += [self.done.eq(~abort), self.units_reset.eq(abort)]
+                    m.d.sync += [self.done.eq(~abort), self.units_reset.eq(1)]
                     m.next = "STOPPED"
         with m.If(self.reset):
             m.d.sync += [self.done.eq(0), self.failure.eq(0), abort.eq(1)]
