@@ -338,4 +338,5 @@ class LoadEngine(wiring.Component):
                 if (channel + 1) * code.bits <= self._config.axi_data_bits:
                     field = chunk.data.word_select(channel, code.bits)
                     fields[code] = Cat(field, field[-1] & settings.memory_signed).as_signed()
-            m.d.comb += value.eq(select_depth(settings.memory_depth, fields))
+            if fields:  # else no depth has this channel in a beat: the converter makes 0 of it, and nobody reads that
+                m.d.comb += value.eq(select_depth(settings.memory_depth, fields))
