@@ -21,6 +21,10 @@ class NpuError(RuntimeError):
         self.index = index
 
 
+class NpuBusyError(RuntimeError):
+    """A stream was to be started while another one runs, which the NPU would ignore; the message says what to do."""
+
+
 class NpuStuckError(RuntimeError):
     """A stream cannot be stopped; the message says what is left to do."""
 
@@ -81,12 +85,16 @@ class Npu:
 
         Raises
         ------
+        NpuBusyError
+            A stream still runs; nothing was written.
         NpuError
             The NPU stopped the stream. It can be started again.
         ValueError
             The address is not aligned to an instruction.
         """
         _check_alignment(address)
+        if await self._is_running():
+            raise NpuBusyError(f"{self._prefix} cannot start at {address:#x}: a stream still runs; reset it first")
         interrupts = self._register("irq_enable").encode(done=1, error=1)
         await self._write("irq_status", interrupts)
         await self._write("irq_enable", interrupts)
@@ -110,11 +118,13 @@ class Npu:
             The stream does not stop: the memory does not answer what the NPU has asked for.
         """
         await self._write("control", self._register("control").encode(reset=1))
-        running = self._register("status").fields["running"]
         for _ in range(RESET_POLLS):
-            if not running.extract(await self._read("status")):
+            if not await self._is_running():
                 return
         raise NpuStuckError(f"{self._prefix} does not stop after a reset; reset the whole NPU and its memory")
+
+    async def _is_running(self) -> bool:
+        return bool(self._register("status").fields["running"].extract(await self._read("status")))
 
     async def _raise_error(self) -> None:
         status = await self._read("status")

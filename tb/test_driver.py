@@ -7,7 +7,7 @@ import re
 
 import pytest
 
-from tessera.firmware.driver import Npu, NpuError, NpuStuckError
+from tessera.firmware.driver import Npu, NpuBusyError, NpuError, NpuStuckError
 from tessera.rtl.control.register_map import register_map
 from tessera.rtl.isa import ErrorCode, Unit
 
@@ -82,6 +82,15 @@ def test_unaligned_stream_is_refused(use):
     message = "a stream must begin at a multiple of 32 bytes, not at 0x30; move it"
     with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
         asyncio.run(use(Npu(bus)))
+    assert not bus.log
+
+
+def test_a_start_while_a_stream_runs_is_refused():
+    """The NPU would ignore it, and the other stream's result would be taken for this one's."""
+    bus = FakeBus(status=0b001, instructions=7)
+    message = "stream[0] cannot start at 0x40: a stream still runs; reset it first"
+    with pytest.raises(NpuBusyError, match=f"^{re.escape(message)}$"):
+        asyncio.run(Npu(bus).run(0x40, timeout_cycles=1))
     assert not bus.log
 
 
