@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -175,6 +178,51 @@ def test_nothing_is_built_twice(tmp_path: Path) -> None:
     engine.write_text(engine.read_text() + "// changed\n")
     changed = build_simulation(small, tmp_path / "build")
     assert not changed.reused and changed.folder != first.folder
+
+
+def test_a_killed_build_does_not_disturb_the_next(tmp_path: Path) -> None:
+    """A process is killed in the middle of its build; its compiler goes on, and the next build begins."""
+    program = tmp_path / "build_once.py"
+    program.write_text(
+        "import sys, pathlib\n"
+        "from tessera.sim.cosim import CosimDesign, Simulator, build_simulation\n"
+        "verilog = [pathlib.Path(sys.argv[1])]\n"
+        "design = CosimDesign(verilog=verilog, axi_data_bits=64, memory_bytes=4096, simulator=Simulator.ICARUS)\n"
+        "build_simulation(design, pathlib.Path(sys.argv[2]))\n"
+    )
+    tools, folder = tmp_path / "tools", tmp_path / "build"
+    tools.mkdir()
+    # A compiler that says that it has begun, and writes its result when it is told to, wherever it was started.
+    compiler = tools / "iverilog"
+    begun, go_on, ended = (tmp_path / name for name in ("begun", "go_on", "ended"))
+    for pipe in (begun, go_on, ended):
+        os.mkfifo(pipe)
+    compiler.write_text(
+        "#!/bin/sh\n"
+        'case "$*" in *-V*|"") exec "$REAL" "$@";; esac\n'
+        f'[ -n "$SLOW" ] && {{ echo > {begun}; cat {go_on} > /dev/null; }}\n'
+        '"$REAL" "$@"; code=$?\n'
+        f'[ -n "$SLOW" ] && echo > {ended}\n'
+        "exit $code\n"
+    )
+    compiler.chmod(0o755)
+    environment = {
+        **os.environ,
+        "PATH": f"{tools}{os.pathsep}{os.environ['PATH']}",
+        "REAL": str(shutil.which("iverilog")),
+    }
+    command = [sys.executable, str(program), str(COPY_ENGINE), str(folder)]
+    killed = subprocess.Popen(command, env={**environment, "SLOW": "1"})
+    begun.read_text()
+    killed.kill()
+    killed.wait()
+    subprocess.run(command, env=environment, check=True)
+    built = [path for path in folder.iterdir() if (path / "complete.json").is_file()]
+    before = {path: path.stat().st_mtime_ns for path in built[0].rglob("*")}
+    go_on.write_text("\n")
+    ended.read_text()
+    assert len(built) == 1
+    assert {path: path.stat().st_mtime_ns for path in built[0].rglob("*")} == before, "the killed build wrote into it"
 
 
 def test_a_build_that_fails_shows_the_log(tmp_path: Path) -> None:

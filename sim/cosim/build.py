@@ -9,6 +9,7 @@ import json
 import os
 import re
 import shutil
+import tempfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from importlib import metadata
@@ -26,7 +27,10 @@ TOP = "tessera_harness"
 _HARNESS_FOLDER = Path(__file__).parent / "verilog"
 
 _COMPLETE = "complete.json"
-"""Written last into a build's folder; a folder without it was interrupted and counts for nothing."""
+"""Marks a build's folder that is whole; a folder without it counts for nothing."""
+
+_UNFINISHED = ".unfinished-"
+"""Between the name of a build and a random text: the name of the folder in which it is made."""
 
 _NEEDED_VERILATOR_OPTIONS = (
     "--timing",  # the harness makes its own clock: 2.4 times as many cycles per second as cocotb's
@@ -154,7 +158,9 @@ def default_build_folder() -> Path:
 def build_simulation(design: CosimDesign, build_folder: Path | None = None) -> CosimBuild:
     """Builds a simulation, or finds it already built.
 
-    Several processes may call this at once for the same design: one builds, the others wait for it.
+    Several processes may call this at once for the same design: one builds, the others wait for it. Each build is made
+    in a folder of its own, which gets its final name when it is complete. So a process that is killed harms no other
+    one, even if the compiler that it has started goes on writing.
 
     Parameters
     ----------
@@ -177,11 +183,19 @@ def build_simulation(design: CosimDesign, build_folder: Path | None = None) -> C
     with _lock(folder.with_suffix(".lock")):
         reused = (folder / _COMPLETE).is_file()
         if not reused:
-            shutil.rmtree(folder, ignore_errors=True)
-            folder.mkdir()
-            _compile(design, toolchain, folder)
-            (folder / _COMPLETE).write_text(json.dumps({"toolchain": toolchain.identity}), encoding="utf-8")
+            _build_beside(design, toolchain, folder)
     return CosimBuild(design, folder, toolchain, reused)
+
+
+def _build_beside(design: CosimDesign, toolchain: Toolchain, folder: Path) -> None:
+    """Compiles in a new folder beside ``folder`` and gives it that name; removes what interrupted builds have left."""
+    for leftover in folder.parent.glob(f"{folder.name}{_UNFINISHED}*"):
+        shutil.rmtree(leftover, ignore_errors=True)  # its compiler may still be writing: what stays harms nobody
+    unfinished = Path(tempfile.mkdtemp(prefix=f"{folder.name}{_UNFINISHED}", dir=folder.parent))
+    _compile(design, toolchain, unfinished)
+    (unfinished / _COMPLETE).write_text(json.dumps({"toolchain": toolchain.identity}), encoding="utf-8")
+    shutil.rmtree(folder, ignore_errors=True)
+    unfinished.rename(folder)
 
 
 def _key(design: CosimDesign, toolchain: Toolchain) -> str:
