@@ -230,8 +230,7 @@ class _Observation:
 
 
 def _signed_tensors(graph: Graph, observed: Mapping[str, _Observation]) -> dict[str, bool]:
-    """Which tensors can be negative: by the data for what the NPU is given, by the operations for its
-    results."""
+    """Which tensors can be negative: by the data for what the NPU is given, by the operations for its results."""
     signed = {name: observation.minimum < 0 for name, observation in observed.items()}
     for node in graph.placed(Placement.NPU):
         signed[node.output] = _can_be_negative(node, signed)

@@ -20,8 +20,9 @@ from tessera.compiler.graph import CANONICAL, CONVOLUTION, Graph, Node, Shape, c
 from tessera.sim.golden.taps import pad_map, taps
 
 _BATCH_NORM_OPSET = 15
-"""BatchNormalization is computed as in this version: the reference implementation of earlier ones takes the
-statistics of the data."""
+"""BatchNormalization is computed as in this version: the reference implementation of earlier ones takes the statistics
+of the data.
+"""
 
 
 def execute(
@@ -68,8 +69,7 @@ def execute(
 
 
 def batch_size(shapes: Mapping[str, Shape], names: Sequence[str], inputs: Mapping[str, np.ndarray]) -> int:
-    """Number of samples in ``inputs``; refuses inputs that are missing, or of the wrong shape or number of
-    samples."""
+    """Number of samples in ``inputs``; refuses inputs that are missing, or of the wrong shape or number of samples."""
     counts = {}
     for name in names:
         if name not in inputs:
@@ -91,8 +91,7 @@ def without_unit_axis(value: np.ndarray, shape: Shape) -> np.ndarray:
 
 
 def run_node(graph: Graph, node: Node, values: dict[str, np.ndarray], dtype: type[np.floating] = np.float32) -> None:
-    """Computes one node: reads its operands from ``values`` (arrays (samples, *shape*)) and adds its
-    outputs."""
+    """Computes one node: reads its operands from ``values`` (arrays (samples, *shape*)) and adds its outputs."""
     if node.op in CANONICAL:
         result = _run_canonical(graph, node, values, dtype)
         values[node.output] = result.reshape(len(result), *graph.shapes[node.output])

@@ -145,8 +145,7 @@ def residual_ratio(quantized: QuantizedNetwork, residual: str, output: str) -> f
 
 
 def residual_shift_limit(ratio: float, shift: np.ndarray) -> int:
-    """Largest shift that a channel may have beside a residual operand, if ``shift`` is what the channels
-    wish."""
+    """Largest shift that a channel may have beside a residual operand, if ``shift`` is what the channels wish."""
     residual_shift = min(int(normal_shift(np.array(ratio))), int(shift.min()), MAX_SHIFT)
     return min(residual_shift + MAX_RESIDUAL_ALIGNMENT, MAX_SHIFT)
 

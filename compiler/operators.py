@@ -50,8 +50,9 @@ class Operator:
 
 
 def npu_problem(graph: Graph, node: Node) -> str | None:
-    """Why the NPU does not execute an ONNX node, as a clause; ``None`` if it can and nothing placed the node on
-    the host."""
+    """Why the NPU does not execute an ONNX node, as a clause; ``None`` if it can and nothing placed the node on the
+    host.
+    """
     operator = OPERATORS.get(node.op)
     if operator is None:
         return f"the NPU has no operator {node.op}"
@@ -101,8 +102,7 @@ def clip_limits(graph: Graph, node: Node) -> tuple[float, float] | None:
 
 
 def channel_constant(graph: Graph, name: str, target: str) -> np.ndarray | None:
-    """A constant operand as one value per channel of the map ``target`` (K,); ``None`` if it is anything
-    else."""
+    """A constant operand as one value per channel of the map ``target`` (K,); ``None`` if it is anything else."""
     if name not in graph.constants:
         return None
     value, shape = graph.constants[name], graph.shapes[target]

@@ -203,8 +203,7 @@ class _Reader:
         return parts
 
     def step(self, parts: _Parts) -> Node | None:
-        """Goes back over reshapes; the node that computes the source, or ``None`` if the source is
-        quantised."""
+        """Goes back over reshapes; the node that computes the source, or ``None`` if the source is quantised."""
         while parts.source not in self.names:
             node = self.makers.get(parts.source)
             if node is None:

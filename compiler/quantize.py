@@ -33,8 +33,7 @@ _CLIP_CANDIDATES = {4: np.linspace(0.4, 1.0, 31), 8: np.linspace(0.8, 1.0, 11)}
 """Parts of a channel's largest weight that are tried as the end of its range, by weight depth."""
 
 MIN_OUTPUT_DEPTH = 8
-"""Least default depth of a tensor that leaves the NPU: it costs no multiplications, and scores need the
-resolution."""
+"""Least default depth of a tensor that leaves the NPU: it costs no multiplications, and scores need the resolution."""
 
 
 @dataclass(frozen=True)
@@ -100,8 +99,7 @@ def quantize_weights(weights: np.ndarray, scales: np.ndarray, depth: int) -> np.
 
 
 def weight_scales(weights: np.ndarray, depth: int) -> np.ndarray:
-    """Per output channel the symmetric scale with the least mean squared error (float64); 0 for a channel of
-    zeros."""
+    """Per output channel the symmetric scale with the least mean squared error (float64); 0 for a channel of zeros."""
     flat = weights.reshape(len(weights), -1).astype(np.float64)
     top = (1 << (depth - 1)) - 1
     widest = np.abs(flat).max(axis=1) / top

@@ -227,8 +227,7 @@ class QuantizedNetwork:
 def hosted_names(
     inputs: Iterable[str], outputs: Iterable[str], nodes: Iterable[Node], npu_inputs: Iterable[str]
 ) -> set[str]:
-    """Names of the float tensors and constants that the host handles, given its nodes and what the NPU is
-    given."""
+    """Names of the float tensors and constants that the host handles, given its nodes and what the NPU is given."""
     operands = {name for node in nodes for name in (*node.inputs, *node.outputs) if name}
     return operands.union(inputs, outputs, npu_inputs)
 

@@ -19,8 +19,7 @@ Integers = dict[str, np.ndarray]
 
 @dataclass(frozen=True, eq=False)
 class HostInputs:
-    """What the host does before the NPU: the NPU's operands, and the float tensors (samples, *shape*) so
-    far."""
+    """What the host does before the NPU: the NPU's operands, and the float tensors (samples, *shape*) so far."""
 
     integers: Integers
     values: dict[str, np.ndarray]
@@ -84,8 +83,8 @@ def host_after(
         What :func:`host_before` returned for the same samples.
 
     Returns
-    ------- For each output of the network an array (samples, *shape*), where a first axis of 1 of its shape
-    is left out.
+    -------
+    For each output of the network an array (samples, *shape*), where a first axis of 1 of its shape is left out.
     """
     values = dict(before.values)
     for name in network.npu_outputs:

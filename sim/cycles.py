@@ -415,8 +415,7 @@ class _Machine:
         return first, last + self.timing.post
 
     def _read_windows(self, index: int, first: int, pixels: int) -> tuple[int, int]:
-        """When the first and last result of a slice's window reader are taken, if the first can be at a
-        time."""
+        """When the first and last result of a slice's window reader are taken, if the first can be at a time."""
         begin, finish, positions = self._windows[index].popleft()
         first = max(first, begin)
         paced = first + (pixels - 1) * positions - self.timing.window_ahead

@@ -57,15 +57,13 @@ def unpack_tensor(data: bytes, tensor: TensorType, config: NpuConfig) -> np.ndar
 
 
 def pack_integers(values: np.ndarray, depth: int) -> np.ndarray:
-    """Packs the last axis of an integer array: ``depth`` bits each, element 0 lowest; returns bytes
-    (uint8)."""
+    """Packs the last axis of an integer array: ``depth`` bits each, element 0 lowest; returns bytes (uint8)."""
     bits = (np.asarray(values, np.int64)[..., None] >> np.arange(depth) & 1).astype(np.uint8)
     return np.packbits(bits.reshape(*bits.shape[:-2], -1), axis=-1, bitorder="little")
 
 
 def unpack_integers(data: np.ndarray, depth: int, signed: bool) -> np.ndarray:
-    """The int64 integers of ``depth`` bits packed in the last axis of a byte array; inverse of
-    `pack_integers`."""
+    """The int64 integers of ``depth`` bits packed in the last axis of a byte array; inverse of `pack_integers`."""
     bits = np.unpackbits(data, axis=-1, bitorder="little")
     bits = bits.reshape(*bits.shape[:-1], -1, depth)
     weights = 1 << np.arange(depth, dtype=np.int64)

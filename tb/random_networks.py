@@ -73,8 +73,7 @@ class NetworkGenerator:
         self.operations: list[Operation] = []
 
     def network(self, operations: int, inputs: int = 1) -> IntegerNetwork:
-        """A network of that many operations; every tensor that nothing reads is an output, and one more at
-        random."""
+        """A network of that many operations; every tensor that nothing reads is an output, and one more at random."""
         names = tuple(self.tensor(self._random_shape()) for _ in range(inputs))
         for _ in range(operations):
             self._random_operation()

@@ -188,8 +188,7 @@ def test_window_equals_loops(seed: int, reduction: str) -> None:
 
 @pytest.mark.parametrize("depth", [8, 16])
 def test_large_sums_are_exact(depth: int) -> None:
-    """Sums beyond what float32 holds (8 bits here) and close to what float64 would need checking for (16
-    bits)."""
+    """Sums beyond what float32 holds (8 bits here) and close to what float64 would need checking for (16 bits)."""
     source = TensorType(300, 3, 3, depth, signed=False)
     weights = np.full((1, 300, 3, 3), 127, np.int8)
     weights[0, 0, 0, 0] = 126

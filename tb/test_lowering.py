@@ -448,8 +448,7 @@ def test_tensor_layout_refuses() -> None:
 
 
 def test_every_post_process_keeps_its_lanes_slice() -> None:
-    """Within an operation a gang always drains through the same slice, so no wait is needed between
-    slices."""
+    """Within an operation a gang always drains through the same slice, so no wait is needed between slices."""
     program = lower(convolution_network(TensorType(16, 16, 16, 4, True), 16, (3, 3)), EDGE)
     pairs = {(i.lanes, i.slice) for i in program.instructions if isinstance(i, PostProcess)}
     assert len({lanes for lanes, _ in pairs}) == len(pairs)

@@ -12,6 +12,8 @@ its inputs (the premise that an earlier piece could give is not even used, so a 
 1. *Product*: a Micro-PE's outputs join to exactly digit * weight, as integers. [RTL, all inputs]
 2. *Digits*: sum of digit[l] * 16 ** l, the top digit signed if the activation is, is exactly the activation.
 3. *Accumulation*: N products, added in an accumulator of the machine's width, give exactly their sum. [N = 2 .. 4]
+   This is arithmetic about the widths, not a proof of the RTL: that the adder trees and `Accumulators` add what they
+   are given is covered by simulation (``test_array_multiplier``, ``test_array_accumulators``).
 4. *Combination*: GangCombine gives exactly sum of accumulator[l] * 16 ** digit(l), for any accumulators whatever,
    with any values in the lanes that are not of the gang. [RTL, all inputs]
 5. *Ring identity*: sum over l of (sum over t of d[t, l] * w[t]) * 16 ** l equals sum over t of (sum over l of

@@ -1,5 +1,4 @@
-"""What the lanes that a program may use can hold; the limits of the machine as such are in
-`tessera.compiler.limits`."""
+"""What the lanes that a program may use can hold; the machine's own limits are in `tessera.compiler.limits`."""
 
 from __future__ import annotations
 

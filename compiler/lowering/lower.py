@@ -65,8 +65,7 @@ def _align(address: int) -> int:
 
 
 def _emit_network(builder: StreamBuilder, network: IntegerNetwork) -> None:
-    """Inputs are loaded before the operation that first reads them, outputs stored after the one that makes
-    them."""
+    """Inputs are loaded before the operation that first reads them, outputs stored after the one that makes them."""
     loaded: set[str] = set()
     for operation in network.operations:
         for name in (operation.input, operation.post.residual):

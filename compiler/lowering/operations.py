@@ -36,13 +36,13 @@ from tessera.rtl.isa import (
 from tessera.sim.golden import network as golden
 
 ROUND_FRACTION = 4
-"""A round takes at most this fraction of the weight banks and of the parameter memory where it can, so that
-others are loaded meanwhile."""
+"""A round takes at most this fraction of the weight banks and of the parameter memory where it can, so that others are
+loaded meanwhile.
+"""
 
 
 def emit_operation(builder: StreamBuilder, operation: golden.Operation) -> None:
-    """Appends the instructions of one operation to the stream; raises `CompilerError` if they cannot be
-    encoded."""
+    """Appends the instructions of one operation to the stream; raises `CompilerError` if they cannot be encoded."""
     try:
         if isinstance(operation, golden.Convolution):
             _ConvolutionEmitter(builder, operation).emit()

@@ -1,5 +1,4 @@
-"""How the work of an operation is divided: into tiles of pixels, and over the gangs (or slices) that share
-it."""
+"""How the work of an operation is divided: into tiles of pixels, and over the gangs (or slices) that share it."""
 
 from __future__ import annotations
 

@@ -37,8 +37,7 @@ def _pieces(chip: OnChipTensor, config: NpuConfig) -> Iterator[tuple[int, int]]:
 
 
 def _fields(chip: OnChipTensor, dram: DramTensor, config: NpuConfig, top: int, rows: int) -> dict[str, Any]:
-    """Fields of the transfer of some rows. They are contiguous in DRAM and on chip, so they are one row of
-    it."""
+    """Fields of the transfer of some rows. They are contiguous in DRAM and on chip, so they are one row of it."""
     size = config.pixel_bytes(chip.type.depth)
     depth, signed = Depth.of(chip.type.depth), int(chip.type.signed)
     return {

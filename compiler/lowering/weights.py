@@ -16,8 +16,7 @@ def block_bytes(convolution: Convolution, config: NpuConfig) -> int:
 
 
 def pack_weights(convolution: Convolution, config: NpuConfig) -> list[bytes]:
-    """Weight blocks of each block of ``cols`` output channels, in the order in which a lane program takes
-    them."""
+    """Weight blocks of each block of ``cols`` output channels, in the order in which a lane program takes them."""
     mapping = map_reduction(convolution, config)
     pack = _pack_depthwise if mapping.depthwise else _pack_dense
     return [pack(convolution, config, mapping, block).tobytes() for block in range(len(mapping.first_slices))]

@@ -14,8 +14,7 @@ _DEFAULT_EPSILON = 1e-5  # of the ONNX operator
 
 
 def fold_batch_norm(graph: Graph) -> Graph:
-    """Folds BatchNormalization into the Convolution before it; elsewhere it becomes a diagonal 1 x 1
-    Convolution."""
+    """Folds BatchNormalization into the Convolution before it; elsewhere it becomes a diagonal 1 x 1 Convolution."""
     graph = graph.copy()
     for node in list(graph.nodes):
         if node.op == "BatchNormalization" and npu_problem(graph, node) is None:

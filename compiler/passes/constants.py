@@ -13,8 +13,7 @@ _IDENTITIES = ("Identity", "Dropout")
 
 
 def remove_identities(graph: Graph) -> Graph:
-    """Removes Identity and Dropout nodes. One between an input and an output stays, since both names must
-    exist."""
+    """Removes Identity and Dropout nodes. One between an input and an output stays, since both names must exist."""
     graph = graph.copy()
     for node in list(graph.nodes):
         current = next(item for item in graph.nodes if item.name == node.name)

@@ -15,8 +15,7 @@ _ELEMENTWISE = ("Relu", "Clip")
 
 
 def simplify_reshapes(graph: Graph) -> Graph:
-    """Writes every reshape of a tensor as a Reshape with a constant shape, behind the activations that follow
-    it."""
+    """Writes every reshape of a tensor as a Reshape with a constant shape, behind the activations that follow it."""
     graph = graph.copy()
     for node in list(graph.nodes):
         if node.op in RESHAPES and node.inputs[0] in graph.shapes:
@@ -28,8 +27,7 @@ def simplify_reshapes(graph: Graph) -> Graph:
 
 
 def remove_reshapes(graph: Graph) -> Graph:
-    """Lets canonical nodes read the operand of a reshape that leaves channels, height and width as they
-    are."""
+    """Lets canonical nodes read the operand of a reshape that leaves channels, height and width as they are."""
     graph = graph.copy()
     for index, node in enumerate(graph.nodes):
         if node.op in CANONICAL:
@@ -38,8 +36,7 @@ def remove_reshapes(graph: Graph) -> Graph:
 
 
 def flattened(graph: Graph, tensor: str) -> str:
-    """The map whose flattening is ``tensor`` (1, F), or ``tensor`` itself if it is not the result of a
-    reshape."""
+    """The map whose flattening is ``tensor`` (1, F), or ``tensor`` itself if it is not the result of a reshape."""
     best = tensor
     producer = graph.producer(tensor)
     while producer is not None and producer.op == "Reshape":

@@ -56,8 +56,7 @@ def saturate(x: Any, depth: int, signed: bool) -> Any:
 
 
 def convert_depth(x: Any, shift: Any, depth: int, signed: bool) -> Any:
-    """``x`` at another depth: ``saturate(round_half_even(x / 2 ** shift), depth)``; ``shift`` may be
-    negative."""
+    """``x`` at another depth: ``saturate(round_half_even(x / 2 ** shift), depth)``; ``shift`` may be negative."""
     return saturate(round_half_even_shift(x, shift), depth, signed)
 
 

@@ -44,8 +44,7 @@ CLAMP_RANGE = (_post_field("clamp_low").minimum, _post_field("clamp_high").maxim
 
 
 class NetworkError(ValueError):
-    """An integer network that means nothing; the sentence names the operation or tensor, the value and the
-    limit."""
+    """An integer network that means nothing; the sentence names the operation or tensor, the value and the limit."""
 
 
 @dataclass(frozen=True)
@@ -219,8 +218,7 @@ class IntegerNetwork:
 
     @property
     def macs(self) -> int:
-        """Multiply-accumulates of one sample: those of the convolutions and fully connected layers, padding
-        included."""
+        """Multiply-accumulates of one sample in convolutions and fully connected layers, padding included."""
         return sum(operation_macs(self, operation) for operation in self.operations)
 
     def operation(self, name: str) -> Operation:

@@ -8,8 +8,7 @@ import numpy as np
 
 
 def pad_map(source: np.ndarray, padding: tuple[int, int, int, int], value: float) -> np.ndarray:
-    """``source`` (..., height, width) with rows and columns of ``value`` added at (top, left, bottom,
-    right)."""
+    """``source`` (..., height, width) with rows and columns of ``value`` added at (top, left, bottom, right)."""
     top, left, bottom, right = padding
     sides = [(0, 0)] * (source.ndim - 2) + [(top, bottom), (left, right)]
     return np.pad(source, sides, constant_values=value)
