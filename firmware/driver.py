@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import dataclass
 
 from tessera.firmware.bus import Bus
@@ -12,11 +13,18 @@ RESET_POLLS = 100_000
 """Readings of the status register after which a reset that has not taken effect counts as failed."""
 
 
+ERROR_TEXTS = {
+    ErrorCode.NOT_A_NUMBER: "because it loads NaN or infinity; remove them from the input, or load with another policy",
+}
+"""Why a stream stopped and what to do, where the error's name does not say it."""
+
+
 class NpuError(RuntimeError):
     """The NPU stopped a stream; the message names the error and the instruction's index."""
 
     def __init__(self, code: ErrorCode, index: int):
-        super().__init__(f"the NPU stopped at instruction {index} with the error {code.name.lower().replace('_', ' ')}")
+        text = ERROR_TEXTS.get(code, f"with the error {code.name.lower().replace('_', ' ')}")
+        super().__init__(f"the NPU stopped at instruction {index} {text}")
         self.code = code
         self.index = index
 
@@ -43,6 +51,8 @@ class RunResult:
         Channels of output pixels that were saturated.
     read_beats, write_beats
         AXI beats of data.
+    not_a_number, underflows, overflows
+        Values that the conversions from and to floating point found to be NaN or infinity, turned into 0, saturated.
     """
 
     cycles: int
@@ -50,6 +60,9 @@ class RunResult:
     saturations: int
     read_beats: int
     write_beats: int
+    not_a_number: int
+    underflows: int
+    overflows: int
 
 
 class Npu:
@@ -132,8 +145,7 @@ class Npu:
             raise NpuError(ErrorCode(await self._read("error")), await self._read("error_index"))
 
     async def _measurements(self) -> RunResult:
-        names = ("cycles", "instructions", "saturations", "read_beats", "write_beats")
-        return RunResult(**{name: await self._read(name) for name in names})
+        return RunResult(**{field.name: await self._read(field.name) for field in dataclasses.fields(RunResult)})
 
     def _register(self, name: str) -> RegisterInfo:
         return register_map()[f"{self._prefix}.{name}"]

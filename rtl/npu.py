@@ -84,6 +84,9 @@ class Npu(wiring.Component):
             "saturations": post_processor.saturations,
             "read_beats": arbiter.axi.r.valid & arbiter.axi.r.ready,
             "write_beats": store.axi.w.valid & store.axi.w.ready,
+            "not_a_number": load.specials,
+            "underflows": load.underflows + store.underflows,
+            "overflows": load.overflows + store.overflows,
         }
         self._connect_registers(m, registers, stream, increments)
         return m
@@ -148,7 +151,11 @@ class Npu(wiring.Component):
         for unit, (program, done) in ends.items():
             connect(m, getattr(stream.programs, unit.name.lower()), program)
             m.d.comb += stream.done[unit].eq(done)
-        m.d.comb += [stream.read_error.eq(load.error), stream.write_error.eq(store.error)]
+        m.d.comb += [
+            stream.read_error.eq(load.error),
+            stream.write_error.eq(store.error),
+            stream.not_a_number.eq(load.not_a_number),
+        ]
         m.d.sync += self.trace_done.eq(stream.done)
 
     def _connect_registers(
@@ -181,6 +188,7 @@ class Npu(wiring.Component):
         config, fields = self._config, registers.fields
         activations = sum(1 << isa.Depth.of(bits) for bits in config.activation_depths)
         weights = sum(1 << isa.WeightDepth.of(bits) for bits in config.weight_depths)
+        formats = sum(1 << code for code in (isa.MemoryFormat.INTEGER, *config.memory_formats))
         m.d.comb += [
             fields.array.rows.value.eq(config.rows),
             fields.array.cols.value.eq(config.cols),
@@ -195,4 +203,5 @@ class Npu(wiring.Component):
             fields.parameter_memory.bytes.value.eq(config.parameter_bytes),
             fields.tile.accumulator_pixels.value.eq(config.accumulator_pixels),
             fields.tile.beat_bytes.value.eq(config.beat_bytes),
+            fields.memory_formats.mask.value.eq(formats),
         ]

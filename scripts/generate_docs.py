@@ -24,7 +24,17 @@ from tessera.rtl.control.register_map import FieldInfo, RegisterInfo, register_m
 
 ROOT = Path(__file__).resolve().parents[1]
 SCRIPT = "scripts/generate_docs.py"
-ENUMERATIONS = (isa.Unit, isa.ErrorCode, isa.Depth, isa.WeightDepth, isa.LoadTarget, isa.Source, isa.Reduction)
+ENUMERATIONS = (
+    isa.Unit,
+    isa.ErrorCode,
+    isa.Depth,
+    isa.WeightDepth,
+    isa.MemoryFormat,
+    isa.NanPolicy,
+    isa.LoadTarget,
+    isa.Source,
+    isa.Reduction,
+)
 
 
 def generated_files() -> dict[str, str]:

@@ -90,6 +90,8 @@ class Timing:
     """From a beat to its write, for weights and parameters."""
     load_convert: int = 3
     """More than that for activations."""
+    store_floats: int = 1
+    """More than ``store`` for floating point."""
     load_outstanding: int = 128
     """Beats that may be under way."""
     store: int = 6
@@ -466,7 +468,8 @@ class _Machine:
         state = self._units[Unit.STORE]
         bursts = list(self._bursts(store, True))
         cycles = sum(cycles for _, cycles in bursts)
-        start = max(taken + self.timing.store, state.free)
+        delay = self.timing.store + (self.timing.store_floats if store.memory_format.is_float else 0)
+        start = max(taken + delay, state.free)
         moved = sum(beats for beats, _ in bursts) * self._beat_cycles
         fetched = sum(length for asked, length in self._fetches if start <= asked + self.latency < start + cycles)
         state.free = int(start + cycles + max(0.0, min(moved, self._bus.free - start), min(moved, fetched)))
@@ -476,7 +479,7 @@ class _Machine:
 
     def _bursts(self, transfer: Load | Store, activations: bool) -> Iterator[tuple[int, float]]:
         """The bursts of a transfer: beats, and the cycles that their data take."""
-        size = self.config.pixel_bytes(transfer.memory_depth.bits) if activations else self.config.beat_bytes
+        size = self.config.pixel_bytes(transfer.memory_bits) if activations else self.config.beat_bytes
         row_beats = -(-transfer.columns * size // self.config.beat_bytes)
         elements = transfer.columns * -(-size // self.config.beat_bytes)
         pace = max(self._beat_cycles, elements / row_beats)

@@ -19,11 +19,13 @@ from tessera.rtl.isa import (
     ChannelParameters,
     Depth,
     End,
+    ErrorCode,
     Fence,
     Instruction,
     LaneProgram,
     Load,
     LoadTarget,
+    NanPolicy,
     PostProcess,
     Reduction,
     Source,
@@ -38,6 +40,8 @@ from tessera.rtl.isa import (
 from tessera.rtl.legality import IllegalInstruction, check
 from tessera.sim.golden.arithmetic import (
     convert_depth,
+    float_to_integer,
+    integer_to_float,
     join_digits,
     round_half_even_shift,
     saturate,
@@ -51,6 +55,15 @@ _DIGIT_MASK = (1 << DIGIT_BITS) - 1
 
 class StreamError(RuntimeError):
     """An instruction that cannot be executed; the message names it and says why."""
+
+
+class StreamStopped(StreamError):
+    """The machine would stop the stream with an error: ``code``, at the instruction ``index`` (-1: not known)."""
+
+    def __init__(self, code: ErrorCode, message: str, index: int = -1):
+        super().__init__(message)
+        self.code = code
+        self.index = index
 
 
 class StreamModel:
@@ -79,6 +92,9 @@ class StreamModel:
         For each slice the results of its window reader that were not yet taken, like ``tiles``.
     saturations
         Channels of output pixels that were saturated so far.
+    not_a_number, underflows, overflows
+        Values that loads and stores from and to floating point found to be NaN or infinity, turned into 0, and
+        saturated, so far.
     """
 
     def __init__(self, config: NpuConfig, dram_bytes: int = 0):
@@ -90,6 +106,7 @@ class StreamModel:
         self.tiles: list[deque[np.ndarray]] = [deque() for _ in range(config.lanes)]
         self.windows: list[deque[np.ndarray]] = [deque() for _ in range(PPU_SLICES)]
         self.saturations = 0
+        self.not_a_number = self.underflows = self.overflows = 0
         self._execute: dict[type[Instruction], Callable[..., None]] = {
             Load: self._load,
             Store: self._store,
@@ -133,10 +150,15 @@ class StreamModel:
         return self.dram[address : address + length].tobytes()
 
     def execute(self, stream: Sequence[Instruction]) -> None:
-        """Executes instructions in the given order; raises `StreamError` where one cannot be."""
+        """Executes instructions in the given order; raises `StreamError` where one cannot be, and `StreamStopped` where
+        the machine would stop with an error.
+        """
         for index, instruction in enumerate(stream):
             try:
                 self.step(instruction)
+            except StreamStopped as stop:
+                text = f"instruction {index}: {format_instruction(instruction)}: {stop}"
+                raise StreamStopped(stop.code, text, index) from None
             except (StreamError, IndexError) as error:
                 text = f"instruction {index}: {format_instruction(instruction)}: {error}"
                 raise StreamError(text) from None
@@ -166,13 +188,13 @@ class StreamModel:
             load.base, load.columns, load.rows, load.planes, load.chip_row_pitch, load.chip_plane_pitch
         )
         if load.target is LoadTarget.ACTIVATIONS:
-            values = unpack_integers(
-                self.dram[self._dram_addresses(load)], load.memory_depth.bits, bool(load.memory_signed)
-            )
+            data = self.dram[self._dram_addresses(load)]
+            if load.memory_format.is_float:
+                self._load_floats(load, data, chip)
+                return
+            values = unpack_integers(data, load.memory_depth.bits, bool(load.memory_signed))
             values = convert_depth(values, load.shift, load.chip_depth.bits, bool(load.chip_signed))
-            digits = split_digits(values, load.chip_depth.bits)
-            for lane in lanes_of_mask(load.lanes):
-                self.activations[lane, chip] = digits[lane % load.chip_depth.digits]
+            self._write_activations(load, chip, values)
             return
         beats = self.dram[self._dram_addresses(load)]
         memories = [self.parameters]
@@ -181,19 +203,49 @@ class StreamModel:
         for memory in memories:
             memory.reshape(-1, self.config.beat_bytes)[chip] = beats
 
+    def _write_activations(self, load: Load, chip: np.ndarray, values: np.ndarray) -> None:
+        digits = split_digits(values, load.chip_depth.bits)
+        for lane in lanes_of_mask(load.lanes):
+            self.activations[lane, chip] = digits[lane % load.chip_depth.digits]
+
+    def _load_floats(self, load: Load, data: np.ndarray, chip: np.ndarray) -> None:
+        """Converts and writes element by element in the order of the block, up to one that stops the load."""
+        patterns = unpack_integers(data, load.memory_format.bits, False).reshape(-1, self.config.word_digits)
+        depth, signed = load.chip_depth.bits, bool(load.chip_signed)
+        found = float_to_integer(patterns, load.memory_format, load.shift, depth, signed)
+        elements = converted = len(patterns)
+        if load.nan_policy in (NanPolicy.STOP_OPERATION, NanPolicy.STOP_STREAM) and found.special.any():
+            elements = int(found.special.any(axis=1).argmax())
+            converted = elements + 1
+        values = found.values
+        if load.nan_policy is NanPolicy.REPLACE:
+            values = np.where(found.special, saturate(load.nan_value, depth, signed), values)
+        self.not_a_number += int(found.special[:converted].sum())
+        self.underflows += int(found.underflow[:converted].sum())
+        self.overflows += int(found.overflow[:converted].sum())
+        self._write_activations(load, chip.ravel()[:elements], values[:elements])
+        if elements < len(patterns) and load.nan_policy is NanPolicy.STOP_STREAM:
+            raise StreamStopped(ErrorCode.NOT_A_NUMBER, "it loads NaN or infinity, and its policy is STOP_STREAM")
+
     def _store(self, store: Store) -> None:
         chip = block_addresses(
             store.base, store.columns, store.rows, store.planes, store.chip_row_pitch, store.chip_plane_pitch
         )
         words = self.activations[self._gang(store.lanes, store.chip_depth)][:, chip]
         values = join_digits(words, bool(store.chip_signed))
+        if store.memory_format.is_float:
+            made = integer_to_float(values, store.shift, store.memory_format)
+            self.underflows += int(made.underflow.sum())
+            self.overflows += int(made.overflow.sum())
+            self.dram[self._dram_addresses(store)] = pack_integers(made.patterns, store.memory_format.bits)
+            return
         values = convert_depth(values, store.shift, store.memory_depth.bits, bool(store.memory_signed))
         self.dram[self._dram_addresses(store)] = pack_integers(values, store.memory_depth.bits)
 
     def _dram_addresses(self, transfer: Load | Store) -> np.ndarray:
         """Byte addresses of a transfer, shape (planes, rows, columns, bytes per element)."""
         activations = isinstance(transfer, Store) or transfer.target is LoadTarget.ACTIVATIONS
-        size = self.config.pixel_bytes(transfer.memory_depth.bits) if activations else self.config.beat_bytes
+        size = self.config.pixel_bytes(transfer.memory_bits) if activations else self.config.beat_bytes
         rows = block_addresses(
             transfer.address, 1, transfer.rows, transfer.planes, transfer.row_pitch, transfer.plane_pitch
         )

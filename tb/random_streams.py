@@ -24,6 +24,8 @@ from tessera.rtl.isa import (
     LaneProgram,
     Load,
     LoadTarget,
+    MemoryFormat,
+    NanPolicy,
     PostProcess,
     Reduction,
     Source,
@@ -245,10 +247,11 @@ class Job:
 
     def _load(self, tensor: Tensor) -> Load:
         rng = self.rng
-        memory_depth = rng.choice(self.depths)
-        pixel_bytes = self.config.pixel_bytes(memory_depth.bits)
+        values = self._values_in_dram()
+        pixel_bytes = self.config.pixel_bytes(Load(**values).memory_bits)
         row_pitch = tensor.width * pixel_bytes + rng.choice((0, 1, 5))
         plane_pitch = tensor.height * row_pitch + rng.choice((0, 3))
+        policies = (NanPolicy.SATURATE, NanPolicy.REPLACE, NanPolicy.STOP_OPERATION)
         return Load(
             target=LoadTarget.ACTIVATIONS,
             lanes=tensor.lanes,
@@ -261,12 +264,29 @@ class Job:
             base=tensor.base,
             chip_row_pitch=tensor.width,
             chip_plane_pitch=tensor.block_pitch,
-            memory_depth=memory_depth,
-            memory_signed=rng.randint(0, 1),
             chip_depth=tensor.depth,
             chip_signed=tensor.signed,
-            shift=rng.randint(-3, 6),
+            nan_policy=rng.choice(policies),
+            nan_value=rng.randint(-(1 << 16), (1 << 16) - 1),
+            **values,
         )
+
+    def _values_in_dram(self) -> dict[str, int]:
+        """Format, depth and sign of values in DRAM with a shift: all zeros and limits are rare."""
+        rng = self.rng
+        memory_format = rng.choice((MemoryFormat.INTEGER,) * 3 + self.config.memory_formats)
+        shifts = {
+            MemoryFormat.INTEGER: (-3, 6),
+            MemoryFormat.FP16: (-18, 12),
+            MemoryFormat.BF16: (-128, 127),
+            MemoryFormat.FP32: (-128, 127),
+        }
+        return {
+            "memory_format": memory_format,
+            "memory_depth": rng.choice(self.depths),
+            "memory_signed": rng.randint(0, 1),
+            "shift": rng.randint(*shifts[memory_format]),
+        }
 
     def _lane_program(self, source: Tensor) -> tuple[LaneProgram, tuple[int, int]]:
         rng, config = self.rng, self.config
@@ -421,8 +441,8 @@ class Job:
 
     def _store(self, tensor: Tensor) -> Store:
         rng = self.rng
-        memory_depth = rng.choice(self.depths)
-        row_pitch = tensor.width * self.config.pixel_bytes(memory_depth.bits) + rng.choice((0, 1, 7))
+        values = self._values_in_dram()
+        row_pitch = tensor.width * self.config.pixel_bytes(Store(**values).memory_bits) + rng.choice((0, 1, 7))
         return Store(
             lanes=self._any_gang(tensor.depth, tensor.lanes),
             address=self.memory.random_dram(tensor.height * row_pitch, alignment=1),
@@ -431,9 +451,7 @@ class Job:
             row_pitch=row_pitch,
             base=tensor.base,
             chip_row_pitch=tensor.width,
-            memory_depth=memory_depth,
-            memory_signed=rng.randint(0, 1),
             chip_depth=tensor.depth,
             chip_signed=tensor.signed,
-            shift=rng.randint(-3, 6),
+            **values,
         )

@@ -68,6 +68,15 @@ def test_error_has_its_name_and_index():
     assert (caught.value.code, caught.value.index) == (ErrorCode.BAD_OPERAND, 12)
 
 
+def test_not_a_number_says_what_to_do():
+    message = (
+        "the NPU stopped at instruction 3 because it loads NaN or infinity; remove them from the input, or load with "
+        "another policy"
+    )
+    with pytest.raises(NpuError, match=f"^{re.escape(message)}$"):
+        asyncio.run(Npu(FakeBus(status=0b100, error=ErrorCode.NOT_A_NUMBER, error_index=3)).run(0, timeout_cycles=1))
+
+
 def test_load_stream():
     bus = FakeBus()
     asyncio.run(Npu(bus).load_stream(0x40, b"code"))

@@ -77,6 +77,11 @@ extern "C" {
 #define TESSERA_REGISTERS__TILE__BEAT_BYTES_bp 16
 #define TESSERA_REGISTERS__TILE__BEAT_BYTES_bw 16
 
+// reg - tessera_registers::memory_formats
+#define TESSERA_REGISTERS__MEMORY_FORMATS__MASK_bm 0xff
+#define TESSERA_REGISTERS__MEMORY_FORMATS__MASK_bp 0
+#define TESSERA_REGISTERS__MEMORY_FORMATS__MASK_bw 8
+
 // reg - tessera_registers::stream::control
 #define TESSERA_REGISTERS__STREAM__CONTROL__START_bm 0x1
 #define TESSERA_REGISTERS__STREAM__CONTROL__START_bp 0
@@ -169,6 +174,24 @@ extern "C" {
 #define TESSERA_REGISTERS__STREAM__BUSY__VALUE_bw 32
 #define TESSERA_REGISTERS__STREAM__BUSY__VALUE_reset 0x0
 
+// reg - tessera_registers::stream::not_a_number
+#define TESSERA_REGISTERS__STREAM__NOT_A_NUMBER__VALUE_bm 0xffffffff
+#define TESSERA_REGISTERS__STREAM__NOT_A_NUMBER__VALUE_bp 0
+#define TESSERA_REGISTERS__STREAM__NOT_A_NUMBER__VALUE_bw 32
+#define TESSERA_REGISTERS__STREAM__NOT_A_NUMBER__VALUE_reset 0x0
+
+// reg - tessera_registers::stream::underflows
+#define TESSERA_REGISTERS__STREAM__UNDERFLOWS__VALUE_bm 0xffffffff
+#define TESSERA_REGISTERS__STREAM__UNDERFLOWS__VALUE_bp 0
+#define TESSERA_REGISTERS__STREAM__UNDERFLOWS__VALUE_bw 32
+#define TESSERA_REGISTERS__STREAM__UNDERFLOWS__VALUE_reset 0x0
+
+// reg - tessera_registers::stream::overflows
+#define TESSERA_REGISTERS__STREAM__OVERFLOWS__VALUE_bm 0xffffffff
+#define TESSERA_REGISTERS__STREAM__OVERFLOWS__VALUE_bp 0
+#define TESSERA_REGISTERS__STREAM__OVERFLOWS__VALUE_bw 32
+#define TESSERA_REGISTERS__STREAM__OVERFLOWS__VALUE_reset 0x0
+
 // regfile - tessera_registers::stream
 typedef struct __attribute__ ((__packed__)) {
     uint32_t control;
@@ -185,7 +208,11 @@ typedef struct __attribute__ ((__packed__)) {
     uint32_t write_beats;
     uint8_t RESERVED_38_3f[0x8];
     uint32_t busy[10];
-    uint8_t RESERVED_68_ff[0x98];
+    uint8_t RESERVED_68_7f[0x18];
+    uint32_t not_a_number;
+    uint32_t underflows;
+    uint32_t overflows;
+    uint8_t RESERVED_8c_ff[0x74];
 } tessera_registers__stream__stride100_t;
 
 // addrmap - tessera_registers
@@ -199,7 +226,8 @@ typedef struct __attribute__ ((__packed__)) {
     uint32_t weight_bank;
     uint32_t parameter_memory;
     uint32_t tile;
-    uint8_t RESERVED_28_ff[0xd8];
+    uint32_t memory_formats;
+    uint8_t RESERVED_2c_ff[0xd4];
     tessera_registers__stream__stride100_t stream[1];
 } tessera_registers_t;
 

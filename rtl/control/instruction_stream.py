@@ -43,6 +43,9 @@ class InstructionStream(wiring.Component):
         A bit per unit: it completes an instruction in this cycle.
     read_error, write_error
         The load (store) unit's oldest instruction got an error response; not later than its completion.
+    not_a_number
+        The load unit's oldest instruction found NaN or infinity that are to stop the stream; not later than its
+        completion. An error response of the same instruction comes first.
     active
         A bit per unit: it has instructions that it has not completed.
     units_reset
@@ -70,6 +73,7 @@ class InstructionStream(wiring.Component):
                 "done": In(len(isa.Unit)),
                 "read_error": In(1),
                 "write_error": In(1),
+                "not_a_number": In(1),
                 "active": Out(len(isa.Unit)),
                 "units_reset": Out(1),
                 "started": Out(1),
@@ -146,9 +150,13 @@ class InstructionStream(wiring.Component):
 
     def _report_bus_units(self, m: Module, sequencer: Sequencer, queues: dict[isa.Unit, UnitQueue]) -> None:
         m.d.comb += sequencer.bus_idle.eq(~Cat(queues[unit].active for unit in BUS_UNITS).any())
-        errors = {isa.Unit.LOAD: self.read_error, isa.Unit.STORE: self.write_error}
-        for unit, code in BUS_UNITS.items():
-            with m.If(errors[unit]):
+        failures = [
+            (isa.Unit.LOAD, self.not_a_number, isa.ErrorCode.NOT_A_NUMBER),
+            (isa.Unit.LOAD, self.read_error, BUS_UNITS[isa.Unit.LOAD]),
+            (isa.Unit.STORE, self.write_error, BUS_UNITS[isa.Unit.STORE]),
+        ]
+        for unit, failure, code in failures:
+            with m.If(failure):
                 m.d.comb += [
                     sequencer.bus_failure.code.eq(code),
                     sequencer.bus_failure.index.eq(queues[unit].oldest),

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
-from amaranth.hdl import Module, Mux, ShapeLike, Signal, Value
+from amaranth.hdl import Cat, Const, Module, Mux, ShapeLike, Signal, Value
 from amaranth.lib import data, stream, wiring
 from amaranth.lib.wiring import In, Out
 
@@ -20,7 +20,7 @@ BLOCK_FIELDS = (
 """Fields of :class:`isa.Load` and :class:`isa.Store` that say where the elements lie."""
 
 FIELD_WIDTHS = {field.name: field.width for field in isa.fields_of(isa.Load)}
-"""Widths of the fields of a DMA instruction, in bits."""
+"""Widths of the fields of a DMA instruction (of a load, which has all that a store has), in bits."""
 
 _DRAM_FIELDS = ("address", "row_pitch", "plane_pitch")
 
@@ -78,9 +78,33 @@ def select_depth(depth: Value, choices: Mapping[isa.Depth, Value]) -> Value:
     return selected
 
 
-def element_bytes(config: NpuConfig, columns: Value, depth: Value) -> Value:
+def by_memory_bits(config: NpuConfig, settings: data.View, choice: Callable[[int], Value | int]) -> Value:
+    """``choice`` of the bits that a value has in DRAM by the fields of an :class:`isa.Transfer`."""
+    selected = select_depth(settings.memory_depth, {code: choice(code.bits) for code in depths_of(config)})
+    for bits in sorted({code.bits for code in config.memory_formats}):
+        chosen = Cat(settings.memory_format == code for code in config.memory_formats if code.bits == bits).any()
+        selected = Mux(chosen, choice(bits), selected)
+    return selected
+
+
+def element_bytes(config: NpuConfig, columns: Value, settings: data.View) -> Value:
     """Bytes of ``columns`` packed activation elements in DRAM."""
-    return select_depth(depth, {code: times(columns, config.pixel_bytes(code.bits)) for code in depths_of(config)})
+    return by_memory_bits(config, settings, lambda bits: times(columns, config.pixel_bytes(bits)))
+
+
+def element_parts(config: NpuConfig, bits: int) -> int:
+    """Beats' worth of an element whose values have ``bits`` bits in DRAM: a power of two."""
+    return max(1, config.pixel_bytes(bits) // config.beat_bytes)
+
+
+def max_parts(config: NpuConfig) -> int:
+    """Parts of the longest element."""
+    return element_parts(config, config.max_memory_bits)
+
+
+def is_float(config: NpuConfig, settings: data.View) -> Value:
+    """Whether the values in DRAM are floating-point numbers of a format that is built."""
+    return Cat(Const(0, 1), *(settings.memory_format == code for code in config.memory_formats)).any()
 
 
 class RowWalker(wiring.Component):
@@ -151,7 +175,7 @@ class RowWalker(wiring.Component):
 
 def span_layout(config: NpuConfig) -> data.StructLayout:
     """A row of bytes in DRAM: first address, number of bytes (at least 1), and whether it ends a block."""
-    longest = ((1 << FIELD_WIDTHS["columns"]) - 1) * max(config.beat_bytes, config.pixel_bytes(16))
+    longest = ((1 << FIELD_WIDTHS["columns"]) - 1) * config.pixel_bytes(config.max_memory_bits)
     return data.StructLayout({"address": FIELD_WIDTHS["address"], "bytes": longest.bit_length(), "last": 1})
 
 

@@ -10,19 +10,21 @@ from tessera.rtl import isa
 from tessera.rtl.axi import AxiRead, address_layout, read_layout
 from tessera.rtl.config import NpuConfig
 from tessera.rtl.dma.block import (
-    FIELD_WIDTHS,
     BurstSplitter,
     RowWalker,
     block_layout,
+    by_memory_bits,
     check_axi_id,
     depths_of,
     element_bytes,
+    element_parts,
     fork_program,
     select_depth,
     settings_layout,
     times,
 )
-from tessera.rtl.dma.convert import RESULT_BITS, DepthConverter, converted_layout
+from tessera.rtl.dma.chunk_converter import ChunkConverter, write_settings
+from tessera.rtl.dma.convert import RESULT_BITS, converted_layout
 from tessera.rtl.dma.fifo import StreamFifo
 from tessera.rtl.dma.unpack import Unpacker, chunk_layout
 from tessera.rtl.interfaces import BeatWrite, address_bits, bank_write_layout, layout_of
@@ -31,13 +33,6 @@ from tessera.rtl.interfaces import BeatWrite, address_bits, bank_write_layout, l
 def load_settings() -> data.StructLayout:
     """The fields of :class:`isa.Load` that say what becomes of an element."""
     return settings_layout(isa.Load)
-
-
-def write_settings() -> data.StructLayout:
-    """Where a converted chunk goes."""
-    return data.StructLayout(
-        {"lanes": isa.MAX_LANES, "address": FIELD_WIDTHS["base"], "half": 1, "pairs": 1, "last": 1, "error": 1}
-    )
 
 
 class ReadRequester(wiring.Component):
@@ -85,7 +80,7 @@ class ReadRequester(wiring.Component):
                 Mux(
                     copied,
                     times(row.columns, self._config.beat_bytes),
-                    element_bytes(self._config, row.columns, row.settings.memory_depth),
+                    element_bytes(self._config, row.columns, row.settings),
                 )
             ),
             span.last.eq(row.last),
@@ -143,17 +138,15 @@ class ElementReader(wiring.Component):
         connect(m, unpacker.chunks, flipped(self.chunks))
         row, chunks = walker.rows.payload, unpacker.rows.payload
         copied = row.settings.target != isa.LoadTarget.ACTIVATIONS
-        beat_bytes = self._config.beat_bytes
-        sizes = {code: min(self._config.pixel_bytes(code.bits), beat_bytes) for code in depths_of(self._config)}
-        pairs = ~copied & select_depth(
-            row.settings.memory_depth,
-            {code: int(self._config.pixel_bytes(code.bits) > beat_bytes) for code in depths_of(self._config)},
-        )
+        config, beat_bytes = self._config, self._config.beat_bytes
+        size = by_memory_bits(config, row.settings, lambda bits: min(config.pixel_bytes(bits), beat_bytes))
+        count = by_memory_bits(config, row.settings, lambda bits: times(row.columns, element_parts(config, bits)))
+        last_part = by_memory_bits(config, row.settings, lambda bits: element_parts(config, bits) - 1)
         m.d.comb += [
             chunks.offset.eq(row.address),
-            chunks.chunk_bytes.eq(Mux(copied, beat_bytes, select_depth(row.settings.memory_depth, sizes))),
-            chunks.pairs.eq(pairs),
-            chunks.chunks.eq(row.columns << pairs),
+            chunks.chunk_bytes.eq(Mux(copied, beat_bytes, size)),
+            chunks.last_part.eq(Mux(copied, 0, last_part)),
+            chunks.chunks.eq(Mux(copied, row.columns, count)),
             chunks.base.eq(row.base),
             chunks.last.eq(row.last),
             chunks.settings.eq(row.settings),
@@ -217,7 +210,8 @@ class LoadEngine(wiring.Component):
 
     The address side issues the bursts of a block; the data side follows through its own queue of blocks, so that
     bursts of the next ``BLOCKS_AHEAD`` instructions may be under way while the data of one arrive. One element
-    per cycle where it is at most a beat, else one per two cycles (16 bits), as long as the bus delivers.
+    per cycle where it is at most a beat, else one beat per cycle (16 bits, floating point), as long as the bus
+    delivers.
 
     Rows may begin at any byte in DRAM, those of weights and parameters too; where they begin at a multiple of the beat,
     as the instruction check asks of weights and parameters, they need no extra bus beat.
@@ -246,6 +240,11 @@ class LoadEngine(wiring.Component):
         1 in the cycle in which the last word or beat of an instruction is written.
     error : Out(1)
         1 together with ``done`` if a beat of the instruction came with a bus error. What was written is undefined.
+    not_a_number : Out(1)
+        1 together with ``done`` if the instruction found NaN or infinity and its policy is to stop the stream.
+    specials, underflows, overflows : Out
+        Values that the conversion from floating point has found to be NaN or infinity, turned into 0, and saturated;
+        to be added up in each cycle.
 
     Raises
     ------
@@ -269,6 +268,10 @@ class LoadEngine(wiring.Component):
                 "parameter_write": Out(BeatWrite(config, beats=config.parameter_beats)),
                 "done": Out(1),
                 "error": Out(1),
+                "not_a_number": Out(1),
+                "specials": Out(ChunkConverter.COUNT_BITS),
+                "underflows": Out(ChunkConverter.COUNT_BITS),
+                "overflows": Out(ChunkConverter.COUNT_BITS),
             }
         )
 
@@ -278,7 +281,7 @@ class LoadEngine(wiring.Component):
         m.submodules.reader = reader = ElementReader(self._config)
         m.submodules.blocks = blocks = StreamFifo(reader.blocks.p.shape(), depth=self.BLOCKS_AHEAD)
         m.submodules.beats = beats = StreamFifo(read_layout(self._config), depth=2)
-        m.submodules.converter = converter = DepthConverter(self._config, write_settings())
+        m.submodules.converter = converter = ChunkConverter(self._config)
         m.submodules.writer = writer = DigitWriter(self._config)
         fork_program(m, self.program, requester.blocks, blocks.input)
         connect(m, blocks.output, reader.blocks)
@@ -294,10 +297,14 @@ class LoadEngine(wiring.Component):
         m.d.comb += [
             self.done.eq((written & result.last) | (copied & chunk.last)),
             self.error.eq((written & result.last & result.error) | (copied & chunk.last & chunk.error)),
+            self.not_a_number.eq(written & result.last & converter.stop),
+            self.specials.eq(converter.not_a_number),
+            self.underflows.eq(converter.underflows),
+            self.overflows.eq(converter.overflows),
         ]
         return m
 
-    def _route(self, m: Module, chunks: stream.Interface, converter: DepthConverter) -> Signal:
+    def _route(self, m: Module, chunks: stream.Interface, converter: ChunkConverter) -> Signal:
         """Sends activations to the converter and beats to the weights and parameters; returns when the latter.
 
         Beats wait until the converter is empty, so that instructions complete in order.
@@ -307,36 +314,13 @@ class LoadEngine(wiring.Component):
         copied = Signal()
         m.d.comb += [
             copied.eq(chunks.valid & ~is_activation & converter.empty),
-            chunks.ready.eq(Mux(is_activation, converter.input.ready, converter.empty)),
-            converter.input.valid.eq(chunks.valid & is_activation),
+            chunks.ready.eq(Mux(is_activation, converter.chunks.ready, converter.empty)),
+            converter.chunks.payload.eq(chunk),
+            converter.chunks.valid.eq(chunks.valid & is_activation),
         ]
         to_weights = copied & (settings.target == isa.LoadTarget.WEIGHTS)
         to_parameters = copied & (settings.target == isa.LoadTarget.PARAMETERS)
         ports = [(port, to_weights & settings.lanes[lane]) for lane, port in enumerate(self.weight_write)]
         for port, enable in [*ports, (self.parameter_write, to_parameters)]:
             m.d.comb += [port.enable.eq(enable), port.address.eq(chunk.address), port.data.eq(chunk.data)]
-        self._feed_converter(m, chunk, converter.input.payload)
         return copied
-
-    def _feed_converter(self, m: Module, chunk: data.View, target: data.View) -> None:
-        """Unpacks the channels of an activation chunk."""
-        settings = chunk.settings
-        m.d.comb += [
-            target.depth.eq(settings.chip_depth),
-            target.signed.eq(settings.chip_signed),
-            target.shift.eq(settings.shift),
-            target.settings.lanes.eq(settings.lanes),
-            target.settings.address.eq(chunk.address),
-            target.settings.half.eq(chunk.half),
-            target.settings.pairs.eq(settings.memory_depth == isa.Depth.A16),
-            target.settings.last.eq(chunk.last),
-            target.settings.error.eq(chunk.error),
-        ]
-        for channel, value in enumerate(target.values):
-            fields = {}
-            for code in depths_of(self._config):
-                if (channel + 1) * code.bits <= self._config.axi_data_bits:
-                    field = chunk.data.word_select(channel, code.bits)
-                    fields[code] = Cat(field, field[-1] & settings.memory_signed).as_signed()
-            if fields:  # else no depth has this channel in a beat: the converter makes 0 of it, and nobody reads that
-                m.d.comb += value.eq(select_depth(settings.memory_depth, fields))
