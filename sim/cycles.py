@@ -90,8 +90,10 @@ class Timing:
     """From a beat to its write, for weights and parameters."""
     load_convert: int = 3
     """More than that for activations."""
+    store_convert: int = 3
+    """Of that the conversion; a change between integers and floating point waits for the last store's values."""
     store_floats: int = 1
-    """More than ``store`` for floating point."""
+    """More than either for floating point."""
     load_outstanding: int = 128
     """Beats that may be under way."""
     store: int = 6
@@ -301,6 +303,7 @@ class _Machine:
             bus = _ReadBus(memory.latency, traffic.loads, traffic.stores)
             self._fetch = _Fetch(bus, timing, INSTRUCTION_BYTES / bytes_per_cycle, instructions)
         self._stores: list[tuple[float, float]] = []
+        self._converts_floats = {Unit.LOAD: False, Unit.STORE: False}
         self._index = 0
         self._pushed = 0
         self._tiles: list[deque[int]] = [deque() for _ in range(config.lanes)]
@@ -444,6 +447,9 @@ class _Machine:
         """
         state = self._units[Unit.LOAD]
         activations = load.target is LoadTarget.ACTIVATIONS
+        changed = activations and self._converts_floats[Unit.LOAD] != load.memory_format.is_float
+        if activations:
+            self._converts_floats[Unit.LOAD] = load.memory_format.is_float
         requested = first = max(taken + self.timing.load_request, self._requested)
         bursts = list(self._bursts(load, activations))
         last_row = len(bursts) - len(bursts) // (load.rows * load.planes)
@@ -452,7 +458,7 @@ class _Machine:
                 state.ready = max(taken + 2, int(requested) - self.timing.load_request + 1)
             while sum(count for count, _ in self._outstanding) + beats > self.timing.load_outstanding:
                 requested = max(requested, self._outstanding.popleft()[1])
-            if not activations:
+            if not activations or changed:
                 self._bus.free = max(self._bus.free, state.ends[-1] - self.timing.load_write)
             self._bus.serve(requested, cycles)
             self._outstanding.append((beats, self._bus.free))
@@ -468,8 +474,12 @@ class _Machine:
         state = self._units[Unit.STORE]
         bursts = list(self._bursts(store, True))
         cycles = sum(cycles for _, cycles in bursts)
-        delay = self.timing.store + (self.timing.store_floats if store.memory_format.is_float else 0)
-        start = max(taken + delay, state.free)
+        more = self.timing.store_floats if store.memory_format.is_float else 0
+        drained = state.free
+        if self._converts_floats[Unit.STORE] != store.memory_format.is_float:
+            drained += self.timing.store_convert + more
+        self._converts_floats[Unit.STORE] = store.memory_format.is_float
+        start = max(taken + self.timing.store + more, drained)
         moved = sum(beats for beats, _ in bursts) * self._beat_cycles
         fetched = sum(length for asked, length in self._fetches if start <= asked + self.latency < start + cycles)
         state.free = int(start + cycles + max(0.0, min(moved, self._bus.free - start), min(moved, fetched)))

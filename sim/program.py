@@ -5,9 +5,54 @@ from __future__ import annotations
 import itertools
 from dataclasses import dataclass
 
+import numpy as np
+
 from tessera.rtl.config import NpuConfig
-from tessera.rtl.isa import Instruction, encode_stream, format_instruction
+from tessera.rtl.isa import Instruction, MemoryFormat, NanPolicy, encode_stream, format_instruction
+from tessera.sim.golden.arithmetic import float_to_integer, integer_to_float
 from tessera.sim.golden.network import TensorType
+from tessera.sim.tensor_layout import (
+    decode_floats,
+    encode_floats,
+    pack_float_tensor,
+    pack_tensor,
+    unpack_float_tensor,
+    unpack_tensor,
+)
+
+
+@dataclass(frozen=True)
+class DramFormat:
+    """What the values of a tensor in DRAM are.
+
+    Attributes
+    ----------
+    memory_format
+        Packed integers, or a floating-point format.
+    scale_exponent
+        Floating point: a real number in DRAM is the integer on chip times ``2 ** scale_exponent``.
+    nan_policy
+        Floating point: what a load makes of NaN and infinity.
+    """
+
+    memory_format: MemoryFormat = MemoryFormat.INTEGER
+    scale_exponent: int = 0
+    nan_policy: NanPolicy = NanPolicy.STOP_STREAM
+
+    @property
+    def is_float(self) -> bool:
+        """True for floating point."""
+        return self.memory_format.is_float
+
+    def integers(self, values: np.ndarray, tensor: TensorType) -> np.ndarray:
+        """The int64 integers that a load makes of finite real numbers, which are first rounded to the format."""
+        patterns = encode_floats(values, self.memory_format)
+        return float_to_integer(patterns, self.memory_format, self.scale_exponent, tensor.depth, tensor.signed).values
+
+    def reals(self, integers: np.ndarray) -> np.ndarray:
+        """The float32 numbers that a store makes of integers."""
+        patterns = integer_to_float(integers, -self.scale_exponent, self.memory_format).patterns
+        return decode_floats(patterns, self.memory_format)
 
 
 @dataclass(frozen=True)
@@ -22,11 +67,28 @@ class DramTensor:
         DRAM byte address of the first byte.
     size
         Number of bytes.
+    format
+        What the values are.
     """
 
     type: TensorType
     address: int
     size: int
+    format: DramFormat = DramFormat()
+
+    def pack(self, values: np.ndarray, config: NpuConfig) -> bytes:
+        """The bytes of an array (channels, height, width): integers, or real numbers if the format is floating point;
+        raises `ValueError` if it does not fit.
+        """
+        if self.format.is_float:
+            return pack_float_tensor(values, self.type, config, self.format.memory_format)
+        return pack_tensor(values, self.type, config)
+
+    def unpack(self, data: bytes, config: NpuConfig) -> np.ndarray:
+        """The int64 or float32 array whose bytes are ``data``; inverse of `pack`."""
+        if self.format.is_float:
+            return unpack_float_tensor(data, self.type, config, self.format.memory_format)
+        return unpack_tensor(data, self.type, config)
 
 
 @dataclass(frozen=True)

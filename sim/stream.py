@@ -48,7 +48,7 @@ from tessera.sim.golden.arithmetic import (
     split_digits,
 )
 from tessera.sim.program import Program
-from tessera.sim.tensor_layout import pack_integers, pack_tensor, unpack_integers, unpack_tensor
+from tessera.sim.tensor_layout import pack_integers, unpack_integers
 
 _DIGIT_MASK = (1 << DIGIT_BITS) - 1
 
@@ -123,21 +123,22 @@ class StreamModel:
         program
             A program for this configuration.
         inputs
-            For each input of the program an integer array (channels, height, width).
+            For each input of the program an array (channels, height, width): integers, or real numbers if it is
+            floating point in DRAM.
 
         Returns
         -------
-        For each output of the program an int64 array (channels, height, width).
+        For each output of the program an int64 or float32 array (channels, height, width).
         """
         if program.end_address > len(self.dram):
             self.dram = np.concatenate([self.dram, np.zeros(program.end_address - len(self.dram), np.uint8)])
         self.write_memory(program.address, program.image)
         for name, tensor in program.inputs.items():
-            self.write_memory(tensor.address, pack_tensor(inputs[name], tensor.type, self.config))
+            self.write_memory(tensor.address, tensor.pack(inputs[name], self.config))
         code = self.read_memory(program.code_address, len(program.image) + program.address - program.code_address)
         self.execute(decode_stream(code))
         return {
-            name: unpack_tensor(self.read_memory(tensor.address, tensor.size), tensor.type, self.config)
+            name: tensor.unpack(self.read_memory(tensor.address, tensor.size), self.config)
             for name, tensor in program.outputs.items()
         }
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 
 import numpy as np
@@ -19,6 +20,7 @@ from tessera.rtl.isa import (
     LaneProgram,
     Load,
     LoadTarget,
+    MemoryFormat,
     PostProcess,
     Source,
     Store,
@@ -40,6 +42,14 @@ EDGE = NpuConfig.preset("edge")
 
 def load(columns: int, depth: Depth = Depth.A8) -> Load:
     return Load(target=LoadTarget.ACTIVATIONS, lanes=15, columns=columns, memory_depth=depth, chip_depth=depth)
+
+
+def float_load(columns: int, memory_format: MemoryFormat) -> Load:
+    return dataclasses.replace(load(columns), memory_format=memory_format)
+
+
+def float_store(columns: int, memory_format: MemoryFormat) -> Store:
+    return dataclasses.replace(store(columns), memory_format=memory_format)
 
 
 def weights(beats: int) -> Load:
@@ -80,6 +90,8 @@ def single_instructions() -> list[list[Instruction]]:
         [weights(40)],
         *[[load(16, depth)] for depth in (Depth.A4, Depth.A6, Depth.A8, Depth.A16)],
         [load(40), weights(8), load(8), weights(8)],
+        *[[load(16), float_load(16, item), load(16)] for item in (MemoryFormat.FP16, MemoryFormat.FP32)],
+        *[[store(16), float_store(16, item), store(16)] for item in (MemoryFormat.BF16, MemoryFormat.FP32)],
         [store(1)],
         [store(40)],
         [store(4, rows=4)],

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from tessera.compiler.lowering.builder import LaneSet, Step, StreamBuilder
 from tessera.compiler.lowering.fits import check_fits
@@ -13,12 +13,17 @@ from tessera.compiler.lowering.transfers import emit_input, emit_output
 from tessera.rtl.config import AXI_BURST_BYTES, NpuConfig
 from tessera.rtl.isa import End, encode_stream
 from tessera.sim.golden.network import IntegerNetwork
-from tessera.sim.program import DramTensor, Program
+from tessera.sim.program import DramFormat, DramTensor, Program
 from tessera.sim.tensor_layout import tensor_bytes
 
 
 def lower(
-    network: IntegerNetwork, config: NpuConfig, *, lanes: Sequence[int] | None = None, dram_address: int = 0
+    network: IntegerNetwork,
+    config: NpuConfig,
+    *,
+    lanes: Sequence[int] | None = None,
+    dram_address: int = 0,
+    io_formats: Mapping[str, DramFormat] | None = None,
 ) -> Program:
     """Compiles a network for a machine.
 
@@ -32,6 +37,9 @@ def lower(
         Indices of the lanes that may be used; all of them if ``None``.
     dram_address
         First DRAM byte address that the program may use; it uses the addresses up to its ``end_address``.
+    io_formats
+        What inputs and outputs are in DRAM, by name; integers where nothing is said. See
+        :func:`tessera.compiler.io_formats.float_formats`.
 
     Raises
     ------
@@ -42,20 +50,24 @@ def lower(
     network.verify()
     lane_set = LaneSet(config, tuple(sorted(set(range(config.lanes) if lanes is None else lanes))))
     check_fits(network, lane_set)
-    dram, data_address = _place_in_dram(network, config, dram_address)
+    dram, data_address = _place_in_dram(network, config, dram_address, io_formats or {})
     builder = StreamBuilder(lane_set, place_tensors(network, config), data_address, dram)
     _emit_network(builder, network)
     steps = schedule(builder.steps, config)
     return _finish(builder, network, steps)
 
 
-def _place_in_dram(network: IntegerNetwork, config: NpuConfig, address: int) -> tuple[dict[str, DramTensor], int]:
+def _place_in_dram(
+    network: IntegerNetwork, config: NpuConfig, address: int, formats: Mapping[str, DramFormat]
+) -> tuple[dict[str, DramTensor], int]:
     """Inputs and outputs one after another; also returns the first address after them."""
     placed = {}
     for name in (*network.inputs, *network.outputs):
         if name not in placed:
             address = _align(address)
-            placed[name] = DramTensor(network.tensors[name], address, tensor_bytes(network.tensors[name], config))
+            tensor, values = network.tensors[name], formats.get(name, DramFormat())
+            size = tensor_bytes(tensor, config, values.memory_format)
+            placed[name] = DramTensor(tensor, address, size, values)
             address += placed[name].size
     return placed, _align(address)
 

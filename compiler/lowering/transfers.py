@@ -7,7 +7,7 @@ from typing import Any
 
 from tessera.compiler.lowering.builder import StreamBuilder
 from tessera.rtl.config import NpuConfig
-from tessera.rtl.isa import Depth, Load, LoadTarget, Store
+from tessera.rtl.isa import Depth, Load, LoadTarget, NanPolicy, Store
 from tessera.sim.program import DramTensor, OnChipTensor
 
 
@@ -16,7 +16,13 @@ def emit_input(builder: StreamBuilder, name: str) -> None:
     chip, dram = builder.placement[name], builder.dram[name]
     for top, rows in _pieces(chip, builder.config):
         fields = _fields(chip, dram, builder.config, top, rows)
-        load = Load(target=LoadTarget.ACTIVATIONS, lanes=builder.lanes.mask(chip.type.depth), **fields)
+        load = Load(
+            target=LoadTarget.ACTIVATIONS,
+            lanes=builder.lanes.mask(chip.type.depth),
+            shift=dram.format.scale_exponent,
+            nan_policy=dram.format.nan_policy if dram.format.is_float else NanPolicy.SATURATE,
+            **fields,
+        )
         builder.emit(load, f"input {name} rows {top}..{top + rows - 1}")
 
 
@@ -25,7 +31,8 @@ def emit_output(builder: StreamBuilder, name: str) -> None:
     chip, dram = builder.placement[name], builder.dram[name]
     for top, rows in _pieces(chip, builder.config):
         fields = _fields(chip, dram, builder.config, top, rows)
-        store = Store(lanes=builder.lanes.gangs(chip.type.depth)[-1], **fields)
+        gang = builder.lanes.gangs(chip.type.depth)[-1]
+        store = Store(lanes=gang, shift=-dram.format.scale_exponent, **fields)
         builder.emit(store, f"output {name} rows {top}..{top + rows - 1}")
 
 
@@ -38,7 +45,8 @@ def _pieces(chip: OnChipTensor, config: NpuConfig) -> Iterator[tuple[int, int]]:
 
 def _fields(chip: OnChipTensor, dram: DramTensor, config: NpuConfig, top: int, rows: int) -> dict[str, Any]:
     """Fields of the transfer of some rows. They are contiguous in DRAM and on chip, so they are one row of it."""
-    size = config.pixel_bytes(chip.type.depth)
+    memory_format = dram.format.memory_format
+    size = config.pixel_bytes(memory_format.bits if memory_format.is_float else chip.type.depth)
     depth, signed = Depth.of(chip.type.depth), int(chip.type.signed)
     return {
         "address": dram.address + top * chip.row_pitch * size,
@@ -47,6 +55,7 @@ def _fields(chip: OnChipTensor, dram: DramTensor, config: NpuConfig, top: int, r
         "plane_pitch": chip.type.height * chip.type.width * size,
         "base": chip.address(0, top, 0),
         "chip_plane_pitch": chip.block_pitch,
+        "memory_format": memory_format,
         "memory_depth": depth,
         "memory_signed": signed,
         "chip_depth": depth,
