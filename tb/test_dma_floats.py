@@ -201,6 +201,18 @@ def test_random_loads(name: str, stall: float) -> None:
         assert cycles == beats + FloatToInteger.LATENCY, "a beat per cycle"
 
 
+def test_subnormal_numbers_fill_the_range() -> None:
+    """With a large enough scale the smallest FP16 numbers are the largest integers, and the next ones saturate."""
+    rng = random.Random(0)
+    elements = [
+        Element(MemoryFormat.FP16, list(range(first, first + TINY.word_digits)), shift, Depth.A16, signed)
+        for shift in range(-42, -26)
+        for first in (0, 8, 0x3F8, 0x400)
+        for signed in range(2)
+    ]
+    run_loads(TINY, elements, rng, stall=0.0)
+
+
 def run_stores(
     config: NpuConfig, beats: list[tuple[MemoryFormat, int, list[int]]], rng: random.Random, stall: float
 ) -> int:
