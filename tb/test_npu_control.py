@@ -36,6 +36,7 @@ def test_registers(design):
     assert fields["array", "lanes"] == TINY.lanes
     assert fields["depths", "activations"] == 0b1111
     assert fields["depths", "weights"] == 0b11
+    assert fields["memory_formats", "mask"] == 0b1111
     assert fields["depths", "accumulator_bits"] == TINY.accumulator_bits
     assert fields["activation_bank", "bytes"] == TINY.activation_bank_bytes
     assert fields["weight_bank", "bytes"] == TINY.weight_bank_bytes
