@@ -17,6 +17,7 @@ from tessera.sim.cosim import CosimDesign, CosimError, CosimResult, Simulator, b
 from tessera.sim.cosim.build import default_build_folder
 from tessera.sim.program import Program
 from tessera.sim.tensor_layout import pack_tensor, unpack_tensor
+from tessera.sim.windows import MemoryWindows
 
 MIN_MEMORY_BYTES = {Simulator.VERILATOR: 1 << 24, Simulator.ICARUS: 1 << 20}
 """Smallest simulated DRAM: each size is a build of its own, so that most programs share one."""
@@ -39,11 +40,14 @@ class Start:
         DRAM byte address of the first instruction.
     reads
         (DRAM byte address, length) read after it.
+    windows
+        Where the stream may fetch, load and store.
     """
 
     writes: tuple[tuple[int, bytes], ...]
     stream_address: int
     reads: tuple[tuple[int, int], ...]
+    windows: MemoryWindows = MemoryWindows()
 
 
 @dataclass(frozen=True)
@@ -184,7 +188,7 @@ def program_starts(program: Program, inputs: Integers) -> list[Start]:
             (tensor.address, pack_tensor(inputs[name][index], tensor.type, program.config))
             for name, tensor in program.inputs.items()
         )
-        starts.append(Start(image + tensors, program.code_address, reads))
+        starts.append(Start(image + tensors, program.code_address, reads, program.windows))
     return starts
 
 
@@ -224,6 +228,7 @@ def _description(start: Start) -> dict[str, Any]:
         "writes": [(address, len(data)) for address, data in start.writes],
         "stream_address": start.stream_address,
         "reads": list(start.reads),
+        "windows": start.windows.as_dict(),
     }
 
 

@@ -16,7 +16,8 @@ concurrently. Order *between* units is made only by :class:`Wait`:
 Three hand-overs need no ``Wait``: a :class:`PostProcess` takes the next finished tile of its source (lanes or
 window reader), a lane starts a tile only when one of its two accumulator memories is free, and a window reader
 is paced by its slice. Every value waited for must be signalled by an earlier instruction of the stream, and no
-lane may be more than two tiles ahead of the post-processing; then no stream can deadlock.
+lane may be more than two tiles ahead of the post-processing; then no stream can deadlock. One that breaks these rules
+is stopped by the watchdog, with ``ErrorCode.WATCHDOG``.
 """
 
 from __future__ import annotations
@@ -90,7 +91,11 @@ class Unit(IntEnum):
 
 
 class ErrorCode(IntEnum):
-    """What stopped a stream; the value of the error register's ``code`` field."""
+    """What stopped a stream; the value of the error register's ``code`` field.
+
+    ``WINDOW``: an instruction, or a row of a load or store, lies outside its memory window. ``WATCHDOG``: nothing has
+    moved for as long as the watchdog allows; the index is that of the next instruction to be handed out.
+    """
 
     NONE = 0
     BAD_OPCODE = 1
@@ -98,6 +103,8 @@ class ErrorCode(IntEnum):
     READ_ERROR = 3
     WRITE_ERROR = 4
     FETCH_ERROR = 5
+    WINDOW = 6
+    WATCHDOG = 7
 
 
 class Depth(IntEnum):

@@ -6,8 +6,9 @@ import itertools
 from dataclasses import dataclass
 
 from tessera.rtl.config import NpuConfig
-from tessera.rtl.isa import Instruction, encode_stream, format_instruction
+from tessera.rtl.isa import INSTRUCTION_BYTES, Instruction, encode_stream, format_instruction
 from tessera.sim.golden.network import TensorType
+from tessera.sim.windows import MemoryWindows, aligned_window
 
 
 @dataclass(frozen=True)
@@ -109,6 +110,30 @@ class Program:
     def code(self) -> bytes:
         """The encoded stream."""
         return encode_stream(self.instructions)
+
+    @property
+    def windows(self) -> MemoryWindows:
+        """The smallest memory windows for the program: its code can be fetched and read, but not written.
+
+        Raises
+        ------
+        ValueError
+            The code lies in the midst of the program's memory.
+        """
+        tensors = (*self.inputs.values(), *self.outputs.values())
+        begin = min(self.address, *(tensor.address for tensor in tensors)) if tensors else self.address
+        everything = aligned_window(begin, self.end_address)
+        code = aligned_window(self.code_address, self.code_address + len(self.instructions) * INSTRUCTION_BYTES)
+        if code.limit == everything.limit:
+            store = aligned_window(begin, code.base)
+        elif code.base == everything.base:
+            store = aligned_window(code.limit, everything.limit)
+        else:
+            raise ValueError(
+                f"program {self.name}: the code at {code.base:#x}..{code.limit:#x} lies in the midst of the memory "
+                f"{everything.base:#x}..{everything.limit:#x}, so no window leaves it out; put it at one end"
+            )
+        return MemoryWindows(code=code, load=everything, store=store)
 
     def format(self) -> str:
         """Placement and disassembly, each instruction under the operation and tile that it belongs to."""

@@ -40,7 +40,10 @@ def test_registers(design):
     assert fields["parameter_memory", "bytes"] == TINY.parameter_bytes
     assert fields["tile", "accumulator_pixels"] == TINY.accumulator_pixels
     assert fields["tile", "beat_bytes"] == TINY.beat_bytes
-    assert not any(value for name, value in found["values"].items() if name.startswith("stream"))
+    for name, register in register_map().items():
+        if name.startswith("stream"):
+            resets = {field.name: field.reset or 0 for field in register.fields.values()}
+            assert found["values"][name] == register.encode(**resets), name
     assert "0xf00" in found["unmapped"]
     assert "DECERR" in found["unmapped"]
 
