@@ -122,7 +122,8 @@ class InstructionStream(wiring.Component):
             sequencer.reset.eq(self.reset),
             tokens.clear.eq(sequencer.fetch_start),
             tokens.done.eq(self.done),
-            self.bus_stop.eq(sequencer.flush),
+            # In the cycle of the reset itself the units must not begin anything either.
+            self.bus_stop.eq(sequencer.flush | sequencer.units_reset),
             sequencer.bus_idle.eq(self.bus_drained),
         ]
         with m.If(sequencer.fetch_start):

@@ -57,7 +57,7 @@ class WriteData(wiring.Component):
             lengths.input.payload.eq(self.burst_len),
             lengths.output.ready.eq(moves & self.w.payload.last),
             self.w.valid.eq(lengths.output.valid & (made_up | self.beats.valid)),
-            self.w.payload.data.eq(self.beats.payload.data),
+            self.w.payload.data.eq(Mux(made_up, 0, self.beats.payload.data)),
             self.w.payload.strb.eq(Mux(made_up, 0, self.beats.payload.strb)),
             self.w.payload.last.eq(sent == lengths.output.payload),
             self.beats.ready.eq(lengths.output.valid & self.w.ready & ~made_up),
