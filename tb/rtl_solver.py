@@ -32,7 +32,9 @@ class Rtl:
     def __init__(self, component: wiring.Component, folder: Path):
         source, target = folder / "component.il", folder / "component.smt2"
         source.write_text(rtlil.convert(component, name="dut", emit_src=False))
-        script = f"read_rtlil {source.name}; proc; flatten; memory -nomap; opt_clean; write_smt2 {target.name}"
+        script = (
+            f"read_rtlil {source.name}; proc; flatten; memory_nordff; dffunmap; opt_clean; write_smt2 {target.name}"
+        )
         with chdir(folder):  # Yosys, being WebAssembly, sees the working directory but not every absolute path
             status = yosys.run_yosys(["-q", "-p", script])
         assert status == 0, f"Yosys failed with status {status}"
@@ -52,7 +54,7 @@ class Rtl:
         return ports, hardware
 
     def cycle(self) -> tuple[dict, dict, list]:
-        """Ports and registers in any cycle and in the one after it, and the constraints that the hardware puts on them."""
+        """Ports and registers in any cycle and in the one after it, and the constraints of the hardware on them."""
         (now, then), hardware = self._instances(2, "(assert (|dut_t| {0} {1}))")
         return now, then, hardware
 

@@ -118,7 +118,7 @@ class InstructionFetch(wiring.Component):
         ``inside`` says that the next burst lies in the window.
         """
         beats = isa.INSTRUCTION_BYTES // self._config.beat_bytes
-        address = Signal(AXI_ADDRESS_BITS)
+        address = Signal(AXI_ADDRESS_BITS, name="next_address")
         reserved = Signal(range(depth + 1))
         in_flight = Signal(range(self.PREFETCH_BURSTS + 1))
         ar = self.axi.ar
