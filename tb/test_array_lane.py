@@ -15,7 +15,7 @@ from lane_reference import pixels_of, random_program, steps_of, tile_sums, words
 
 from tessera.rtl.array import Lane
 from tessera.rtl.config import NpuConfig
-from tessera.rtl.isa import LaneProgram, fields_of
+from tessera.rtl.isa import LaneProgram, WeightDepth, fields_of
 from tessera.sim.stream import StreamError, StreamModel
 
 TINY = NpuConfig.preset("tiny")
@@ -166,8 +166,10 @@ def test_overflow() -> None:
     found = []
     for seed in range(40, 52):
         (program,) = random_programs(seed, config, 1, max_pixels=8, max_kernel=3)
+        program = dataclasses.replace(program, weight_depth=WeightDepth.W8, signed=0, weight_base=0, pad=0xFFFF)
         bench = LaneBench(config, index, [program], seed=seed, stall=0.2)
-        bench.weights = np.random.default_rng(seed).integers(40, 128, bench.weights.shape, np.uint8)
+        bench.bank |= 8
+        bench.weights = np.random.default_rng(seed).integers(70, 128, bench.weights.shape, np.uint8)
         bench.run()
         model = StreamModel(config)
         model.activations[index], model.weights[index] = bench.bank, bench.weights
