@@ -6,7 +6,7 @@ import itertools
 from dataclasses import dataclass
 
 from tessera.rtl.config import NpuConfig
-from tessera.rtl.isa import INSTRUCTION_BYTES, Instruction, encode_stream, format_instruction
+from tessera.rtl.isa import Instruction, encode_stream, format_instruction
 from tessera.sim.golden.network import TensorType
 from tessera.sim.windows import MemoryWindows, aligned_window
 
@@ -78,7 +78,7 @@ class Program:
     address
         DRAM byte address of ``image``.
     image
-        The bytes that must be in DRAM before the start: weights, parameters and the encoded stream.
+        The bytes that must be in DRAM before the start: weights, parameters and, last, the encoded stream.
     code_address
         DRAM byte address of the first instruction.
     inputs, outputs
@@ -123,7 +123,7 @@ class Program:
         tensors = (*self.inputs.values(), *self.outputs.values())
         begin = min(self.address, *(tensor.address for tensor in tensors)) if tensors else self.address
         everything = aligned_window(begin, self.end_address)
-        code = aligned_window(self.code_address, self.code_address + len(self.instructions) * INSTRUCTION_BYTES)
+        code = aligned_window(self.code_address, self.address + len(self.image))
         if code.limit == everything.limit:
             store = aligned_window(begin, code.base)
         elif code.base == everything.base:

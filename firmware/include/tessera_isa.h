@@ -27,6 +27,8 @@ enum tessera_error_code {
     TESSERA_ERROR_CODE_READ_ERROR = 3,
     TESSERA_ERROR_CODE_WRITE_ERROR = 4,
     TESSERA_ERROR_CODE_FETCH_ERROR = 5,
+    TESSERA_ERROR_CODE_WINDOW = 6,
+    TESSERA_ERROR_CODE_WATCHDOG = 7,
 };
 
 enum tessera_depth {
