@@ -113,25 +113,24 @@ class Program:
 
     @property
     def windows(self) -> MemoryWindows:
-        """The smallest memory windows for the program: its code can be fetched and read, but not written.
+        """Memory windows: all of the program's memory can be read, and that on the outputs' side of the code written.
 
         Raises
         ------
         ValueError
-            The code lies in the midst of the program's memory.
+            There are outputs on both sides of the code.
         """
         tensors = (*self.inputs.values(), *self.outputs.values())
         begin = min(self.address, *(tensor.address for tensor in tensors)) if tensors else self.address
         everything = aligned_window(begin, self.end_address)
         code = aligned_window(self.code_address, self.address + len(self.image))
-        if code.limit == everything.limit:
-            store = aligned_window(begin, code.base)
-        elif code.base == everything.base:
-            store = aligned_window(code.limit, everything.limit)
+        for store in (aligned_window(begin, code.base), aligned_window(code.limit, everything.limit)):
+            if all(store.contains(tensor.address, tensor.size) for tensor in self.outputs.values()):
+                break
         else:
             raise ValueError(
-                f"program {self.name}: the code at {code.base:#x}..{code.limit:#x} lies in the midst of the memory "
-                f"{everything.base:#x}..{everything.limit:#x}, so no window leaves it out; put it at one end"
+                f"program {self.name}: outputs lie on both sides of the code at {code.base:#x}..{code.limit:#x}, so "
+                "no window has them all without the code; put the code at one end"
             )
         return MemoryWindows(code=code, load=everything, store=store)
 

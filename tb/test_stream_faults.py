@@ -15,6 +15,7 @@ from tessera.rtl import isa
 from tessera.rtl.config import NpuConfig
 from tessera.rtl.isa import Depth, ErrorCode
 from tessera.sim.faults import row_bytes, window_violation
+from tessera.sim.program import DramTensor
 from tessera.sim.stream import StreamFault, StreamModel
 from tessera.sim.windows import MemoryWindow, MemoryWindows
 
@@ -131,7 +132,7 @@ def test_what_comes_before_the_fault_is_done_and_tiles_are_dropped() -> None:
 
 
 def test_program_windows() -> None:
-    """A compiled network runs in its own windows, cannot write its code, and finds every smaller window too small."""
+    """A compiled network runs in its windows, and cannot write its code, on whichever side of it the outputs lie."""
     rng = np.random.default_rng(5)
     network = NetworkGenerator(rng, TINY, None).network(operations=3, inputs=1)
     program = lower(network, TINY, dram_address=0x1000)
@@ -140,5 +141,10 @@ def test_program_windows() -> None:
     assert windows.code.base == windows.store.limit == program.code_address
     assert windows.code.limit == program.end_address
     StreamModel(TINY).run(program, random_inputs(rng, network))
-    with pytest.raises(ValueError, match=r"lies in the midst of the memory 0x1000\.\..*; put it at one end$"):
-        _ = dataclasses.replace(program, end_address=program.end_address + 0x100).windows
+    end = program.end_address
+    behind = DramTensor(next(iter(network.tensors.values())), end, 0x100)
+    moved = dataclasses.replace(program, outputs={"behind": behind}, end_address=end + 0x100)
+    assert moved.windows.store == MemoryWindow(end, end + 0x100)
+    both = dataclasses.replace(moved, outputs={**program.outputs, "behind": behind})
+    with pytest.raises(ValueError, match=r"outputs lie on both sides of the code at 0x.*; put the code at one end$"):
+        _ = both.windows
