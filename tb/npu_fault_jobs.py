@@ -73,20 +73,25 @@ async def _run_case(bus: CosimBus, npu: Npu, address: int, windows: MemoryWindow
         if reset_after:
             await npu.reset()
             return {"outcome": "reset"}
-        moved = await _moves(bus)
+        record = await _late_outcome(bus)
         await npu.reset()
-        return {"outcome": "moves" if moved else "hangs"}
+        return record
     return {"outcome": "end"}
 
 
-async def _moves(bus: CosimBus) -> bool:
-    """Whether data move on the bus within the watchdog's time."""
-    counters = []
-    for _ in range(2):
-        registers = [register_map()[f"stream[0].{name}"] for name in ("read_beats", "write_beats")]
-        counters.append([await bus.read_register(register.address) for register in registers])
-        await bus.wait_cycles(WATCHDOG)
-    return counters[0] != counters[1]
+async def _late_outcome(bus: CosimBus) -> dict[str, Any]:
+    """What becomes of a stream that has not ended in time, while a silent one would meet the watchdog."""
+    before = await _read(bus, "read_beats"), await _read(bus, "write_beats")
+    await bus.wait_cycles(2 * WATCHDOG)
+    if bus.interrupt:
+        code, index = await _read(bus, "error"), await _read(bus, "error_index")
+        return {"outcome": "error", "code": code, "index": index} if code else {"outcome": "end"}
+    moved = before != (await _read(bus, "read_beats"), await _read(bus, "write_beats"))
+    return {"outcome": "moves" if moved else "hangs"}
+
+
+async def _read(bus: CosimBus, name: str) -> int:
+    return await bus.read_register(register_map()[f"stream[0].{name}"].address)
 
 
 async def _run_good(bus: CosimBus, npu: Npu, image: dict[str, Any], memory: bytes) -> str:
