@@ -16,6 +16,7 @@ from tessera.rtl.config import NpuConfig
 from tessera.sim.cosim import CosimDesign, CosimError, CosimResult, Simulator, build_simulation, run_cosim
 from tessera.sim.cosim.build import default_build_folder
 from tessera.sim.program import Program
+from tessera.sim.windows import MemoryWindows
 
 MIN_MEMORY_BYTES = {Simulator.VERILATOR: 1 << 24, Simulator.ICARUS: 1 << 20}
 """Smallest simulated DRAM: each size is a build of its own, so that most programs share one."""
@@ -38,11 +39,14 @@ class Start:
         DRAM byte address of the first instruction.
     reads
         (DRAM byte address, length) read after it.
+    windows
+        Where the stream may fetch, load and store.
     """
 
     writes: tuple[tuple[int, bytes], ...]
     stream_address: int
     reads: tuple[tuple[int, int], ...]
+    windows: MemoryWindows = MemoryWindows()
 
 
 @dataclass(frozen=True)
@@ -184,7 +188,7 @@ def program_starts(program: Program, inputs: Integers) -> list[Start]:
             (tensor.address, tensor.pack(inputs[name][index], program.config))
             for name, tensor in program.inputs.items()
         )
-        starts.append(Start(image + tensors, program.code_address, reads))
+        starts.append(Start(image + tensors, program.code_address, reads, program.windows))
     return starts
 
 
@@ -224,6 +228,7 @@ def _description(start: Start) -> dict[str, Any]:
         "writes": [(address, len(data)) for address, data in start.writes],
         "stream_address": start.stream_address,
         "reads": list(start.reads),
+        "windows": start.windows.as_dict(),
     }
 
 

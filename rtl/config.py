@@ -33,7 +33,10 @@ AXI_ID_BITS = 2
 """Width of the AXI transaction identifiers; each master inside the NPU has its own."""
 
 AXI_BURST_BYTES = 256
-"""Longest burst in bytes; a divisor of 4096, so aligned bursts never cross 4 KiB."""
+"""Longest burst in bytes; a divisor of 4096, so aligned bursts never cross 4 KiB. Also the unit of memory windows."""
+
+WATCHDOG_BITS = 32
+"""Bits of the watchdog's limit in cycles."""
 
 ACTIVATION_DEPTHS = (4, 6, 8, 16)
 """Activation depths in bits that the architecture knows."""

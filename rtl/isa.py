@@ -22,6 +22,8 @@ is paced by its slice. No stream can deadlock in which
 - every post-process has an earlier source of the same number of pixels, and
 - every window is post-processed before the next window of its slice and before a fence or the end, and nothing
   waits for a window before its post-process.
+
+One that breaks these rules is stopped by the watchdog, with ``ErrorCode.WATCHDOG``.
 """
 
 from __future__ import annotations
@@ -98,7 +100,11 @@ class Unit(IntEnum):
 
 
 class ErrorCode(IntEnum):
-    """What stopped a stream; the value of the error register's ``code`` field."""
+    """What stopped a stream; the value of the error register's ``code`` field.
+
+    ``WINDOW``: an instruction, or a row of a load or store, lies outside its memory window. ``WATCHDOG``: nothing has
+    moved for as long as the watchdog allows; the index is that of the next instruction to be handed out.
+    """
 
     NONE = 0
     BAD_OPCODE = 1
@@ -107,6 +113,8 @@ class ErrorCode(IntEnum):
     WRITE_ERROR = 4
     FETCH_ERROR = 5
     NOT_A_NUMBER = 6
+    WINDOW = 7
+    WATCHDOG = 8
 
 
 class Depth(IntEnum):

@@ -19,6 +19,7 @@ from tessera.sim.tensor_layout import (
     unpack_float_tensor,
     unpack_tensor,
 )
+from tessera.sim.windows import MemoryWindows, aligned_window
 
 
 @dataclass(frozen=True)
@@ -139,7 +140,7 @@ class Program:
     address
         DRAM byte address of ``image``.
     image
-        The bytes that must be in DRAM before the start: weights, parameters and the encoded stream.
+        The bytes that must be in DRAM before the start: weights, parameters and, last, the encoded stream.
     code_address
         DRAM byte address of the first instruction.
     inputs, outputs
@@ -171,6 +172,29 @@ class Program:
     def code(self) -> bytes:
         """The encoded stream."""
         return encode_stream(self.instructions)
+
+    @property
+    def windows(self) -> MemoryWindows:
+        """Memory windows: all of the program's memory can be read, and that on the outputs' side of the code written.
+
+        Raises
+        ------
+        ValueError
+            There are outputs on both sides of the code.
+        """
+        tensors = (*self.inputs.values(), *self.outputs.values())
+        begin = min(self.address, *(tensor.address for tensor in tensors)) if tensors else self.address
+        everything = aligned_window(begin, self.end_address)
+        code = aligned_window(self.code_address, self.address + len(self.image))
+        for store in (aligned_window(begin, code.base), aligned_window(code.limit, everything.limit)):
+            if all(store.contains(tensor.address, tensor.size) for tensor in self.outputs.values()):
+                break
+        else:
+            raise ValueError(
+                f"program {self.name}: outputs lie on both sides of the code at {code.base:#x}..{code.limit:#x}, so "
+                "no window has them all without the code; put the code at one end"
+            )
+        return MemoryWindows(code=code, load=everything, store=store)
 
     def format(self) -> str:
         """Placement and disassembly, each instruction under the operation and tile that it belongs to."""

@@ -33,11 +33,11 @@ from tessera.rtl.isa import (
     Wait,
     WeightDepth,
     Window,
-    decode_stream,
     format_instruction,
     lanes_of_mask,
 )
 from tessera.rtl.legality import IllegalInstruction, check
+from tessera.sim.faults import Fault, row_bytes, scan
 from tessera.sim.golden.arithmetic import (
     convert_depth,
     float_to_integer,
@@ -49,6 +49,7 @@ from tessera.sim.golden.arithmetic import (
 )
 from tessera.sim.program import Program
 from tessera.sim.tensor_layout import pack_integers, unpack_integers
+from tessera.sim.windows import MemoryWindows
 
 _DIGIT_MASK = (1 << DIGIT_BITS) - 1
 
@@ -64,6 +65,24 @@ class StreamStopped(StreamError):
         super().__init__(message)
         self.code = code
         self.index = index
+
+
+class StreamFault(StreamError):
+    """A stream that the NPU stops with an error.
+
+    Attributes
+    ----------
+    fault
+        The first fault in the order of the stream.
+    faults
+        All that could stop it, see `tessera.sim.faults.Scan`.
+    """
+
+    def __init__(self, faults: tuple[Fault, ...]):
+        self.faults = faults
+        self.fault = faults[0]
+        name = self.fault.code.name.lower().replace("_", " ")
+        super().__init__(f"instruction {self.fault.index}: {name}: {self.fault.reason}")
 
 
 class StreamModel:
@@ -95,6 +114,8 @@ class StreamModel:
     not_a_number, underflows, overflows
         Values that loads and stores from and to floating point found to be NaN or infinity, turned into 0, and
         saturated, so far.
+    overflow
+        Mask of the lanes in which a sum has left the range of the accumulators so far.
     """
 
     def __init__(self, config: NpuConfig, dram_bytes: int = 0):
@@ -107,6 +128,7 @@ class StreamModel:
         self.windows: list[deque[np.ndarray]] = [deque() for _ in range(PPU_SLICES)]
         self.saturations = 0
         self.not_a_number = self.underflows = self.overflows = 0
+        self.overflow = 0
         self._execute: dict[type[Instruction], Callable[..., None]] = {
             Load: self._load,
             Store: self._store,
@@ -135,8 +157,7 @@ class StreamModel:
         self.write_memory(program.address, program.image)
         for name, tensor in program.inputs.items():
             self.write_memory(tensor.address, tensor.pack(inputs[name], self.config))
-        code = self.read_memory(program.code_address, len(program.image) + program.address - program.code_address)
-        self.execute(decode_stream(code))
+        self.execute_code(program.code_address, program.windows)
         return {
             name: tensor.unpack(self.read_memory(tensor.address, tensor.size), self.config)
             for name, tensor in program.outputs.items()
@@ -149,6 +170,26 @@ class StreamModel:
     def read_memory(self, address: int, length: int) -> bytes:
         """Reads bytes from DRAM."""
         return self.dram[address : address + length].tobytes()
+
+    def execute_code(self, address: int, windows: MemoryWindows | None = None) -> None:
+        """Executes the encoded stream at a DRAM byte address, as a start of the NPU does.
+
+        Tiles and window results of earlier streams are dropped; ``overflow`` begins at 0.
+
+        Raises
+        ------
+        StreamFault
+            An instruction stops the stream; those before it have been executed.
+        StreamError
+            An instruction cannot be executed.
+        """
+        found = scan(self.read_memory, address, self.config, windows or MemoryWindows())
+        for queue in (*self.tiles, *self.windows):
+            queue.clear()
+        self.overflow = 0
+        self.execute(found.instructions[: found.faults[0].index] if found.faults else found.instructions)
+        if found.faults:
+            raise StreamFault(found.faults)
 
     def execute(self, stream: Sequence[Instruction]) -> None:
         """Executes instructions in the given order; raises `StreamError` where one cannot be, and `StreamStopped` where
@@ -245,8 +286,7 @@ class StreamModel:
 
     def _dram_addresses(self, transfer: Load | Store) -> np.ndarray:
         """Byte addresses of a transfer, shape (planes, rows, columns, bytes per element)."""
-        activations = isinstance(transfer, Store) or transfer.target is LoadTarget.ACTIVATIONS
-        size = self.config.pixel_bytes(transfer.memory_bits) if activations else self.config.beat_bytes
+        size = row_bytes(transfer, self.config) // transfer.columns
         rows = block_addresses(
             transfer.address, 1, transfer.rows, transfer.planes, transfer.row_pitch, transfer.plane_pitch
         )
@@ -276,15 +316,41 @@ class StreamModel:
         matrix = digits.reshape(*inside.shape, -1)[..., first:stop].astype(np.int64)
         if program.signed and position == program.depth.digits - 1:
             matrix -= (matrix >> DIGIT_BITS - 1) << DIGIT_BITS
-        sums = self._sum_products(program, matrix, self._weight_matrix(program, lane))
+        weights = self._weight_matrix(program, lane)
+        sums = self._sum_products(program, matrix, weights)
+        self.overflow |= self._overflows(program, matrix, weights) << lane
         self.tiles[lane].append(_wrap(sums.astype(np.int64), self.config.accumulator_bits))
 
     def _sum_products(self, program: LaneProgram, digits: np.ndarray, weights: np.ndarray) -> np.ndarray:
         """Sums in float64 (exact), shape (pixels, cols), of digits (pixels, positions, channels)."""
         if not program.depthwise:
             return digits.reshape(len(digits), -1).astype(np.float64) @ weights
-        used = weights.reshape(-1, self.config.rows, self.config.cols)[:, :DEPTHWISE_TAPS]
+        used = self._depthwise_weights(weights)
         return np.einsum("ptc,tc->pc", digits.astype(np.float64), used.reshape(-1, self.config.cols))
+
+    def _depthwise_weights(self, weights: np.ndarray) -> np.ndarray:
+        """The weights that a depthwise program uses, shape (steps, taps, cols)."""
+        return weights.reshape(-1, self.config.rows, self.config.cols)[:, :DEPTHWISE_TAPS]
+
+    def _overflows(self, program: LaneProgram, digits: np.ndarray, weights: np.ndarray) -> bool:
+        """Whether the sum of the first steps, for any number of them, leaves the range of the accumulators.
+
+        Takes what `_sum_products` takes; the products of a step are added at once, and exactly.
+        """
+        limit = 1 << self.config.accumulator_bits - 1
+        if program.depthwise:
+            weights = self._depthwise_weights(weights).reshape(-1, self.config.cols)
+        if _DIGIT_MASK * np.abs(weights).sum(axis=0).max(initial=0) < limit:
+            return False
+        steps = program.kernel_height * program.kernel_width * program.channel_steps
+        operands = digits if program.depthwise else digits.reshape(len(digits), -1)
+        total = np.zeros((len(digits), self.config.cols))
+        for part, block in zip(np.split(operands, steps, axis=1), np.split(weights, steps), strict=True):
+            values = part.astype(np.float64)
+            total += np.einsum("ptc,tc->pc", values, block) if program.depthwise else values @ block
+            if total.min() < -limit or total.max() >= limit:
+                return True
+        return False
 
     def _weight_matrix(self, program: LaneProgram, lane: int) -> np.ndarray:
         """Weights of a tile as float64 (exact), shape (steps * operands per step, cols)."""

@@ -15,12 +15,14 @@ from lane_reference import pixels_of, random_program, steps_of, tile_sums, words
 
 from tessera.rtl.array import Lane
 from tessera.rtl.config import NpuConfig
-from tessera.rtl.isa import LaneProgram, fields_of
+from tessera.rtl.isa import LaneProgram, WeightDepth, fields_of
+from tessera.sim.stream import StreamError, StreamModel
 
 TINY = NpuConfig.preset("tiny")
 EDGE = NpuConfig.preset("edge")
 ONLY_W4 = dataclasses.replace(TINY, name="only_w4", weight_depths=(4,))
 ONLY_W8 = dataclasses.replace(TINY, name="only_w8", weight_depths=(8,))
+NARROW = dataclasses.replace(TINY, name="narrow", accumulator_bits=16)
 ONLY_A4 = dataclasses.replace(TINY, name="only_a4", activation_depths=(4,), lanes=1, accumulator_bits=16)
 
 
@@ -42,6 +44,7 @@ class LaneBench:
         self.done: list[int] = []
         self.full: list[int] = []
         self.tiles: list[np.ndarray] = []
+        self.overflow = False
 
     def run(self) -> None:
         """Runs all programs and compares every tile with the reference."""
@@ -58,7 +61,10 @@ class LaneBench:
         lane, was_full = self.lane, 0
         taken = lane.program.ready & lane.program.valid
         while True:
-            _, _, accepted, done, full = await ctx.tick().sample(taken, lane.done, lane.drain.full)
+            _, _, accepted, done, full, overflow = await ctx.tick().sample(
+                taken, lane.done, lane.drain.full, lane.overflow
+            )
+            self.overflow |= bool(overflow)
             if accepted:
                 self.accepted.append(self.cycle)
             if done:
@@ -152,6 +158,29 @@ def test_random_programs(config: NpuConfig, index: int, seed: int, stall: float)
     programs = random_programs(seed, config, 12, max_pixels=24)
     programs += random_programs(seed, config, 1, max_pixels=config.accumulator_pixels, max_kernel=2)
     LaneBench(config, index, programs, seed=seed, stall=stall).run()
+
+
+def test_overflow() -> None:
+    """The lane says that a sum left the range of the accumulators where the stream model does."""
+    config, index = NARROW, 1
+    found = []
+    for seed in range(40, 52):
+        (program,) = random_programs(seed, config, 1, max_pixels=8, max_kernel=3)
+        program = dataclasses.replace(program, weight_depth=WeightDepth.W8, signed=0, weight_base=0, pad=0xFFFF)
+        bench = LaneBench(config, index, [program], seed=seed, stall=0.2)
+        bench.bank |= 8
+        bench.weights = np.random.default_rng(seed).integers(70, 128, bench.weights.shape, np.uint8)
+        bench.run()
+        model = StreamModel(config)
+        model.activations[index], model.weights[index] = bench.bank, bench.weights
+        try:
+            model.compute_tile(program, index)
+        except StreamError:  # the model does not let weights wrap around
+            continue
+        assert bench.overflow == bool(model.overflow), f"seed {seed}"
+        assert model.overflow in (0, 1 << index)
+        found.append(bench.overflow)
+    assert 2 <= sum(found) <= len(found) - 2, found
 
 
 @pytest.mark.parametrize("config, index, count", [(EDGE, 1, 4), (EDGE, 2, 3)], ids=["lane1", "lane2"])

@@ -28,6 +28,8 @@ enum tessera_error_code {
     TESSERA_ERROR_CODE_WRITE_ERROR = 4,
     TESSERA_ERROR_CODE_FETCH_ERROR = 5,
     TESSERA_ERROR_CODE_NOT_A_NUMBER = 6,
+    TESSERA_ERROR_CODE_WINDOW = 7,
+    TESSERA_ERROR_CODE_WATCHDOG = 8,
 };
 
 enum tessera_depth {

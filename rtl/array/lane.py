@@ -42,6 +42,8 @@ class Lane(wiring.Component):
         The finished tiles, oldest first. The lane provides; the signature is written from the PPU's view.
     done : Out(1)
         1 for a cycle when all activations and weights of a program have been read.
+    overflow : Out(1)
+        1 for a cycle when a sum has left the range of the accumulators, see `Accumulators`.
 
     Raises
     ------
@@ -65,6 +67,7 @@ class Lane(wiring.Component):
                 "weight_write": In(BeatWrite(config, beats=config.weight_beats)),
                 "drain": In(Drain(config)),
                 "done": Out(1),
+                "overflow": Out(1),
             }
         )
 
@@ -102,6 +105,7 @@ class Lane(wiring.Component):
             accumulators.reserve.eq(issue & begins_tile),
         ]
         m.d.sync += self.done.eq(issue & word.last)
+        m.d.comb += self.overflow.eq(accumulators.overflow)
         self._connect_array(m, issue, word, loader.weights, array, accumulators)
         return m
 

@@ -12,6 +12,7 @@ from tessera.rtl import isa
 from tessera.rtl.axi import address_layout
 from tessera.rtl.config import AXI_ID_BITS, NpuConfig
 from tessera.rtl.interfaces import address_bits, layout_of
+from tessera.rtl.window import is_inside, window_input
 
 BLOCK_FIELDS = (
     "address", "columns", "rows", "planes", "row_pitch", "plane_pitch",
@@ -240,6 +241,81 @@ class BurstSplitter(wiring.Component):
             ]
         with m.Elif(self.bursts.ready):
             m.d.sync += [beat.eq(beat + length), beats.eq(beats - length)]
+        return m
+
+
+class BurstGate(wiring.Component):
+    """Passes the bursts that lie in a window. Combinational; latency 0.
+
+    The first burst outside the window stays at the gate, and with it all that follow: nothing passes any more until
+    the gate is reset.
+
+    Members
+    -------
+    window : In(window_layout)
+        Constant while there are bursts.
+    enable : In(1)
+        Bursts may pass. One that has been offered stays so, whatever ``enable`` becomes.
+    bursts : In(stream of burst_layout)
+    passed : Out(stream of burst_layout)
+    outside : Out(1)
+        1 while a burst outside the window is at the gate.
+    offered : Out(1)
+        1 while a burst must still be accepted: it was offered in the cycle before.
+    """
+
+    def __init__(self) -> None:
+        super().__init__(
+            {
+                "window": window_input(),
+                "enable": In(1),
+                "bursts": In(stream.Signature(burst_layout())),
+                "passed": Out(stream.Signature(burst_layout())),
+                "outside": Out(1),
+                "offered": Out(1),
+            }
+        )
+
+    def elaborate(self, platform: object) -> Module:
+        m = Module()
+        inside, open_ = Signal(), Signal()
+        m.d.comb += [
+            inside.eq(is_inside(self.window, self.bursts.payload.addr)),
+            open_.eq(inside & (self.enable | self.offered)),
+            self.passed.payload.eq(self.bursts.payload),
+            self.passed.valid.eq(self.bursts.valid & open_),
+            self.bursts.ready.eq(self.passed.ready & open_),
+            self.outside.eq(self.bursts.valid & ~inside),
+        ]
+        m.d.sync += self.offered.eq(self.passed.valid & ~self.passed.ready)
+        return m
+
+
+class OpenBlocks(wiring.Component):
+    """Counts the blocks that have all their bursts but are not done.
+
+    A block with a burst outside the window is the oldest one in the engine when there are none.
+
+    Members
+    -------
+    issued : In(1)
+        The last burst of a block is accepted in this cycle.
+    done : In(1)
+        A block is done in this cycle.
+    none : Out(1)
+    """
+
+    MOST = 63
+    """Blocks that can be counted: more than the queues and pipelines of an engine hold together."""
+
+    def __init__(self) -> None:
+        super().__init__({"issued": In(1), "done": In(1), "none": Out(1)})
+
+    def elaborate(self, platform: object) -> Module:
+        m = Module()
+        count = Signal(range(self.MOST + 1))
+        m.d.sync += count.eq(count + self.issued - self.done)
+        m.d.comb += self.none.eq(count == 0)
         return m
 
 

@@ -10,7 +10,9 @@ from tessera.rtl import isa
 from tessera.rtl.axi import AxiRead, address_layout, read_layout
 from tessera.rtl.config import NpuConfig
 from tessera.rtl.dma.block import (
+    BurstGate,
     BurstSplitter,
+    OpenBlocks,
     RowWalker,
     block_layout,
     by_memory_bits,
@@ -28,6 +30,7 @@ from tessera.rtl.dma.convert import RESULT_BITS, converted_layout
 from tessera.rtl.dma.fifo import StreamFifo
 from tessera.rtl.dma.unpack import Unpacker, chunk_layout
 from tessera.rtl.interfaces import BeatWrite, address_bits, bank_write_layout, layout_of
+from tessera.rtl.window import window_input
 
 
 def load_settings() -> data.StructLayout:
@@ -37,6 +40,8 @@ def load_settings() -> data.StructLayout:
 
 class ReadRequester(wiring.Component):
     """Issues the read bursts of blocks, as far ahead of the data as ``OUTSTANDING_BEATS`` allows.
+
+    A burst outside the window is not issued, nor is anything after it.
 
     Parameters
     ----------
@@ -51,6 +56,16 @@ class ReadRequester(wiring.Component):
     ar : Out(stream of address_layout)
     returned : In(1)
         1 in each cycle in which a beat of read data is accepted.
+    done : In(1)
+        1 in each cycle in which a block is done.
+    window : In(window_layout)
+        Where bursts may go; constant while there are blocks.
+    stop : In(1)
+        No more bursts are issued while 1, except one that has been offered.
+    outside : Out(1)
+        1 while a burst of the oldest block that is not done lies outside the window.
+    drained : Out(1)
+        While ``stop`` is 1: everything that was asked for has arrived.
     """
 
     OUTSTANDING_BEATS = 128
@@ -64,6 +79,11 @@ class ReadRequester(wiring.Component):
                 "blocks": In(stream.Signature(block_layout(load_settings()))),
                 "ar": Out(stream.Signature(address_layout())),
                 "returned": In(1),
+                "done": In(1),
+                "window": window_input(),
+                "stop": In(1),
+                "outside": Out(1),
+                "drained": Out(1),
             }
         )
 
@@ -71,7 +91,10 @@ class ReadRequester(wiring.Component):
         m = Module()
         m.submodules.walker = walker = RowWalker(load_settings())
         m.submodules.splitter = splitter = BurstSplitter(self._config)
+        m.submodules.gate = gate = BurstGate()
+        m.submodules.open_blocks = open_blocks = OpenBlocks()
         connect(m, flipped(self.blocks), walker.blocks)
+        connect(m, splitter.bursts, gate.bursts)
         row, span = walker.rows.payload, splitter.spans.payload
         copied = row.settings.target != isa.LoadTarget.ACTIVATIONS
         m.d.comb += [
@@ -88,17 +111,23 @@ class ReadRequester(wiring.Component):
             walker.rows.ready.eq(splitter.spans.ready),
         ]
         outstanding = Signal(range(self.OUTSTANDING_BEATS + 1))
-        burst = splitter.bursts.payload
+        burst, accepted = gate.passed.payload, Signal()
         room = outstanding + burst.len < self.OUTSTANDING_BEATS
         m.d.comb += [
+            gate.window.eq(self.window),
+            gate.enable.eq(room & ~self.stop),
             self.ar.payload.id.eq(self._axi_id),
             self.ar.payload.addr.eq(burst.addr),
             self.ar.payload.len.eq(burst.len),
-            self.ar.valid.eq(splitter.bursts.valid & room),
-            splitter.bursts.ready.eq(self.ar.ready & room),
+            self.ar.valid.eq(gate.passed.valid),
+            gate.passed.ready.eq(self.ar.ready),
+            accepted.eq(self.ar.valid & self.ar.ready),
+            open_blocks.issued.eq(accepted & burst.last),
+            open_blocks.done.eq(self.done),
+            self.outside.eq(gate.outside & open_blocks.none),
+            self.drained.eq((outstanding == 0) & ~gate.offered),
         ]
-        issued = Mux(self.ar.valid & self.ar.ready, burst.len + 1, 0)
-        m.d.sync += outstanding.eq(outstanding + issued - self.returned)
+        m.d.sync += outstanding.eq(outstanding + Mux(accepted, burst.len + 1, 0) - self.returned)
         return m
 
 
@@ -216,6 +245,8 @@ class LoadEngine(wiring.Component):
     Rows may begin at any byte in DRAM, those of weights and parameters too; where they begin at a multiple of the beat,
     as the instruction check asks of weights and parameters, they need no extra bus beat.
 
+    To abandon its instructions, the engine is told to ``stop``, and is reset when it is ``drained``.
+
     Parameters
     ----------
     config
@@ -245,6 +276,15 @@ class LoadEngine(wiring.Component):
     specials, underflows, overflows : Out
         Values that the conversion from floating point has found to be NaN or infinity, turned into 0, and saturated;
         to be added up in each cycle.
+    window : In(window_layout)
+        Where bursts may go; constant while there are instructions.
+    outside : Out(1)
+        1 from when all instructions before one with a burst outside the window are done; that burst, and those that
+        follow, are never issued.
+    stop : In(1)
+        No more bursts are issued, and data are dropped, while 1.
+    drained : Out(1)
+        While ``stop`` is 1: no data are to come.
 
     Raises
     ------
@@ -272,6 +312,10 @@ class LoadEngine(wiring.Component):
                 "specials": Out(ChunkConverter.COUNT_BITS),
                 "underflows": Out(ChunkConverter.COUNT_BITS),
                 "overflows": Out(ChunkConverter.COUNT_BITS),
+                "window": window_input(),
+                "outside": Out(1),
+                "stop": In(1),
+                "drained": Out(1),
             }
         )
 
@@ -286,9 +330,18 @@ class LoadEngine(wiring.Component):
         fork_program(m, self.program, requester.blocks, blocks.input)
         connect(m, blocks.output, reader.blocks)
         connect(m, requester.ar, flipped(self.axi.ar))
-        connect(m, flipped(self.axi.r), beats.input)
         connect(m, beats.output, reader.beats)
-        m.d.comb += requester.returned.eq(self.axi.r.valid & self.axi.r.ready)
+        m.d.comb += [
+            beats.input.payload.eq(self.axi.r.payload),
+            beats.input.valid.eq(self.axi.r.valid & ~self.stop),
+            self.axi.r.ready.eq(beats.input.ready | self.stop),
+            requester.returned.eq(self.axi.r.valid & self.axi.r.ready),
+            requester.done.eq(self.done),
+            requester.window.eq(self.window),
+            requester.stop.eq(self.stop),
+            self.outside.eq(requester.outside),
+            self.drained.eq(requester.drained),
+        ]
         copied = self._route(m, reader.chunks, converter)
         connect(m, converter.output, writer.input)
         connect(m, writer.write, flipped(self.write))

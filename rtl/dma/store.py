@@ -10,7 +10,9 @@ from tessera.rtl import isa
 from tessera.rtl.axi import AxiWrite, address_layout, response_layout
 from tessera.rtl.config import AXI_BURST_BYTES, NpuConfig
 from tessera.rtl.dma.block import (
+    BurstGate,
     BurstSplitter,
+    OpenBlocks,
     RowWalker,
     block_layout,
     by_memory_bits,
@@ -26,7 +28,9 @@ from tessera.rtl.dma.block import (
 from tessera.rtl.dma.fifo import StreamFifo
 from tessera.rtl.dma.pack import Packer
 from tessera.rtl.dma.value_converter import ValueConverter, place_layout, values_layout
+from tessera.rtl.dma.write_data import WriteData
 from tessera.rtl.interfaces import GangRead, address_bits, bank_words, layout_of
+from tessera.rtl.window import window_input
 
 _BURST_BITS = address_bits(AXI_BURST_BYTES)
 
@@ -44,7 +48,8 @@ def element_layout(config: NpuConfig) -> data.StructLayout:
 class WriteRequester(wiring.Component):
     """Issues the write bursts of blocks and gathers the responses.
 
-    At most ``OUTSTANDING_BURSTS`` bursts wait for their response.
+    At most ``OUTSTANDING_BURSTS`` bursts wait for their response. A burst outside the window is not issued, nor is
+    anything after it.
 
     Parameters
     ----------
@@ -59,14 +64,20 @@ class WriteRequester(wiring.Component):
     aw : Out(stream of address_layout)
     b : In(stream of response_layout)
         Responses, in the order of the bursts.
-    written : In(1)
-        1 in each cycle in which the last beat of a burst is accepted.
-    may_write : Out(1)
-        1 while the next beat belongs to a burst whose address was accepted. It falls with ``written`` only.
+    accepted : Out(1)
+        The burst at ``aw`` is accepted in this cycle.
     done : Out(1)
         1 in the cycle of a block's last response.
     error : Out(1)
         1 together with ``done`` if one of the block's responses was an error.
+    window : In(window_layout)
+        Where bursts may go; constant while there are blocks.
+    stop : In(1)
+        No more bursts are issued while 1, except one that has been offered.
+    outside : Out(1)
+        1 while a burst of the oldest block that is not done lies outside the window.
+    drained : Out(1)
+        While ``stop`` is 1: every burst has got its response.
     """
 
     OUTSTANDING_BURSTS = 16
@@ -79,10 +90,13 @@ class WriteRequester(wiring.Component):
                 "blocks": In(stream.Signature(block_layout(store_settings()))),
                 "aw": Out(stream.Signature(address_layout())),
                 "b": In(stream.Signature(response_layout())),
-                "written": In(1),
-                "may_write": Out(1),
+                "accepted": Out(1),
                 "done": Out(1),
                 "error": Out(1),
+                "window": window_input(),
+                "stop": In(1),
+                "outside": Out(1),
+                "drained": Out(1),
             }
         )
 
@@ -90,9 +104,12 @@ class WriteRequester(wiring.Component):
         m = Module()
         m.submodules.walker = walker = RowWalker(store_settings())
         m.submodules.splitter = splitter = BurstSplitter(self._config)
+        m.submodules.gate = gate = BurstGate()
+        m.submodules.open_blocks = open_blocks = OpenBlocks()
         m.submodules.ends = ends = StreamFifo(1, depth=self.OUTSTANDING_BURSTS)
         connect(m, flipped(self.blocks), walker.blocks)
-        row, span, burst = walker.rows.payload, splitter.spans.payload, splitter.bursts.payload
+        connect(m, splitter.bursts, gate.bursts)
+        row, span, burst = walker.rows.payload, splitter.spans.payload, gate.passed.payload
         m.d.comb += [
             span.address.eq(row.address),
             span.bytes.eq(element_bytes(self._config, row.columns, row.settings)),
@@ -102,14 +119,18 @@ class WriteRequester(wiring.Component):
             self.aw.payload.id.eq(self._axi_id),
             self.aw.payload.addr.eq(burst.addr),
             self.aw.payload.len.eq(burst.len),
-            self.aw.valid.eq(splitter.bursts.valid & ends.input.ready),
-            splitter.bursts.ready.eq(self.aw.ready & ends.input.ready),
+            gate.window.eq(self.window),
+            gate.enable.eq(ends.input.ready & ~self.stop),
+            self.aw.valid.eq(gate.passed.valid),
+            gate.passed.ready.eq(self.aw.ready),
+            self.accepted.eq(self.aw.valid & self.aw.ready),
             ends.input.payload.eq(burst.last),
-            ends.input.valid.eq(splitter.bursts.valid & self.aw.ready),
+            ends.input.valid.eq(self.accepted),
+            open_blocks.issued.eq(self.accepted & burst.last),
+            open_blocks.done.eq(self.done),
+            self.outside.eq(gate.outside & open_blocks.none),
+            self.drained.eq(~ends.output.valid & ~gate.offered),
         ]
-        ahead = Signal(range(self.OUTSTANDING_BURSTS + 1))
-        m.d.sync += ahead.eq(ahead + (self.aw.valid & self.aw.ready) - self.written)
-        m.d.comb += self.may_write.eq(ahead != 0)
         self._gather_responses(m, ends.output)
         return m
 
@@ -291,6 +312,8 @@ class StoreEngine(wiring.Component):
     element per cycle where it is at most a beat, else one beat per cycle (16 bits, floating point), as long as bus and
     banks follow. No byte outside the rows is written.
 
+    To abandon its instructions, the engine is told to ``stop``, and is reset when it is ``drained``.
+
     Parameters
     ----------
     config
@@ -312,6 +335,15 @@ class StoreEngine(wiring.Component):
     underflows, overflows : Out
         Values that the conversion to floating point has turned into 0 or the largest number; to be added up in each
         cycle.
+    window : In(window_layout)
+        Where bursts may go; constant while there are instructions.
+    outside : Out(1)
+        1 from when all instructions before one with a burst outside the window are done; that burst, and those that
+        follow, are never issued.
+    stop : In(1)
+        No more bursts are issued, and the beats that bursts lack write nothing, while 1.
+    drained : Out(1)
+        While ``stop`` is 1: every burst has got its response.
 
     Raises
     ------
@@ -335,6 +367,10 @@ class StoreEngine(wiring.Component):
                 "error": Out(1),
                 "underflows": Out(ValueConverter.COUNT_BITS),
                 "overflows": Out(ValueConverter.COUNT_BITS),
+                "window": window_input(),
+                "outside": Out(1),
+                "stop": In(1),
+                "drained": Out(1),
             }
         )
 
@@ -346,6 +382,7 @@ class StoreEngine(wiring.Component):
         m.submodules.reader = reader = DigitReader(self._config)
         m.submodules.converter = converter = ValueConverter(self._config)
         m.submodules.packer = packer = Packer(self._config)
+        m.submodules.data = beats = WriteData(self._config, bursts=requester.OUTSTANDING_BURSTS)
         fork_program(m, self.program, requester.blocks, blocks.input)
         connect(m, blocks.output, fetcher.blocks)
         connect(m, fetcher.read, flipped(self.read))
@@ -354,14 +391,19 @@ class StoreEngine(wiring.Component):
         connect(m, converter.chunks, packer.chunks)
         connect(m, requester.aw, flipped(self.axi.aw))
         connect(m, flipped(self.axi.b), requester.b)
+        connect(m, packer.beats, beats.beats)
+        connect(m, beats.w, flipped(self.axi.w))
         m.d.comb += [
-            self.axi.w.payload.eq(packer.beats.payload),
-            self.axi.w.valid.eq(packer.beats.valid & requester.may_write),
-            packer.beats.ready.eq(self.axi.w.ready & requester.may_write),
-            requester.written.eq(self.axi.w.valid & self.axi.w.ready & self.axi.w.payload.last),
+            beats.burst.eq(requester.accepted),
+            beats.burst_len.eq(requester.aw.payload.len),
+            beats.stop.eq(self.stop),
+            requester.window.eq(self.window),
+            requester.stop.eq(self.stop),
             self.done.eq(requester.done),
             self.error.eq(requester.error),
             self.underflows.eq(converter.underflows),
             self.overflows.eq(converter.overflows),
+            self.outside.eq(requester.outside),
+            self.drained.eq(requester.drained),
         ]
         return m
