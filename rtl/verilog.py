@@ -126,7 +126,19 @@ def _run_yosys(rtlil_text: str) -> str:
 def _tidy(module: str) -> str:
     # Yosys numbers the helper signals of its always blocks through all modules; each module needs but one name.
     module = re.sub(r"\\\$auto\$verilog_backend\S+", lambda _: r"\$always", module)
+    module = _start_always_blocks(module)
     return _drop_unused_wires(_fold_zero_memories(module))
+
+
+def _start_always_blocks(module: str) -> str:
+    """Makes every combinational block run once at time 0 on Icarus, too.
+
+    Yosys has them read a signal with an initial value for that, but Icarus gives the value before the blocks wait for
+    changes; a block whose inputs never change would leave its outputs unknown.
+    """
+    declaration = "  reg \\$always  = 0;\n"
+    late = "`ifdef __ICARUS__\n  reg \\$always ;\n  initial #0 \\$always = 0;\n`else\n" + declaration + "`endif\n"
+    return module.replace(declaration, late)
 
 
 def _share_equal_modules(modules: list[str]) -> list[str]:
