@@ -303,6 +303,7 @@ class _Machine:
         self._pushed = 0
         self._tiles: list[deque[int]] = [deque() for _ in range(config.lanes)]
         self._released: list[deque[int]] = [deque([0, 0]) for _ in range(config.lanes)]
+        self._open = [False] * config.lanes
         self._windows: list[deque[tuple[int, int, int]]] = [deque() for _ in range(PPU_SLICES)]
         self._requested = 0.0
         self._outstanding: deque[tuple[int, float]] = deque()
@@ -381,18 +382,21 @@ class _Machine:
         raise TypeError(f"no timing for {type(instruction).__name__}")
 
     def _lane(self, program: LaneProgram, taken: int) -> tuple[int, int]:
-        """The lanes of a gang work side by side; the accumulators of all must be free."""
+        """The lanes of a gang work side by side; the accumulators of all must be free when a tile begins."""
         lanes = lanes_of_mask(program.lanes)
         states = [self._units[Unit.lane(lane)] for lane in lanes]
         words = step_words(program)
         step = max(words, self.config.rows)
         start = taken + self.config.rows + self.timing.lane_start
-        start = max(start, *(state.free for state in states), *(self._released[lane].popleft() for lane in lanes))
+        start = max(start, *(state.free for state in states))
+        start = max(start, *(0 if self._open[lane] else self._released[lane].popleft() for lane in lanes))
         last_step = start + (weight_steps(program) - 1) * step
         for lane, state in zip(lanes, states, strict=True):
             state.free = last_step + step
             state.ready = max(taken + 1, last_step - 1)
-            self._tiles[lane].append(last_step + words + self._lane_finish)
+            self._open[lane] = bool(program.partial)
+            if not program.partial:
+                self._tiles[lane].append(last_step + words + self._lane_finish)
         return start, last_step + words
 
     def _post(self, post: PostProcess, taken: int) -> tuple[int, int]:

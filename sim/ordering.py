@@ -156,7 +156,7 @@ class StreamOrder:
             clock = np.maximum(clock, source)
             clock[unit] = self.counts[unit]
             self._completions[unit].append(clock)
-        if isinstance(instruction, LaneProgram):
+        if isinstance(instruction, LaneProgram) and not instruction.partial:
             for lane in lanes_of_mask(instruction.lanes):
                 self._tiles[lane].append(int(self.counts[Unit.lane(lane)]))
         elif isinstance(instruction, Window):

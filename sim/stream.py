@@ -74,6 +74,8 @@ class StreamModel:
         Bytes (uint8) of the parameter memories; both slices hold the same.
     tiles
         For each lane its finished tiles, oldest first: int64 arrays of shape (pixels, cols).
+    open_tiles
+        For each lane the sums so far of a tile whose last program was partial, or ``None``.
     windows
         For each slice the results of its window reader that were not yet taken, like ``tiles``.
     saturations
@@ -87,6 +89,7 @@ class StreamModel:
         self.weights = np.zeros((config.lanes, config.weight_bank_bytes), np.uint8)
         self.parameters = np.zeros(config.parameter_bytes, np.uint8)
         self.tiles: list[deque[np.ndarray]] = [deque() for _ in range(config.lanes)]
+        self.open_tiles: list[np.ndarray | None] = [None] * config.lanes
         self.windows: list[deque[np.ndarray]] = [deque() for _ in range(PPU_SLICES)]
         self.saturations = 0
         self._execute: dict[type[Instruction], Callable[..., None]] = {
@@ -193,7 +196,8 @@ class StreamModel:
             self.compute_tile(program, lane)
 
     def compute_tile(self, program: LaneProgram, lane: int) -> None:
-        """Does one lane's part of a lane program: appends the sums to its finished tiles."""
+        """Does one lane's part of a lane program: appends the sums to its finished tiles, or keeps a partial
+        one's."""
         addresses, inside = window_addresses(program)
         first, per_step = 0, 2 * self.config.rows
         if program.weight_depth is WeightDepth.W8:
@@ -208,7 +212,19 @@ class StreamModel:
         if program.signed and position == program.depth.digits - 1:
             matrix -= (matrix >> DIGIT_BITS - 1) << DIGIT_BITS
         sums = self._sum_products(program, matrix, self._weight_matrix(program, lane))
-        self.tiles[lane].append(_wrap(sums.astype(np.int64), self.config.accumulator_bits))
+        self._accumulate(program, lane, sums.astype(np.int64))
+
+    def _accumulate(self, program: LaneProgram, lane: int, sums: np.ndarray) -> None:
+        """Adds sums to the lane's open tile, if there is one, and finishes it unless the program is partial."""
+        before = self.open_tiles[lane]
+        if before is not None:
+            if before.shape != sums.shape:
+                raise StreamError(f"it adds a tile of {len(sums)} pixels to an open one of {len(before)}")
+            sums = sums + before
+        total = _wrap(sums, self.config.accumulator_bits)
+        self.open_tiles[lane] = total if program.partial else None
+        if not program.partial:
+            self.tiles[lane].append(total)
 
     def _sum_products(self, program: LaneProgram, digits: np.ndarray, weights: np.ndarray) -> np.ndarray:
         """Sums in float64 (exact), shape (pixels, cols), of digits (pixels, positions, channels)."""
