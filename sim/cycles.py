@@ -45,6 +45,9 @@ INSTRUCTIONS_PER_BURST = AXI_BURST_BYTES // INSTRUCTION_BYTES
 MAX_PASSES = 16
 """Passes over a stream, until the traffic on the bus, in which fetch, loads and stores compete, stays the same."""
 
+CONVERGED = 1e-5
+"""Passes also end when the duration changes by no more than this fraction, as in streams of millions of cycles."""
+
 
 @dataclass(frozen=True)
 class Timing:
@@ -156,15 +159,16 @@ def predict(
         False: every unit is given its instructions without delay, as if fetch were free and queues unlimited.
         Shows when instructions could work at the earliest.
     """
-    traffic = _Traffic()
+    traffic, total = _Traffic(), 0
     for _ in range(MAX_PASSES if dispatch else 1):
         machine = _Machine(config, memory, timing, len(stream) if dispatch else None, traffic)
         times = [machine.execute(instruction) for instruction in stream]
-        if machine.traffic == traffic:
+        before, total = total, max((end for _, end in times), default=0)
+        if machine.traffic == traffic or abs(total - before) <= CONVERGED * total:
             break
         traffic = machine.traffic
     start, end = np.array(times, dtype=np.int64).reshape(-1, 2).T
-    return Prediction(int(max(end, default=0)), start, end, machine.busy)
+    return Prediction(total, start, end, machine.busy)
 
 
 Burst = tuple[float, float]
