@@ -12,7 +12,7 @@ from tessera.sim.golden.network import TensorType
 
 @dataclass(frozen=True)
 class DramTensor:
-    """An input or output tensor in DRAM.
+    """A tensor in DRAM.
 
     Attributes
     ----------
@@ -31,18 +31,21 @@ class DramTensor:
 
 @dataclass(frozen=True)
 class OnChipTensor:
-    """Where a tensor lies in the activation banks, at the same addresses in all lanes that the program uses.
+    """Where a tensor, or a part of one, lies in the activation banks, at the same addresses in all lanes that the
+    program uses.
 
     Attributes
     ----------
     type
-        Shape and depth.
+        Shape and depth of what is there.
     base
-        Address of pixel (0, 0) of channel block 0, in words.
+        Address of its first pixel of its first channel block, in words.
     row_pitch, block_pitch
         Distance of rows, and of channel blocks (0 if there is one alone), in words.
     words
-        Words that the tensor occupies in each bank.
+        Words that it occupies in each bank.
+    block, y, x
+        Channel block, row and column of the tensor that come first; all 0 unless it is a part.
     """
 
     type: TensorType
@@ -50,10 +53,13 @@ class OnChipTensor:
     row_pitch: int
     block_pitch: int
     words: int
+    block: int = 0
+    y: int = 0
+    x: int = 0
 
     def address(self, block: int, y: int, x: int) -> int:
-        """Address of a pixel of a channel block, in words."""
-        return self.base + block * self.block_pitch + y * self.row_pitch + x
+        """Address of a pixel of a channel block of the whole tensor, in words."""
+        return self.base + (block - self.block) * self.block_pitch + (y - self.y) * self.row_pitch + x - self.x
 
 
 @dataclass(frozen=True)
@@ -83,7 +89,9 @@ class Program:
     inputs, outputs
         Tensors that the host writes before, and reads after the run.
     placement
-        Every tensor on chip.
+        Every tensor that is on chip as a whole.
+    streamed
+        Every tensor that is in DRAM and passes through buffers on chip, in parts.
     end_address
         First DRAM byte address after all that the program uses.
     macs
@@ -102,6 +110,7 @@ class Program:
     inputs: dict[str, DramTensor]
     outputs: dict[str, DramTensor]
     placement: dict[str, OnChipTensor]
+    streamed: dict[str, DramTensor]
     end_address: int
     macs: int
 
@@ -119,6 +128,10 @@ class Program:
             ]
         lines += [
             f"  tensor {name}: {t.type} at words {t.base}..{t.base + t.words - 1}" for name, t in self.placement.items()
+        ]
+        lines += [
+            f"  tensor {name}: {t.type} streamed at DRAM {t.address:#x}, {t.size} bytes"
+            for name, t in self.streamed.items()
         ]
         index = itertools.count()
         for label, group in itertools.groupby(zip(self.labels, self.instructions, strict=True), lambda pair: pair[0]):
