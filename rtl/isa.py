@@ -460,6 +460,10 @@ class LaneProgram(Instruction):
 
     The weight blocks of the steps lie one after another in the lane's weight bank, from ``weight_base``: a block has
     one word (``cols`` bytes) per row r; byte c is the weight of output channel c (W8), or two 4-bit weights (W4).
+
+    The accumulators start at 0, unless the program before in the same lanes was ``partial``: then they go on where it
+    left them, and both are programs of one tile, with the same height and width. A tile is finished, and handed to the
+    post-processing, by its first program that is not partial. Sums wrap at ``accumulator_bits``.
     """
 
     opcode: ClassVar[int] = 0x20
@@ -489,6 +493,7 @@ class LaneProgram(Instruction):
     weight_base: int = _field(16, "address of the first weight block, beats")
     half: int = _field(1, "half of the word that the first channel step covers (W8)")
     depthwise: int = _field(1, "1: each output channel sees its own input channel alone")
+    partial: int = _field(1, "1: the next program of these lanes adds to the same tile")
 
     def units(self) -> tuple[Unit, ...]:
         return tuple(Unit.lane(lane) for lane in lanes_of_mask(self.lanes))

@@ -205,8 +205,10 @@ with its name and the reason if it stands between.
 | ONNX operator | becomes | limits |
 | --- | --- | --- |"""
 _OPERATORS_END = """
-What a machine's sizes forbid (a feature map larger than the activation banks, a kernel beyond the encoding, a
-reduction that could overflow the accumulators) is refused with the inequality that fails.
+Feature maps, weights and reductions of any size are cut to fit the machine's memories
+([how](decisions/0004-tiling.md)). What cannot be cut is refused with the inequality that fails: a pooling window
+whose input exceeds an activation bank, a stride, a dilation or a window beyond the encoding, a reduction that could
+overflow the accumulators with these weights.
 """
 
 

@@ -45,6 +45,9 @@ INSTRUCTIONS_PER_BURST = AXI_BURST_BYTES // INSTRUCTION_BYTES
 MAX_PASSES = 16
 """Passes over a stream, until the traffic on the bus, in which fetch, loads and stores compete, stays the same."""
 
+CONVERGED = 1e-5
+"""Passes also end when the duration changes by no more than this fraction, as in streams of millions of cycles."""
+
 
 @dataclass(frozen=True)
 class Timing:
@@ -160,15 +163,16 @@ def predict(
         False: every unit is given its instructions without delay, as if fetch were free and queues unlimited.
         Shows when instructions could work at the earliest.
     """
-    traffic = _Traffic()
+    traffic, total = _Traffic(), 0
     for _ in range(MAX_PASSES if dispatch else 1):
         machine = _Machine(config, memory, timing, len(stream) if dispatch else None, traffic)
         times = [machine.execute(instruction) for instruction in stream]
-        if machine.traffic == traffic:
+        before, total = total, max((end for _, end in times), default=0)
+        if machine.traffic == traffic or abs(total - before) <= CONVERGED * total:
             break
         traffic = machine.traffic
     start, end = np.array(times, dtype=np.int64).reshape(-1, 2).T
-    return Prediction(int(max(end, default=0)), start, end, machine.busy)
+    return Prediction(total, start, end, machine.busy)
 
 
 Burst = tuple[float, float]
@@ -308,6 +312,7 @@ class _Machine:
         self._pushed = 0
         self._tiles: list[deque[int]] = [deque() for _ in range(config.lanes)]
         self._released: list[deque[int]] = [deque([0, 0]) for _ in range(config.lanes)]
+        self._open = [False] * config.lanes
         self._windows: list[deque[tuple[int, int, int]]] = [deque() for _ in range(PPU_SLICES)]
         self._requested = 0.0
         self._outstanding: deque[tuple[int, float]] = deque()
@@ -386,18 +391,21 @@ class _Machine:
         raise TypeError(f"no timing for {type(instruction).__name__}")
 
     def _lane(self, program: LaneProgram, taken: int) -> tuple[int, int]:
-        """The lanes of a gang work side by side; the accumulators of all must be free."""
+        """The lanes of a gang work side by side; the accumulators of all must be free when a tile begins."""
         lanes = lanes_of_mask(program.lanes)
         states = [self._units[Unit.lane(lane)] for lane in lanes]
         words = step_words(program)
         step = max(words, self.config.rows)
         start = taken + self.config.rows + self.timing.lane_start
-        start = max(start, *(state.free for state in states), *(self._released[lane].popleft() for lane in lanes))
+        start = max(start, *(state.free for state in states))
+        start = max(start, *(0 if self._open[lane] else self._released[lane].popleft() for lane in lanes))
         last_step = start + (weight_steps(program) - 1) * step
         for lane, state in zip(lanes, states, strict=True):
             state.free = last_step + step
             state.ready = max(taken + 1, last_step - 1)
-            self._tiles[lane].append(last_step + words + self._lane_finish)
+            self._open[lane] = bool(program.partial)
+            if not program.partial:
+                self._tiles[lane].append(last_step + words + self._lane_finish)
         return start, last_step + words
 
     def _post(self, post: PostProcess, taken: int) -> tuple[int, int]:

@@ -58,7 +58,7 @@ class DramFormat:
 
 @dataclass(frozen=True)
 class DramTensor:
-    """An input or output tensor in DRAM.
+    """A tensor in DRAM.
 
     Attributes
     ----------
@@ -94,18 +94,21 @@ class DramTensor:
 
 @dataclass(frozen=True)
 class OnChipTensor:
-    """Where a tensor lies in the activation banks, at the same addresses in all lanes that the program uses.
+    """Where a tensor, or a part of one, lies in the activation banks, at the same addresses in all lanes that the
+    program uses.
 
     Attributes
     ----------
     type
-        Shape and depth.
+        Shape and depth of what is there.
     base
-        Address of pixel (0, 0) of channel block 0, in words.
+        Address of its first pixel of its first channel block, in words.
     row_pitch, block_pitch
         Distance of rows, and of channel blocks (0 if there is one alone), in words.
     words
-        Words that the tensor occupies in each bank.
+        Words that it occupies in each bank.
+    block, y, x
+        Channel block, row and column of the tensor that come first; all 0 unless it is a part.
     """
 
     type: TensorType
@@ -113,10 +116,13 @@ class OnChipTensor:
     row_pitch: int
     block_pitch: int
     words: int
+    block: int = 0
+    y: int = 0
+    x: int = 0
 
     def address(self, block: int, y: int, x: int) -> int:
-        """Address of a pixel of a channel block, in words."""
-        return self.base + block * self.block_pitch + y * self.row_pitch + x
+        """Address of a pixel of a channel block of the whole tensor, in words."""
+        return self.base + (block - self.block) * self.block_pitch + (y - self.y) * self.row_pitch + x - self.x
 
 
 @dataclass(frozen=True)
@@ -146,7 +152,9 @@ class Program:
     inputs, outputs
         Tensors that the host writes before, and reads after the run.
     placement
-        Every tensor on chip.
+        Every tensor that is on chip as a whole.
+    streamed
+        Every tensor that is in DRAM and passes through buffers on chip, in parts.
     end_address
         First DRAM byte address after all that the program uses.
     macs
@@ -165,6 +173,7 @@ class Program:
     inputs: dict[str, DramTensor]
     outputs: dict[str, DramTensor]
     placement: dict[str, OnChipTensor]
+    streamed: dict[str, DramTensor]
     end_address: int
     macs: int
 
@@ -182,12 +191,13 @@ class Program:
         ValueError
             There are outputs on both sides of the code.
         """
-        tensors = (*self.inputs.values(), *self.outputs.values())
+        written = (*self.outputs.values(), *self.streamed.values())
+        tensors = (*self.inputs.values(), *written)
         begin = min(self.address, *(tensor.address for tensor in tensors)) if tensors else self.address
         everything = aligned_window(begin, self.end_address)
         code = aligned_window(self.code_address, self.address + len(self.image))
         for store in (aligned_window(begin, code.base), aligned_window(code.limit, everything.limit)):
-            if all(store.contains(tensor.address, tensor.size) for tensor in self.outputs.values()):
+            if all(store.contains(tensor.address, tensor.size) for tensor in written):
                 break
         else:
             raise ValueError(
@@ -205,6 +215,10 @@ class Program:
             ]
         lines += [
             f"  tensor {name}: {t.type} at words {t.base}..{t.base + t.words - 1}" for name, t in self.placement.items()
+        ]
+        lines += [
+            f"  tensor {name}: {t.type} streamed at DRAM {t.address:#x}, {t.size} bytes"
+            for name, t in self.streamed.items()
         ]
         index = itertools.count()
         for label, group in itertools.groupby(zip(self.labels, self.instructions, strict=True), lambda pair: pair[0]):

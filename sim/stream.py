@@ -107,6 +107,8 @@ class StreamModel:
         Bytes (uint8) of the parameter memories; both slices hold the same.
     tiles
         For each lane its finished tiles, oldest first: int64 arrays of shape (pixels, cols).
+    open_tiles
+        For each lane the sums so far of a tile whose last program was partial, or ``None``.
     windows
         For each slice the results of its window reader that were not yet taken, like ``tiles``.
     saturations
@@ -125,6 +127,7 @@ class StreamModel:
         self.weights = np.zeros((config.lanes, config.weight_bank_bytes), np.uint8)
         self.parameters = np.zeros(config.parameter_bytes, np.uint8)
         self.tiles: list[deque[np.ndarray]] = [deque() for _ in range(config.lanes)]
+        self.open_tiles: list[np.ndarray | None] = [None] * config.lanes
         self.windows: list[deque[np.ndarray]] = [deque() for _ in range(PPU_SLICES)]
         self.saturations = 0
         self.not_a_number = self.underflows = self.overflows = 0
@@ -184,8 +187,7 @@ class StreamModel:
             An instruction cannot be executed.
         """
         found = scan(self.read_memory, address, self.config, windows or MemoryWindows())
-        for queue in (*self.tiles, *self.windows):
-            queue.clear()
+        self._drop_tiles()
         self.overflow = 0
         self.execute(found.instructions[: found.faults[0].index] if found.faults else found.instructions)
         if found.faults:
@@ -220,10 +222,15 @@ class StreamModel:
         except IllegalInstruction as error:
             raise StreamError(str(error)) from None
         if isinstance(instruction, End):
-            for queue in (*self.tiles, *self.windows):
-                queue.clear()
+            self._drop_tiles()
         elif not isinstance(instruction, Wait | Fence):
             self._execute[type(instruction)](instruction)
+
+    def _drop_tiles(self) -> None:
+        """What units hold when a stream stops does not outlive it."""
+        for queue in (*self.tiles, *self.windows):
+            queue.clear()
+        self.open_tiles = [None] * self.config.lanes
 
     def _load(self, load: Load) -> None:
         chip = block_addresses(
@@ -302,7 +309,8 @@ class StreamModel:
             self.compute_tile(program, lane)
 
     def compute_tile(self, program: LaneProgram, lane: int) -> None:
-        """Does one lane's part of a lane program: appends the sums to its finished tiles."""
+        """Does one lane's part of a lane program: appends the sums to its finished tiles, or keeps a partial
+        one's."""
         addresses, inside = window_addresses(program)
         first, per_step = 0, 2 * self.config.rows
         if program.weight_depth is WeightDepth.W8:
@@ -317,9 +325,21 @@ class StreamModel:
         if program.signed and position == program.depth.digits - 1:
             matrix -= (matrix >> DIGIT_BITS - 1) << DIGIT_BITS
         weights = self._weight_matrix(program, lane)
-        sums = self._sum_products(program, matrix, weights)
-        self.overflow |= self._overflows(program, matrix, weights) << lane
-        self.tiles[lane].append(_wrap(sums.astype(np.int64), self.config.accumulator_bits))
+        before = self.open_tiles[lane]
+        if before is not None and len(before) != len(matrix):
+            raise StreamError(f"it adds a tile of {len(matrix)} pixels to an open one of {len(before)}")
+        self.overflow |= self._overflows(program, matrix, weights, before) << lane
+        self._accumulate(program, lane, self._sum_products(program, matrix, weights).astype(np.int64))
+
+    def _accumulate(self, program: LaneProgram, lane: int, sums: np.ndarray) -> None:
+        """Adds sums to the lane's open tile, if there is one, and finishes it unless the program is partial."""
+        before = self.open_tiles[lane]
+        if before is not None:
+            sums = sums + before
+        total = _wrap(sums, self.config.accumulator_bits)
+        self.open_tiles[lane] = total if program.partial else None
+        if not program.partial:
+            self.tiles[lane].append(total)
 
     def _sum_products(self, program: LaneProgram, digits: np.ndarray, weights: np.ndarray) -> np.ndarray:
         """Sums in float64 (exact), shape (pixels, cols), of digits (pixels, positions, channels)."""
@@ -332,19 +352,22 @@ class StreamModel:
         """The weights that a depthwise program uses, shape (steps, taps, cols)."""
         return weights.reshape(-1, self.config.rows, self.config.cols)[:, :DEPTHWISE_TAPS]
 
-    def _overflows(self, program: LaneProgram, digits: np.ndarray, weights: np.ndarray) -> bool:
+    def _overflows(
+        self, program: LaneProgram, digits: np.ndarray, weights: np.ndarray, before: np.ndarray | None
+    ) -> bool:
         """Whether the sum of the first steps, for any number of them, leaves the range of the accumulators.
 
-        Takes what `_sum_products` takes; the products of a step are added at once, and exactly.
+        Takes what `_sum_products` takes, and the sums of the lane's open tile; the products of a step are added at
+        once, and exactly.
         """
+        total = np.zeros((len(digits), self.config.cols)) if before is None else before.astype(np.float64)
         limit = 1 << self.config.accumulator_bits - 1
         if program.depthwise:
             weights = self._depthwise_weights(weights).reshape(-1, self.config.cols)
-        if _DIGIT_MASK * np.abs(weights).sum(axis=0).max(initial=0) < limit:
+        if np.abs(total).max() + _DIGIT_MASK * np.abs(weights).sum(axis=0).max(initial=0) < limit:
             return False
         steps = program.kernel_height * program.kernel_width * program.channel_steps
         operands = digits if program.depthwise else digits.reshape(len(digits), -1)
-        total = np.zeros((len(digits), self.config.cols))
         for part, block in zip(np.split(operands, steps, axis=1), np.split(weights, steps), strict=True):
             values = part.astype(np.float64)
             total += np.einsum("ptc,tc->pc", values, block) if program.depthwise else values @ block

@@ -8,6 +8,7 @@ precision work side by side; the waits are derived from the footprints.
 
 from __future__ import annotations
 
+import dataclasses
 import random
 from collections import Counter
 from collections.abc import Iterator
@@ -213,13 +214,16 @@ class Job:
         source = self._tensor(blocks, height, width, self.depth, self.gang)
         yield self._load(source)
         program, tile = self._lane_program(source)
-        yield self._load_weights(program)
+        parts = [self._partial_program(source, tile) for _ in range(rng.choice((0, 0, 0, 1, 2)))]
+        for part in (*parts, program):
+            yield self._load_weights(part)
         parameter_block = self.memory.parameters(self.index)
         yield self._load_parameters(parameter_block)
         residual = None
         if rng.random() < 0.4 and self.memory.own_parameters:
             residual = self._operand(tile)
             yield self._load(residual)
+        yield from parts
         yield program
         result, post = self._post_process(tile, parameter_block, residual)
         yield post
@@ -331,6 +335,11 @@ class Job:
             depthwise=depthwise,
         )
         return program, (height, width)
+
+    def _partial_program(self, source: _Tensor, tile: tuple[int, int]) -> LaneProgram:
+        """A program of other weights and another kernel that makes a part of the sums of a tile."""
+        program, _ = self._lane_program(source)
+        return dataclasses.replace(program, partial=1, tile_height=tile[0], tile_width=tile[1])
 
     def _load_weights(self, program: LaneProgram) -> Load:
         steps = program.kernel_height * program.kernel_width * program.channel_steps

@@ -11,7 +11,15 @@ import numpy as np
 import pytest
 from amaranth.sim import SimulatorContext
 from block_simulation import simulate
-from lane_reference import pixels_of, random_program, steps_of, tile_sums, words_of
+from lane_reference import (
+    pixels_of,
+    random_program,
+    steps_of,
+    tile_sums,
+    tiles_of,
+    with_partial_programs,
+    words_of,
+)
 
 from tessera.rtl.array import Lane
 from tessera.rtl.config import NpuConfig
@@ -49,9 +57,9 @@ class LaneBench:
     def run(self) -> None:
         """Runs all programs and compares every tile with the reference."""
         simulate(self.lane, self._main, background=(self._watch, self._serve_bank, self._feed))
-        for number, (program, tile) in enumerate(zip(self.programs, self.tiles, strict=True)):
-            expected = tile_sums(program, self.config, self.index, self.bank, self.weights)
-            np.testing.assert_array_equal(tile, expected, err_msg=f"tile {number}: {program}")
+        for number, (programs, tile) in enumerate(zip(tiles_of(self.programs), self.tiles, strict=True)):
+            expected = tile_sums(programs, self.config, self.index, self.bank, self.weights)
+            np.testing.assert_array_equal(tile, expected, err_msg=f"tile {number}: {programs}")
         assert len(self.done) == len(self.programs)
 
     def _pause(self) -> bool:
@@ -109,8 +117,8 @@ class LaneBench:
         ctx.set(port.enable, 0)
 
     async def _main(self, ctx: SimulatorContext) -> None:
-        for program in self.programs:
-            self.tiles.append(await self._drain_tile(ctx, pixels_of(program)))
+        for programs in tiles_of(self.programs):
+            self.tiles.append(await self._drain_tile(ctx, pixels_of(programs[0])))
 
     async def _drain_tile(self, ctx: SimulatorContext, pixels: int) -> np.ndarray:
         """Reads a tile, pixel after pixel; a pause comes between the enable and the look at the sums."""
@@ -157,6 +165,8 @@ def random_programs(seed: int, config: NpuConfig, count: int, **limits: int) -> 
 def test_random_programs(config: NpuConfig, index: int, seed: int, stall: float) -> None:
     programs = random_programs(seed, config, 12, max_pixels=24)
     programs += random_programs(seed, config, 1, max_pixels=config.accumulator_pixels, max_kernel=2)
+    programs = list(with_partial_programs(Random(seed), config, programs))
+    assert any(program.partial for program in programs)
     LaneBench(config, index, programs, seed=seed, stall=stall).run()
 
 
@@ -211,6 +221,17 @@ def test_full_speed(seed: int) -> None:
         start += cycles(program)
     assert bench.done == done
     assert bench.full == full
+
+
+def test_partial_programs_at_full_speed() -> None:
+    """Nothing comes between the programs of a tile either, and they need no accumulator memory of their own."""
+    shape = {"lanes": 1, "tile_width": TINY.rows, "input_width": TINY.rows, "channel_steps": 1}
+    part = LaneProgram(partial=1, **shape)
+    bench = LaneBench(TINY, 0, [part] * 20 + [LaneProgram(**shape)], seed=0, stall=0.0)
+    bench.run()
+    start = bench.accepted[0] + bench.lane.start_latency
+    assert bench.done == [start + TINY.rows * (index + 1) for index in range(21)]
+    assert len(bench.full) == 1
 
 
 @pytest.mark.parametrize("steps", [1, 2, 3])

@@ -8,6 +8,7 @@ import itertools
 import numpy as np
 import pytest
 from random_networks import NetworkGenerator, random_inputs, residual_network
+from topologies import resnet18
 
 from tessera.compiler.lowering import lower
 from tessera.firmware.cosimulation import Options, Start, run_program, simulate
@@ -310,3 +311,16 @@ def test_agrees_with_the_rtl_on_small_networks() -> None:
     assert min(ratios) > 0.9
     assert max(ratios) < 1.1
     assert np.mean(ratios) == pytest.approx(1, abs=0.05)
+
+
+@pytest.mark.cosim
+def test_agrees_with_the_rtl_on_tiled_networks() -> None:
+    """Networks whose maps pass through buffers, and whose reductions are made in parts."""
+    rng = np.random.default_rng(4)
+    generator = NetworkGenerator(rng, TINY, max_channels=16)
+    name = generator.tensor((16, 60, 60))
+    for _ in range(2):
+        name = generator.convolution(name, (3, 3), padding=True)
+    chain = IntegerNetwork("chain", generator.tensors, ("input0",), (name,), tuple(generator.operations))
+    for measured, predicted in measured_cycles(TINY, [chain, resnet18(40, width=8)], rng):
+        assert predicted == pytest.approx(measured, rel=0.02)
