@@ -336,7 +336,7 @@ class Job:
         )
         return program, (height, width)
 
-    def _partial_program(self, source: _Tensor, tile: tuple[int, int]) -> LaneProgram:
+    def _partial_program(self, source: Tensor, tile: tuple[int, int]) -> LaneProgram:
         """A program of other weights and another kernel that makes a part of the sums of a tile."""
         program, _ = self._lane_program(source)
         return dataclasses.replace(program, partial=1, tile_height=tile[0], tile_width=tile[1])

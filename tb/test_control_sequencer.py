@@ -499,7 +499,7 @@ def test_reset_drops_what_a_full_unit_was_not_offered():
 
     never = {Unit.LOAD}
     units = simulate(stream, bench, stall=0, latency=5, duration=20, never=never, room=len(stream))
-    assert len(units.accepted[Unit.LOAD]) == units.completed[Unit.LOAD] == limit
+    assert len(units.accepted[Unit.LOAD]) == limit
 
 
 def test_full_speed():

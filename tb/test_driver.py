@@ -16,11 +16,12 @@ REGISTERS = register_map()
 
 
 class FakeBus:
-    """Registers with fixed contents; logs the writes."""
+    """Registers with fixed contents, but for a status from the start on; logs the writes."""
 
-    def __init__(self, **contents):
+    def __init__(self, *, status_after_start=None, **contents):
         self.words = {}
         self.log = []
+        self.status_after_start = status_after_start
         for name, value in contents.items():
             register = REGISTERS[f"stream[0].{name}"]
             for index, address in enumerate(register.words):
@@ -29,6 +30,8 @@ class FakeBus:
     async def write_register(self, address, value):
         names = {word: item.name for item in REGISTERS.values() for word in item.words}
         self.log.append((names[address].removeprefix("stream[0]."), value))
+        if names[address] == "stream[0].control" and self.status_after_start is not None:
+            self.words[REGISTERS["stream[0].status"].address] = self.status_after_start
 
     async def read_register(self, address):
         return self.words.get(address, 0)
@@ -98,7 +101,7 @@ def test_window_contains():
 
 
 def test_stream_that_cannot_be_stopped():
-    bus = FakeBus(status=0b101, error=ErrorCode.WATCHDOG, error_index=7)
+    bus = FakeBus(status_after_start=0b101, error=ErrorCode.WATCHDOG, error_index=7)
     message = (
         "stream[0] cannot be stopped at instruction 7: the memory does not answer; reset the whole NPU and its memory"
     )
