@@ -105,7 +105,7 @@ def _fetch(
 def row_bytes(transfer: Load | Store, config: NpuConfig) -> int:
     """Bytes of a row of a load or store in DRAM."""
     copied = isinstance(transfer, Load) and transfer.target is not LoadTarget.ACTIVATIONS
-    return transfer.columns * (config.beat_bytes if copied else config.pixel_bytes(transfer.memory_depth.bits))
+    return transfer.columns * (config.beat_bytes if copied else config.pixel_bytes(transfer.memory_bits))
 
 
 def window_violation(instruction: Instruction, config: NpuConfig, windows: MemoryWindows) -> str:

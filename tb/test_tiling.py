@@ -371,15 +371,19 @@ def test_dram_hazards_of_random_regions(seed: int) -> None:
 
 
 @pytest.mark.parametrize(
-    "network",
-    [resnet18(40, width=8), resnet18(32, depth=4, weight_depth=4, width=16), mobilenet_v2(64, width=0.1)],
+    ("network", "partial"),
+    [
+        (resnet18(40, width=8), True),
+        (resnet18(32, depth=4, weight_depth=4, width=16), True),
+        (mobilenet_v2(64, width=0.1), False),  # its reductions are short
+    ],
     ids=["resnet18", "resnet18-4bit", "mobilenet_v2"],
 )
-def test_topologies(network: IntegerNetwork) -> None:
+def test_topologies(network: IntegerNetwork, partial: bool) -> None:
     """Well-known networks, scaled down, on a machine whose memories are scaled down too."""
     config = dataclasses.replace(EDGE, activation_bank_bytes=4096, weight_bank_bytes=2048)
     program = run_and_compare(network, config)
-    assert any(getattr(each, "partial", 0) for each in program.instructions)
+    assert any(getattr(each, "partial", 0) for each in program.instructions) == partial
     assert len(program.streamed) > 2
 
 
