@@ -213,6 +213,7 @@ class Npu(wiring.Component):
             stream.bus_drained.eq(load.drained & store.drained),
             stream.load_outside.eq(load.outside),
             stream.read_error.eq(load.error),
+            stream.not_a_number.eq(load.not_a_number),
             stream.store_outside.eq(store.outside),
             stream.write_error.eq(store.error),
         ]

@@ -90,17 +90,15 @@ def _random_words(rng: random.Random, config: NpuConfig, stream: RandomStream, c
 
 
 def _random_operands(rng: random.Random, config: NpuConfig, stream: RandomStream, case: Case) -> Case:
-    """The stream's instructions with operands of any value in their fields."""
-    instructions = list(stream.instructions)
-    for index in rng.sample(range(len(instructions) - 1), min(rng.choice((1, 1, 2, 4)), len(instructions) - 1)):
-        instruction = instructions[index]
-        fields = isa.fields_of(type(instruction))
-        changes = {}
+    """The stream's instructions with operands of any value in their fields, also of values that none can have."""
+    words = [int.from_bytes(isa.encode(instruction), "little") for instruction in stream.instructions]
+    for index in rng.sample(range(len(words) - 1), min(rng.choice((1, 1, 2, 4)), len(words) - 1)):
+        fields = isa.fields_of(type(stream.instructions[index]))
         for field in rng.sample(fields, min(rng.choice((1, 1, 1, 3)), len(fields))):
-            values = tuple(rng.randint(field.minimum, field.maximum) for _ in range(field.count))
-            changes[field.name] = values if field.count > 1 else values[0]
-        instructions[index] = replace(instruction, **changes)
-    return replace(case, code=isa.encode_stream(instructions))
+            for element in range(field.count):
+                offset, mask = field.offset + element * field.width, (1 << field.width) - 1
+                words[index] = words[index] & ~(mask << offset) | rng.randint(0, mask) << offset
+    return replace(case, code=b"".join(word.to_bytes(isa.INSTRUCTION_BYTES, "little") for word in words))
 
 
 def _rearrange(rng: random.Random, config: NpuConfig, stream: RandomStream, case: Case) -> Case:

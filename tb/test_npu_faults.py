@@ -12,7 +12,7 @@ from random_streams import RandomStream, random_stream
 
 from tessera.rtl import verilog
 from tessera.rtl.config import NpuConfig
-from tessera.rtl.isa import ErrorCode
+from tessera.rtl.isa import ErrorCode, Load, NanPolicy
 from tessera.sim.cosim import CosimDesign, run_cosim
 from tessera.sim.faults import Fault, scan
 from tessera.sim.stream import StreamModel
@@ -92,6 +92,12 @@ def run_cases(folder: Path, streams: list[RandomStream], cases: list[Case], stal
     return run_cosim(design, job, arguments=arguments, allow_axi_violations=True).value
 
 
+def is_self_contained(stream: RandomStream) -> bool:
+    """Whether no load may leave words in a bank as an earlier stream left them."""
+    loads = [each for each in stream.instructions if isinstance(each, Load) and each.memory_format.is_float]
+    return all(load.nan_policy is not NanPolicy.STOP_OPERATION for load in loads)
+
+
 @pytest.mark.cosim
 @pytest.mark.parametrize(
     ("first", "count", "stalls"),
@@ -99,7 +105,7 @@ def run_cases(folder: Path, streams: list[RandomStream], cases: list[Case], stal
 )
 def test_broken_streams(first: int, count: int, stalls: dict, tmp_path: Path) -> None:
     """Hundreds of broken runs, each followed by a good one. A failure prints the seeds that repeat it."""
-    streams = [random_stream(TINY, seed) for seed in GOOD_SEEDS]
+    streams = [stream for seed in GOOD_SEEDS if is_self_contained(stream := random_stream(TINY, seed))]
     cases = [random_case(TINY, streams, seed) for seed in range(first, first + count)]
     records = run_cases(tmp_path, streams, cases, stalls)
     expected = [expected_memory(stream) for stream in streams]
@@ -118,4 +124,5 @@ def test_broken_streams(first: int, count: int, stalls: dict, tmp_path: Path) ->
     outcomes = {record["outcome"] for record in records}
     codes = {ErrorCode(record["code"]) for record in records if "code" in record}
     assert {"end", "error", "reset"} <= outcomes
-    assert codes == set(ErrorCode) - {ErrorCode.NONE}, "the cases do not reach every error"
+    others = {ErrorCode.NONE, ErrorCode.NOT_A_NUMBER}  # test_npu_floats.py makes the latter
+    assert codes >= set(ErrorCode) - others, "the cases do not reach every error"
