@@ -9,6 +9,7 @@ in that interval such that the exponents suit the shallow depths, which costs 16
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -88,7 +89,7 @@ class Calibration:
         return "\n".join(lines)
 
 
-def calibrate(graph: Graph, data: Mapping[str, np.ndarray]) -> Calibration:
+def calibrate(graph: Graph, data: Mapping[str, np.ndarray], *, power_of_two_io: bool = False) -> Calibration:
     """Runs the float network on calibration data and chooses the scales of its activations.
 
     Parameters
@@ -97,6 +98,9 @@ def calibrate(graph: Graph, data: Mapping[str, np.ndarray]) -> Calibration:
         A prepared network (:func:`tessera.compiler.prepare`).
     data
         For each input an array (samples, *rest of its shape*) of inputs as the network will meet them.
+    power_of_two_io
+        Round the scales of what the NPU is given and returns (and of tensors that share them) up to powers of two, so
+        that it may be floating point in DRAM. At worst this doubles a step, which is one bit of precision.
 
     Raises
     ------
@@ -112,11 +116,14 @@ def calibrate(graph: Graph, data: Mapping[str, np.ndarray]) -> Calibration:
         for name, values in execute(graph, batch, names).items():
             observed[name].add(name, values)
     signed = _signed_tensors(graph, observed)
+    exchanged = _exchanged_tensors(graph, names)
     ranges = {}
     for group in _scale_groups(graph, names):
         quantiles = np.concatenate([value for name in group for value in observed[name].quantiles])
         group_signed = any(signed[name] for name in group)
         scale, shifts = choose_scales(quantiles, group_signed)
+        if power_of_two_io and not exchanged.isdisjoint(group):
+            scale = 2.0 ** math.ceil(math.log2(scale))
         for name in group:
             ranges[name] = observed[name].range(group_signed, scale, shifts)
     return Calibration({name: ranges[name] for name in names}, samples)
@@ -242,6 +249,13 @@ def _can_be_negative(node: Node, signed: Mapping[str, bool]) -> bool:
         return False
     operands = [name for name in (node.inputs[0], node.residual) if name is not None]
     return node.op != WINDOW or node.activation[1] < 0 or any(signed[name] for name in operands)
+
+
+def _exchanged_tensors(graph: Graph, names: tuple[str, ...]) -> set[str]:
+    """Tensors that the host gives to the NPU or gets from it."""
+    made = {node.output for node in graph.placed(Placement.NPU)}
+    read = {name for node in graph.placed(Placement.HOST_AFTER) for name in node.inputs}
+    return {name for name in names if name not in made or name in read or name in graph.outputs}
 
 
 def _scale_groups(graph: Graph, names: tuple[str, ...]) -> list[list[str]]:

@@ -78,7 +78,8 @@ def host_after(
     network
         The network.
     results
-        The NPU's outputs (``network.npu_outputs``), each (samples, C, H, W).
+        The NPU's outputs (``network.npu_outputs``), each (samples, C, H, W): integers, or the real numbers that they
+        mean as a float array.
     before
         What :func:`host_before` returned for the same samples.
 
@@ -89,7 +90,10 @@ def host_after(
     values = dict(before.values)
     for name in network.npu_outputs:
         tensor = network.tensors[name]
-        values[name] = dequantize_values(results[name], tensor).reshape(len(results[name]), *tensor.shape)
+        reals = results[name]
+        if not np.issubdtype(reals.dtype, np.floating):
+            reals = dequantize_values(reals, tensor)
+        values[name] = reals.reshape(len(reals), *tensor.shape)
     for node in network.host_after:
         _run(network, node, values)
     return {name: without_unit_axis(values[name], network.shapes[name]) for name in network.outputs}

@@ -114,6 +114,7 @@ class _Checker:
         self.protected = protected
         self.order = StreamOrder(config)
         self.tiles: list[deque[tuple[int, int]]] = [deque() for _ in range(config.lanes)]
+        self.open_tiles: list[tuple[int, int] | None] = [None] * config.lanes
         self.windows: list[deque[tuple[int, int]]] = [deque() for _ in range(PPU_SLICES)]
         self.waited: list[tuple[Unit, int]] = []
 
@@ -214,16 +215,15 @@ class _Checker:
         for lane, tiles in enumerate(self.tiles):
             if tiles and isinstance(instruction, End):
                 yield f"lane {lane} has {len(tiles)} tiles that are not post-processed before"
+        for lane, tile in enumerate(self.open_tiles):
+            if tile is not None and isinstance(instruction, End):
+                yield f"lane {lane} has a tile whose last program is partial"
 
     def _hand_over(self, instruction: Instruction) -> Iterator[str]:
         """Follows the tiles, as (lanes, pixels)."""
         if isinstance(instruction, LaneProgram):
             for lane in lanes_of_mask(instruction.lanes):
-                tiles = self.tiles[lane]
-                tiles.append((instruction.lanes, instruction.tile_height * instruction.tile_width))
-                if len(tiles) > MAX_UNDRAINED:
-                    count = len(tiles)
-                    yield f"lane {lane} has {count} tiles before any post-process, more than {MAX_UNDRAINED}"
+                yield from self._work_on_tile(instruction, lane)
         elif isinstance(instruction, Window):
             windows = self.windows[instruction.slice]
             windows.append((0, instruction.tile_height * instruction.tile_width))
@@ -231,6 +231,21 @@ class _Checker:
                 yield f"slice {instruction.slice} has {len(windows)} windows before any post-process"
         elif isinstance(instruction, PostProcess):
             yield from self._take(instruction)
+
+    def _work_on_tile(self, program: LaneProgram, lane: int) -> Iterator[str]:
+        """A tile occupies its accumulators from its first program on, which is the only one if it is not partial."""
+        tile = (program.lanes, program.tile_height * program.tile_width)
+        before, tiles = self.open_tiles[lane], self.tiles[lane]
+        if before is None and len(tiles) >= MAX_UNDRAINED:
+            yield f"lane {lane} has {len(tiles) + 1} tiles before any post-process, more than {MAX_UNDRAINED}"
+        if before is not None and before != tile:
+            yield (
+                f"it goes on with a tile of {before[1]} pixels of the lanes {before[0]:04b}, but has {tile[1]} pixels "
+                f"and the lanes {tile[0]:04b}"
+            )
+        self.open_tiles[lane] = tile if program.partial else None
+        if not program.partial:
+            tiles.append(tile)
 
     def _take(self, post: PostProcess) -> Iterator[str]:
         """Takes a tile from each source."""

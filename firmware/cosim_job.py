@@ -8,6 +8,7 @@ from typing import Any
 
 from tessera.firmware.driver import Npu, NpuError
 from tessera.sim.cosim.bus import CosimBus
+from tessera.sim.windows import MemoryWindows
 
 REPORT_EVERY = 8
 """Starts between two reports of progress."""
@@ -40,7 +41,9 @@ async def run_starts(
                 await bus.write_memory(address, data.read(length))
             if index == 0:
                 await bus.start_trace()
-            records.append(await _run(npu, start["stream_address"], timeout_cycles))
+            windows = MemoryWindows.from_dict(start["windows"])
+            bus.configure_windows(windows)
+            records.append(await _run(npu, start["stream_address"], timeout_cycles, windows))
             if index == 0:
                 begin = bus.interrupt_cycle - records[0].get("cycles", 0)
                 trace = [(cycle - begin, mask) for cycle, mask in await bus.stop_trace()]
@@ -51,9 +54,9 @@ async def run_starts(
     return {"records": records, "trace": trace}
 
 
-async def _run(npu: Npu, stream_address: int, timeout_cycles: int) -> dict[str, Any]:
+async def _run(npu: Npu, stream_address: int, timeout_cycles: int, windows: MemoryWindows) -> dict[str, Any]:
     try:
-        result = await npu.run(stream_address, timeout_cycles=timeout_cycles)
+        result = await npu.run(stream_address, timeout_cycles=timeout_cycles, windows=windows)
     except NpuError as error:
         return {"error": str(error)}
     return dataclasses.asdict(result)

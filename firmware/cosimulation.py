@@ -16,7 +16,7 @@ from tessera.rtl.config import NpuConfig
 from tessera.sim.cosim import CosimDesign, CosimError, CosimResult, Simulator, build_simulation, run_cosim
 from tessera.sim.cosim.build import default_build_folder
 from tessera.sim.program import Program
-from tessera.sim.tensor_layout import pack_tensor, unpack_tensor
+from tessera.sim.windows import MemoryWindows
 
 MIN_MEMORY_BYTES = {Simulator.VERILATOR: 1 << 24, Simulator.ICARUS: 1 << 20}
 """Smallest simulated DRAM: each size is a build of its own, so that most programs share one."""
@@ -39,11 +39,14 @@ class Start:
         DRAM byte address of the first instruction.
     reads
         (DRAM byte address, length) read after it.
+    windows
+        Where the stream may fetch, load and store.
     """
 
     writes: tuple[tuple[int, bytes], ...]
     stream_address: int
     reads: tuple[tuple[int, int], ...]
+    windows: MemoryWindows = MemoryWindows()
 
 
 @dataclass(frozen=True)
@@ -87,7 +90,7 @@ class Inferences:
     Attributes
     ----------
     outputs
-        For each output an integer array (samples, C, H, W).
+        For each output an array (samples, C, H, W): integers, or float32 where it is floating point in DRAM.
     runs
         The driver's measurements of each sample.
     trace
@@ -154,7 +157,8 @@ def run_program(
     options: Options | None = None,
     on_progress: Callable[[dict[str, Any]], None] | None = None,
 ) -> Inferences:
-    """Runs a program on a batch of inputs, each an integer array (samples, C, H, W).
+    """Runs a program on a batch of inputs, each an array (samples, C, H, W): integers, or real numbers where they are
+    floating point in DRAM.
 
     Raises
     ------
@@ -181,17 +185,17 @@ def program_starts(program: Program, inputs: Integers) -> list[Start]:
     for index in range(samples.pop()):
         image = ((program.address, program.image),) if index == 0 else ()
         tensors = tuple(
-            (tensor.address, pack_tensor(inputs[name][index], tensor.type, program.config))
+            (tensor.address, tensor.pack(inputs[name][index], program.config))
             for name, tensor in program.inputs.items()
         )
-        starts.append(Start(image + tensors, program.code_address, reads))
+        starts.append(Start(image + tensors, program.code_address, reads, program.windows))
     return starts
 
 
 def unpack_outputs(program: Program, results: Sequence[StartResult]) -> dict[str, np.ndarray]:
-    """The outputs of every start of a program, integer arrays (samples, C, H, W)."""
+    """The outputs of every start of a program, arrays (samples, C, H, W) of integers or float32."""
     return {
-        name: np.stack([unpack_tensor(result.reads[index], tensor.type, program.config) for result in results])
+        name: np.stack([tensor.unpack(result.reads[index], program.config) for result in results])
         for index, (name, tensor) in enumerate(program.outputs.items())
     }
 
@@ -224,6 +228,7 @@ def _description(start: Start) -> dict[str, Any]:
         "writes": [(address, len(data)) for address, data in start.writes],
         "stream_address": start.stream_address,
         "reads": list(start.reads),
+        "windows": start.windows.as_dict(),
     }
 
 

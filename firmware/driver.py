@@ -2,21 +2,33 @@
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import dataclass
 
 from tessera.firmware.bus import Bus
 from tessera.rtl.control.register_map import RegisterInfo, register_map
 from tessera.rtl.isa import INSTRUCTION_BYTES, ErrorCode, Unit
+from tessera.sim.windows import MemoryWindows
 
 RESET_POLLS = 100_000
 """Readings of the status register after which a reset that has not taken effect counts as failed."""
+
+
+ERROR_TEXTS = {
+    ErrorCode.NOT_A_NUMBER: "because it loads NaN or infinity; remove them from the input, or load with another policy",
+}
+"""Why a stream stopped and what to do, where the error's name does not say it."""
+WATCHDOG_CYCLES = 1 << 20
+"""Default limit of the watchdog: ten milliseconds at 100 MHz, and several times the longest instruction whose weights
+fit their bank (65 536 cycles with `edge`)."""
 
 
 class NpuError(RuntimeError):
     """The NPU stopped a stream; the message names the error and the instruction's index."""
 
     def __init__(self, code: ErrorCode, index: int):
-        super().__init__(f"the NPU stopped at instruction {index} with the error {code.name.lower().replace('_', ' ')}")
+        text = ERROR_TEXTS.get(code, f"with the error {code.name.lower().replace('_', ' ')}")
+        super().__init__(f"the NPU stopped at instruction {index} {text}")
         self.code = code
         self.index = index
 
@@ -43,6 +55,10 @@ class RunResult:
         Channels of output pixels that were saturated.
     read_beats, write_beats
         AXI beats of data.
+    not_a_number, underflows, overflows
+        Values that the conversions from and to floating point found to be NaN or infinity, turned into 0, saturated.
+    overflow
+        Mask of the lanes whose accumulators overflowed: what those lanes made is wrong.
     """
 
     cycles: int
@@ -50,6 +66,10 @@ class RunResult:
     saturations: int
     read_beats: int
     write_beats: int
+    not_a_number: int
+    underflows: int
+    overflows: int
+    overflow: int = 0
 
 
 class Npu:
@@ -78,10 +98,28 @@ class Npu:
         _check_alignment(address)
         await self._bus.write_memory(address, code)
 
-    async def run(self, address: int, *, timeout_cycles: int) -> RunResult:
+    async def run(
+        self,
+        address: int,
+        *,
+        timeout_cycles: int,
+        windows: MemoryWindows | None = None,
+        watchdog_cycles: int = WATCHDOG_CYCLES,
+    ) -> RunResult:
         """Starts the stream at a DRAM byte address and waits for its end.
 
-        A stream that hangs is still there when the bus has given up waiting; `reset` stops it.
+        A stream that moves but takes too long is still there when the bus has given up waiting; `reset` stops it.
+
+        Parameters
+        ----------
+        address
+            DRAM byte address of the first instruction.
+        timeout_cycles
+            Cycles to wait for the end.
+        windows
+            Where the stream may fetch, load and store; ``None`` for everywhere.
+        watchdog_cycles
+            Cycles without progress after which the NPU stops the stream; 0 for never. More than the memory's latency.
 
         Raises
         ------
@@ -89,6 +127,8 @@ class Npu:
             A stream still runs; nothing was written.
         NpuError
             The NPU stopped the stream. It can be started again.
+        NpuStuckError
+            The NPU cannot stop the stream, because the memory does not answer.
         ValueError
             The address is not aligned to an instruction.
         """
@@ -99,6 +139,10 @@ class Npu:
         await self._write("irq_status", interrupts)
         await self._write("irq_enable", interrupts)
         await self._write("address", address)
+        for name, (base, limit) in (windows or MemoryWindows()).as_dict().items():
+            await self._write(f"{name}_window.base", base)
+            await self._write(f"{name}_window.limit", limit)
+        await self._write("watchdog", self._register("watchdog").encode(limit=watchdog_cycles))
         await self._write("control", self._register("control").encode(start=1))
         await self._bus.wait_for_interrupt(timeout_cycles)
         await self._write("irq_status", interrupts)
@@ -129,11 +173,16 @@ class Npu:
     async def _raise_error(self) -> None:
         status = await self._read("status")
         if self._register("status").fields["error"].extract(status):
-            raise NpuError(ErrorCode(await self._read("error")), await self._read("error_index"))
+            code, index = ErrorCode(await self._read("error")), await self._read("error_index")
+            if self._register("status").fields["running"].extract(status):
+                raise NpuStuckError(
+                    f"{self._prefix} cannot be stopped at instruction {index}: the memory does not answer; reset the "
+                    "whole NPU and its memory"
+                )
+            raise NpuError(code, index)
 
     async def _measurements(self) -> RunResult:
-        names = ("cycles", "instructions", "saturations", "read_beats", "write_beats")
-        return RunResult(**{name: await self._read(name) for name in names})
+        return RunResult(**{field.name: await self._read(field.name) for field in dataclasses.fields(RunResult)})
 
     def _register(self, name: str) -> RegisterInfo:
         return register_map()[f"{self._prefix}.{name}"]

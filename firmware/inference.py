@@ -9,11 +9,13 @@ from typing import Any
 import numpy as np
 
 from tessera.compiler.integer import to_integer
+from tessera.compiler.io_formats import float_formats
 from tessera.compiler.lowering import lower
 from tessera.compiler.quantized import QuantizedNetwork
-from tessera.compiler.quantized_execution import execute_quantized
-from tessera.firmware.cosimulation import Inferences, Integers, Options, run_program
+from tessera.compiler.quantized_execution import HostInputs, host_after, host_before
+from tessera.firmware.cosimulation import Inferences, Options, run_program
 from tessera.rtl.config import NpuConfig
+from tessera.rtl.isa import MemoryFormat
 from tessera.sim.golden.evaluate import evaluate
 from tessera.sim.golden.network import Convolution, IntegerNetwork, operation_macs
 from tessera.sim.program import Program
@@ -52,10 +54,26 @@ class NetworkResult:
     inferences: Inferences
 
 
-def compile_network(quantized: QuantizedNetwork, config: NpuConfig) -> CompiledNetwork:
-    """Lowers a quantised network; raises `CompilerError` if it does not fit the machine."""
+def compile_network(
+    quantized: QuantizedNetwork, config: NpuConfig, io_format: MemoryFormat = MemoryFormat.INTEGER
+) -> CompiledNetwork:
+    """Lowers a quantised network.
+
+    Parameters
+    ----------
+    quantized, config
+        The network and the machine.
+    io_format
+        What the NPU's inputs and outputs are in DRAM; floating point needs scales that are powers of two.
+
+    Raises
+    ------
+    CompilerError
+        The network does not fit the machine, or its scales not the format.
+    """
     integer = to_integer(quantized)
-    return CompiledNetwork(quantized, integer, lower(integer, config))
+    formats = float_formats(quantized, config, io_format) if io_format.is_float else {}
+    return CompiledNetwork(quantized, integer, lower(integer, config, io_formats=formats))
 
 
 def run_network(
@@ -73,21 +91,38 @@ def run_network(
     CosimError
         The simulation failed.
     """
-    golden: dict[str, np.ndarray] = {}
-    inferences: list[Inferences] = []
+    before = host_before(network.quantized, inputs)
+    golden = _golden(network, before)
+    inferences = run_program(network.program, _in_dram(network.program, before), options, on_progress)
+    outputs = inferences.outputs
+    return NetworkResult(
+        outputs=host_after(network.quantized, outputs, before),
+        golden_outputs=host_after(network.quantized, golden, before),
+        bit_exact=all(np.array_equal(values, golden[name]) for name, values in outputs.items()),
+        inferences=inferences,
+    )
 
-    def on_golden(integers: Integers) -> Arrays:
-        golden.update(evaluate(network.integer, dict(integers)))
-        return golden
 
-    def on_rtl(integers: Integers) -> Arrays:
-        inferences.append(run_program(network.program, integers, options, on_progress))
-        return inferences[0].outputs
+def _in_dram(program: Program, before: HostInputs) -> dict[str, np.ndarray]:
+    """What the host writes for each input, (samples, C, H, W): integers, or the real numbers themselves."""
+    inputs = dict(before.integers)
+    for name, tensor in program.inputs.items():
+        if tensor.format.is_float:
+            inputs[name] = before.values[name].reshape(inputs[name].shape)
+    return inputs
 
-    golden_outputs = execute_quantized(network.quantized, inputs, on_golden)
-    outputs = execute_quantized(network.quantized, inputs, on_rtl)
-    bit_exact = all(np.array_equal(values, golden[name]) for name, values in inferences[0].outputs.items())
-    return NetworkResult(outputs, golden_outputs, bit_exact, inferences[0])
+
+def _golden(network: CompiledNetwork, before: HostInputs) -> dict[str, np.ndarray]:
+    """What the host must find for each output, by the golden model: integers, or the real numbers that they become."""
+    inputs = _in_dram(network.program, before)
+    for name, tensor in network.program.inputs.items():
+        if tensor.format.is_float:
+            inputs[name] = tensor.format.integers(inputs[name], tensor.type)
+    outputs = evaluate(network.integer, inputs)
+    for name, tensor in network.program.outputs.items():
+        if tensor.format.is_float:
+            outputs[name] = tensor.format.reals(outputs[name])
+    return outputs
 
 
 def ideal_cycles(network: IntegerNetwork, config: NpuConfig) -> float:

@@ -15,7 +15,7 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
-from tessera.rtl.isa import FIELD_LIMITS
+from tessera.rtl.isa import FIELD_LIMITS, MemoryFormat
 
 DIGIT_BITS = 4
 """Bits of one activation digit, the operand of a Micro-PE."""
@@ -33,13 +33,19 @@ AXI_ID_BITS = 2
 """Width of the AXI transaction identifiers; each master inside the NPU has its own."""
 
 AXI_BURST_BYTES = 256
-"""Longest burst in bytes; a divisor of 4096, so aligned bursts never cross 4 KiB."""
+"""Longest burst in bytes; a divisor of 4096, so aligned bursts never cross 4 KiB. Also the unit of memory windows."""
+
+WATCHDOG_BITS = 32
+"""Bits of the watchdog's limit in cycles."""
 
 ACTIVATION_DEPTHS = (4, 6, 8, 16)
 """Activation depths in bits that the architecture knows."""
 
 WEIGHT_DEPTHS = (4, 8)
 """Weight depths in bits that the architecture knows."""
+
+FLOAT_FORMATS = tuple(item.name.lower() for item in MemoryFormat if item.is_float)
+"""Floating-point formats in DRAM that the architecture knows."""
 
 PRESETS = ("tiny", "edge", "server")
 """Names of the shipped configurations, smallest first."""
@@ -74,6 +80,8 @@ class NpuConfig:
         Micro-PEs per PE: 1, 2 or 4. A gang of 1, 2 or 4 adjacent lanes works on activations of 4, 6/8 or 16 bits.
     activation_depths, weight_depths
         Depths in bits that the machine supports. What is not asked for is not built.
+    float_formats
+        Floating-point formats that loads and stores convert from and to: "fp16", "bf16", "fp32". None unless asked for.
     activation_bank_bytes, weight_bank_bytes
         Sizes of each lane's activation bank and weight bank, in bytes.
     parameter_bytes
@@ -97,6 +105,7 @@ class NpuConfig:
     lanes: int = 4
     activation_depths: tuple[int, ...] = ACTIVATION_DEPTHS
     weight_depths: tuple[int, ...] = WEIGHT_DEPTHS
+    float_formats: tuple[str, ...] = ()
     activation_bank_bytes: int = 64 * 1024
     weight_bank_bytes: int = 16 * 1024
     parameter_bytes: int = 4 * 1024
@@ -182,6 +191,16 @@ class NpuConfig:
         return max(self.accumulator_bits + DIGIT_BITS * self.max_gang, 34)
 
     @property
+    def memory_formats(self) -> tuple[MemoryFormat, ...]:
+        """Codes of the floating-point formats."""
+        return tuple(MemoryFormat.of(name) for name in self.float_formats)
+
+    @property
+    def max_memory_bits(self) -> int:
+        """Bits of the widest value in DRAM that a load or store may convert."""
+        return max(*self.activation_depths, *(item.bits for item in self.memory_formats), 8)
+
+    @property
     def burst_beats(self) -> int:
         """Beats of the longest AXI burst."""
         return AXI_BURST_BYTES // self.beat_bytes
@@ -192,7 +211,7 @@ class NpuConfig:
         return per_lane * self.lanes // digits_of_depth(activation_depth)
 
     def pixel_bytes(self, depth: int) -> int:
-        """DRAM bytes of one pixel of ``word_digits`` channels at ``depth`` bits, packed."""
+        """DRAM bytes of one pixel of ``word_digits`` channels at ``depth`` bits (integer or float), packed."""
         return self.word_digits * depth // 8
 
     def channel_blocks(self, channels: int) -> int:
@@ -264,6 +283,7 @@ def _problems(config: NpuConfig) -> Iterator[str]:
     yield from _type_problems(config)
     yield from _array_problems(config)
     yield from _depth_problems(config)
+    yield from _format_problems(config)
     yield from _memory_problems(config)
 
 
@@ -274,10 +294,14 @@ def _type_problems(config: NpuConfig) -> Iterator[str]:
         value = getattr(config, field.name)
         if field.type == "int" and (isinstance(value, bool) or not isinstance(value, int) or value <= 0):
             yield f"{field.name} must be a positive integer, not {value!r}"
-        if field.type.startswith("tuple") and not (
+        if field.type == "tuple[int, ...]" and not (
             isinstance(value, tuple) and all(isinstance(item, int) and not isinstance(item, bool) for item in value)
         ):
             yield f"{field.name} must be a list of integers, not {value!r}"
+        if field.type == "tuple[str, ...]" and not (
+            isinstance(value, tuple) and all(isinstance(item, str) for item in value)
+        ):
+            yield f"{field.name} must be a list of names, not {value!r}"
 
 
 def _array_problems(config: NpuConfig) -> Iterator[str]:
@@ -319,6 +343,17 @@ def _depth_problems(config: NpuConfig) -> Iterator[str]:
                 f"{depth}-bit activations need a gang of {digits_of_depth(depth)} lanes, but lanes = {config.lanes}; "
                 f"raise lanes or leave {depth} out of activation_depths"
             )
+
+
+def _format_problems(config: NpuConfig) -> Iterator[str]:
+    for name in config.float_formats:
+        if name not in FLOAT_FORMATS:
+            yield f"float_formats contains {name!r}; the known formats are {', '.join(FLOAT_FORMATS)}"
+    if list(config.float_formats) != [name for name in FLOAT_FORMATS if name in config.float_formats]:
+        yield (
+            f"float_formats must name formats in the order {', '.join(FLOAT_FORMATS)} without repetitions, not "
+            f"{list(config.float_formats)}"
+        )
 
 
 def _memory_problems(config: NpuConfig) -> Iterator[str]:

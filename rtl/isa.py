@@ -22,6 +22,8 @@ is paced by its slice. No stream can deadlock in which
 - every post-process has an earlier source of the same number of pixels, and
 - every window is post-processed before the next window of its slice and before a fence or the end, and nothing
   waits for a window before its post-process.
+
+One that breaks these rules is stopped by the watchdog, with ``ErrorCode.WATCHDOG``.
 """
 
 from __future__ import annotations
@@ -41,6 +43,9 @@ OPCODE_BITS = 8
 
 MAX_LANES = 4
 """Lanes that the encoding knows."""
+
+INTEGER_SHIFT_BITS = 5
+"""Signed bits of the shift between integers of different depths; floating point uses all bits of the field."""
 
 PPU_SLICES = 2
 """Slices of the post-processing unit; each has a window reader of its own."""
@@ -95,7 +100,11 @@ class Unit(IntEnum):
 
 
 class ErrorCode(IntEnum):
-    """What stopped a stream; the value of the error register's ``code`` field."""
+    """What stopped a stream; the value of the error register's ``code`` field.
+
+    ``WINDOW``: an instruction, or a row of a load or store, lies outside its memory window. ``WATCHDOG``: nothing has
+    moved for as long as the watchdog allows; the index is that of the next instruction to be handed out.
+    """
 
     NONE = 0
     BAD_OPCODE = 1
@@ -103,6 +112,9 @@ class ErrorCode(IntEnum):
     READ_ERROR = 3
     WRITE_ERROR = 4
     FETCH_ERROR = 5
+    NOT_A_NUMBER = 6
+    WINDOW = 7
+    WATCHDOG = 8
 
 
 class Depth(IntEnum):
@@ -150,6 +162,67 @@ class WeightDepth(IntEnum):
             if depth.bits == bits:
                 return depth
         raise IsaError(f"there is no weight depth of {bits} bits; use 4 or 8")
+
+
+class MemoryFormat(IntEnum):
+    """What the values of an activation tensor are in DRAM: packed integers, or IEEE 754 binary floating point.
+
+    ``BF16`` is the upper half of ``FP32``. Subnormal numbers are numbers like any other.
+    """
+
+    INTEGER = 0
+    FP16 = 1
+    BF16 = 2
+    FP32 = 3
+
+    @property
+    def is_float(self) -> bool:
+        """True for floating point."""
+        return self is not MemoryFormat.INTEGER
+
+    @property
+    def exponent_bits(self) -> int:
+        """Bits of the biased exponent (0 for integers)."""
+        return (0, 5, 8, 8)[self]
+
+    @property
+    def fraction_bits(self) -> int:
+        """Bits of the significand below its leading one (0 for integers)."""
+        return (0, 10, 7, 23)[self]
+
+    @property
+    def bits(self) -> int:
+        """Bits of a floating-point number, its sign included (integers have the bits of their depth)."""
+        return 1 + self.exponent_bits + self.fraction_bits if self.is_float else 0
+
+    @property
+    def bias(self) -> int:
+        """Bias of the exponent."""
+        return (1 << self.exponent_bits - 1) - 1 if self.is_float else 0
+
+    @classmethod
+    def of(cls, name: str) -> MemoryFormat:
+        """The format of a name in lower case; raises `IsaError` for one that does not exist."""
+        for memory_format in cls:
+            if memory_format.name.lower() == name:
+                return memory_format
+        raise IsaError(f"there is no memory format {name!r}; use one of {', '.join(item.name.lower() for item in cls)}")
+
+
+class NanPolicy(IntEnum):
+    """What a load makes of NaN and infinity.
+
+    - ``SATURATE``: NaN becomes 0, infinity the limit of its sign;
+    - ``REPLACE``: both become ``nan_value``, saturated;
+    - ``STOP_OPERATION``: neither the element (all channels of a pixel) with the first of them nor any later one of the
+      load is written; the stream goes on;
+    - ``STOP_STREAM``: the same, and then the stream is stopped with the error ``NOT_A_NUMBER``.
+    """
+
+    SATURATE = 0
+    REPLACE = 1
+    STOP_OPERATION = 2
+    STOP_STREAM = 3
 
 
 class LoadTarget(IntEnum):
@@ -212,6 +285,7 @@ class Field:
 
 
 def _field(width: int, doc: str, *, signed: bool = False, count: int = 1, kind: type = int, default: Any = 0) -> Any:
+    default = kind(default)
     if count > 1:
         default = (default,) * count
     metadata = {"width": width, "doc": doc, "signed": signed, "count": count, "kind": kind}
@@ -302,11 +376,17 @@ class Transfer(Instruction):
     base: int = _field(16, "on-chip address of the first element, activation words (or beats)")
     chip_row_pitch: int = _field(16, "on-chip distance of rows, words (or beats)")
     chip_plane_pitch: int = _field(16, "on-chip distance of planes, words (or beats)")
-    memory_depth: Depth = _field(2, "depth in DRAM", kind=Depth)
-    memory_signed: int = _field(1, "1: values in DRAM are signed")
+    memory_format: MemoryFormat = _field(2, "number format in DRAM", kind=MemoryFormat)
+    memory_depth: Depth = _field(2, "depth in DRAM (floating point: ignored)", kind=Depth)
+    memory_signed: int = _field(1, "1: values in DRAM are signed (floating point: ignored)")
     chip_depth: Depth = _field(2, "depth on chip", kind=Depth)
     chip_signed: int = _field(1, "1: values on chip are signed")
-    shift: int = _field(5, "right shift (left if negative) of the depth conversion", signed=True)
+    shift: int = _field(8, "the conversion divides by 2 ** shift", signed=True)
+
+    @property
+    def memory_bits(self) -> int:
+        """Bits of a value in DRAM (of activations)."""
+        return self.memory_format.bits if self.memory_format.is_float else self.memory_depth.bits
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -316,12 +396,20 @@ class Load(Transfer):
     Activations: an element is a pixel of one channel block (``word_digits`` channels), packed in DRAM at
     ``memory_depth`` bits (channel 0 lowest), written as digits: lane l of ``lanes`` gets digit
     ``l mod digits(chip_depth)``. A value x becomes ``saturate(round_half_even(x / 2 ** shift), chip_depth)``.
-    Weights and parameters: an element is a beat, copied unchanged (the depth fields are ignored).
+
+    A floating-point ``memory_format`` has 2 or 4 bytes per channel. The same formula holds for the exact real number x,
+    with all bits of ``shift``. NaN and infinity are treated as ``nan_policy`` says. The stream counts the values (of
+    the channels that fill a block, too) that were NaN or infinity, that were not 0 but became 0 (underflow), and that
+    were finite but saturated (overflow), up to the element that stops a load.
+
+    Weights and parameters: an element is a beat, copied unchanged (format, depths, shift and policy are ignored).
     """
 
     opcode: ClassVar[int] = 0x10
     mnemonic: ClassVar[str] = "load"
 
+    nan_policy: NanPolicy = _field(2, "what NaN and infinity become (integers: ignored)", kind=NanPolicy)
+    nan_value: int = _field(17, "what they become with the policy REPLACE", signed=True)
     target: LoadTarget = _field(2, "memory that is written", kind=LoadTarget)
 
     def units(self) -> tuple[Unit, ...]:
@@ -332,7 +420,10 @@ class Load(Transfer):
 class Store(Transfer):
     """Copies a 3-D block of activations to DRAM; the mirror image of an activation :class:`Load`.
 
-    Reads the digits from the lanes of ``lanes`` (exactly one gang of ``chip_depth``).
+    Reads the digits from the lanes of ``lanes`` (exactly one gang of ``chip_depth``). A value x becomes
+    ``saturate(round_half_even(x / 2 ** shift), memory_depth)``, or with a floating-point ``memory_format`` the number
+    nearest to ``x / 2 ** shift``, half to even, subnormal numbers included. The stream counts what was not 0 but became
+    0 (underflow) and what would have been rounded to infinity and became the largest finite number (overflow).
     """
 
     opcode: ClassVar[int] = 0x11
@@ -369,6 +460,10 @@ class LaneProgram(Instruction):
 
     The weight blocks of the steps lie one after another in the lane's weight bank, from ``weight_base``: a block has
     one word (``cols`` bytes) per row r; byte c is the weight of output channel c (W8), or two 4-bit weights (W4).
+
+    The accumulators start at 0, unless the program before in the same lanes was ``partial``: then they go on where it
+    left them, and both are programs of one tile, with the same height and width. A tile is finished, and handed to the
+    post-processing, by its first program that is not partial. Sums wrap at ``accumulator_bits``.
     """
 
     opcode: ClassVar[int] = 0x20
@@ -398,6 +493,7 @@ class LaneProgram(Instruction):
     weight_base: int = _field(16, "address of the first weight block, beats")
     half: int = _field(1, "half of the word that the first channel step covers (W8)")
     depthwise: int = _field(1, "1: each output channel sees its own input channel alone")
+    partial: int = _field(1, "1: the next program of these lanes adds to the same tile")
 
     def units(self) -> tuple[Unit, ...]:
         return tuple(Unit.lane(lane) for lane in lanes_of_mask(self.lanes))

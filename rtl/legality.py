@@ -32,13 +32,20 @@ class IllegalInstruction(isa.IsaError):
 
 @dataclass(frozen=True, kw_only=True)
 class Condition:
-    """A rule applies only where ``field`` is one of ``values``."""
+    """A rule applies only where ``field`` is one of ``values``, and ``also`` is true if given."""
 
     field: str
     values: tuple[int, ...]
+    also: Condition | None = None
+
+    def holds(self, read: Read) -> Any:
+        """Truth (a Python or an Amaranth Boolean) of the condition."""
+        here = _is_one_of(read(self.field), self.values)
+        return here if self.also is None else here & self.also.holds(read)
 
     def __str__(self) -> str:
-        return f"{self.field} is {' or '.join(str(int(value)) for value in self.values)}"
+        text = f"{self.field} is {' or '.join(str(int(value)) for value in self.values)}"
+        return text if self.also is None else f"{text} and {self.also}"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,7 +77,7 @@ class Rule:
         allowed = self.allows(read(self.field), read)
         if self.when is None:
             return allowed
-        return (_is_one_of(read(self.when.field), self.when.values) == 0) | allowed
+        return (self.when.holds(read) == 0) | allowed
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -159,6 +166,21 @@ class NotAbove(Rule):
     @property
     def wanted(self) -> str:
         return f"not be greater than {self.other}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class SignedBits(Rule):
+    """The field is a two's complement number of ``bits`` bits."""
+
+    bits: int
+
+    def allows(self, value: Any, read: Read) -> Any:
+        half = 1 << self.bits - 1
+        return (value >= -half) & (value < half)
+
+    @property
+    def wanted(self) -> str:
+        return f"be from {-(1 << self.bits - 1)} to {(1 << self.bits - 1) - 1}"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -269,7 +291,8 @@ def _load_rules(config: NpuConfig) -> Iterator[Rule]:
     yield from _positive("columns", "rows", "planes")
     yield Positive(field="lanes", when=banks)
     yield Within(field="lanes", mask=_lane_mask(config), when=banks)
-    yield from _depth_rules(config, "memory_depth", "chip_depth", when=activations)
+    yield from _depth_rules(config, "chip_depth", when=activations)
+    yield from _format_rules(config, when=activations)
     for name in ("address", "row_pitch", "plane_pitch"):
         yield Aligned(field=name, unit=config.beat_bytes, when=beats)
     for target, limit in (
@@ -282,7 +305,8 @@ def _load_rules(config: NpuConfig) -> Iterator[Rule]:
 
 def _store_rules(config: NpuConfig) -> Iterator[Rule]:
     yield from _positive("columns", "rows", "planes")
-    yield from _depth_rules(config, "memory_depth", "chip_depth")
+    yield from _depth_rules(config, "chip_depth")
+    yield from _format_rules(config)
     yield GangOf(field="lanes", depth="chip_depth", lanes=config.lanes)
     yield Below(field="base", limit=config.activation_words)
 
@@ -346,6 +370,15 @@ def _depth_rules(config: NpuConfig, *names: str, when: Condition | None = None) 
     codes = tuple(isa.Depth.of(bits) for bits in config.activation_depths)
     for name in names:
         yield OneOf(field=name, values=codes, when=when)
+
+
+def _format_rules(config: NpuConfig, when: Condition | None = None) -> Iterator[Rule]:
+    """Rules of the values in DRAM."""
+    formats = isa.MemoryFormat
+    integers = Condition(field="memory_format", values=(formats.INTEGER,), also=when)
+    yield OneOf(field="memory_format", values=(formats.INTEGER, *config.memory_formats), when=when)
+    yield from _depth_rules(config, "memory_depth", when=integers)
+    yield SignedBits(field="shift", bits=isa.INTEGER_SHIFT_BITS, when=integers)
 
 
 def _lane_mask(config: NpuConfig) -> int:

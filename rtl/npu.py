@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from amaranth.hdl import Cat, Const, Module, ResetInserter, Value
+from amaranth.hdl import Cat, Const, Module, ResetInserter, Signal, Value
 from amaranth.lib import wiring
 from amaranth.lib.wiring import Out, connect
 from amaranth.utils import exact_log2
@@ -17,6 +17,7 @@ from tessera.rtl.control.registers import Registers
 from tessera.rtl.dma import LoadEngine, StoreEngine
 from tessera.rtl.memory import GANG_READERS, WRITERS, ActivationBanks
 from tessera.rtl.ppu import PostProcessor
+from tessera.rtl.window import windows_layout
 
 FETCH_ID, LOAD_ID, STORE_ID = range(3)
 """AXI identifiers of the masters inside the NPU."""
@@ -63,13 +64,14 @@ class Npu(wiring.Component):
         config = self._config
         m.submodules.registers = registers = Registers()
         m.submodules.stream0 = stream = InstructionStream(config, axi_id=FETCH_ID)
-        m.submodules.load = load = LoadEngine(config, axi_id=LOAD_ID)
-        m.submodules.store = store = StoreEngine(config, axi_id=STORE_ID)
+        load, store = LoadEngine(config, axi_id=LOAD_ID), StoreEngine(config, axi_id=STORE_ID)
         m.submodules.read_arbiter = arbiter = AxiReadArbiter(config, ids=(FETCH_ID, LOAD_ID))
         lanes = [Lane(config, index) for index in range(config.lanes)]
         banks = ActivationBanks(config)
         post_processor = PostProcessor(config)
         reset = ResetInserter(stream.units_reset)
+        m.submodules.load = reset(load)
+        m.submodules.store = reset(store)
         m.submodules.banks = reset(banks)
         m.submodules.post_processor = reset(post_processor)
         for index, lane in enumerate(lanes):
@@ -79,13 +81,20 @@ class Npu(wiring.Component):
         self._connect_memories(m, banks, lanes, post_processor, load, store)
         self._connect_programs(m, stream, lanes, post_processor, load, store)
         self._describe_configuration(m, registers)
+        read_beat = arbiter.axi.r.valid & arbiter.axi.r.ready
+        write_beat = store.axi.w.valid & store.axi.w.ready
         increments = {
             "cycles": stream.executing,
             "saturations": post_processor.saturations,
-            "read_beats": arbiter.axi.r.valid & arbiter.axi.r.ready,
-            "write_beats": store.axi.w.valid & store.axi.w.ready,
+            "read_beats": read_beat,
+            "write_beats": write_beat,
+            "not_a_number": load.specials,
+            "underflows": load.underflows + store.underflows,
+            "overflows": load.overflows + store.overflows,
         }
         self._connect_registers(m, registers, stream, increments)
+        self._connect_faults(m, registers, stream, load, store, bus_beat=read_beat | write_beat)
+        self._collect_overflows(m, registers, stream, lanes)
         return m
 
     def _connect_bus(
@@ -148,7 +157,6 @@ class Npu(wiring.Component):
         for unit, (program, done) in ends.items():
             connect(m, getattr(stream.programs, unit.name.lower()), program)
             m.d.comb += stream.done[unit].eq(done)
-        m.d.comb += [stream.read_error.eq(load.error), stream.write_error.eq(store.error)]
         m.d.sync += self.trace_done.eq(stream.done)
 
     def _connect_registers(
@@ -177,10 +185,52 @@ class Npu(wiring.Component):
         for counter, increment in counters:
             m.d.comb += [counter.increment.eq(increment), counter.clear.eq(stream.started)]
 
+    def _connect_faults(
+        self,
+        m: Module,
+        registers: Registers,
+        stream: InstructionStream,
+        load: LoadEngine,
+        store: StoreEngine,
+        *,
+        bus_beat: Value,
+    ) -> None:
+        """Memory windows, watchdog, and the faults of the units that use the bus."""
+        ports = registers.fields.stream[0]
+        for name, _ in windows_layout():
+            window = getattr(ports, f"{name}_window")
+            m.d.comb += [
+                stream.new_windows[name].base.eq(window.base.block.value),
+                stream.new_windows[name].limit.eq(window.limit.block.value),
+            ]
+        m.d.comb += [
+            stream.watchdog_limit.eq(ports.watchdog.limit.value),
+            stream.bus_beat.eq(bus_beat),
+            load.window.eq(stream.windows.load),
+            load.stop.eq(stream.bus_stop),
+            store.window.eq(stream.windows.store),
+            store.stop.eq(stream.bus_stop),
+            stream.bus_drained.eq(load.drained & store.drained),
+            stream.load_outside.eq(load.outside),
+            stream.read_error.eq(load.error),
+            stream.not_a_number.eq(load.not_a_number),
+            stream.store_outside.eq(store.outside),
+            stream.write_error.eq(store.error),
+        ]
+
+    def _collect_overflows(self, m: Module, registers: Registers, stream: InstructionStream, lanes: list[Lane]) -> None:
+        """A bit per lane, which stays until the next start."""
+        overflows = Signal(len(lanes))
+        m.d.comb += registers.fields.stream[0].overflow.lanes.value.eq(overflows)
+        m.d.sync += overflows.eq(overflows | Cat(lane.overflow for lane in lanes))
+        with m.If(stream.started):
+            m.d.sync += overflows.eq(0)
+
     def _describe_configuration(self, m: Module, registers: Registers) -> None:
         config, fields = self._config, registers.fields
         activations = sum(1 << isa.Depth.of(bits) for bits in config.activation_depths)
         weights = sum(1 << isa.WeightDepth.of(bits) for bits in config.weight_depths)
+        formats = sum(1 << code for code in (isa.MemoryFormat.INTEGER, *config.memory_formats))
         m.d.comb += [
             fields.array.rows.value.eq(config.rows),
             fields.array.cols.value.eq(config.cols),
@@ -195,4 +245,5 @@ class Npu(wiring.Component):
             fields.parameter_memory.bytes.value.eq(config.parameter_bytes),
             fields.tile.accumulator_pixels.value.eq(config.accumulator_pixels),
             fields.tile.beat_bytes.value.eq(config.beat_bytes),
+            fields.memory_formats.mask.value.eq(formats),
         ]

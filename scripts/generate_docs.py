@@ -24,7 +24,17 @@ from tessera.rtl.control.register_map import FieldInfo, RegisterInfo, register_m
 
 ROOT = Path(__file__).resolve().parents[1]
 SCRIPT = "scripts/generate_docs.py"
-ENUMERATIONS = (isa.Unit, isa.ErrorCode, isa.Depth, isa.WeightDepth, isa.LoadTarget, isa.Source, isa.Reduction)
+ENUMERATIONS = (
+    isa.Unit,
+    isa.ErrorCode,
+    isa.Depth,
+    isa.WeightDepth,
+    isa.MemoryFormat,
+    isa.NanPolicy,
+    isa.LoadTarget,
+    isa.Source,
+    isa.Reduction,
+)
 
 
 def generated_files() -> dict[str, str]:
@@ -195,8 +205,10 @@ with its name and the reason if it stands between.
 | ONNX operator | becomes | limits |
 | --- | --- | --- |"""
 _OPERATORS_END = """
-What a machine's sizes forbid (a feature map larger than the activation banks, a kernel beyond the encoding, a
-reduction that could overflow the accumulators) is refused with the inequality that fails.
+Feature maps, weights and reductions of any size are cut to fit the machine's memories
+([how](decisions/0004-tiling.md)). What cannot be cut is refused with the inequality that fails: a pooling window
+whose input exceeds an activation bank, a stride, a dilation or a window beyond the encoding, a reduction that could
+overflow the accumulators with these weights.
 """
 
 

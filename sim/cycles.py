@@ -45,6 +45,9 @@ INSTRUCTIONS_PER_BURST = AXI_BURST_BYTES // INSTRUCTION_BYTES
 MAX_PASSES = 16
 """Passes over a stream, until the traffic on the bus, in which fetch, loads and stores compete, stays the same."""
 
+CONVERGED = 1e-5
+"""Passes also end when the duration changes by no more than this fraction, as in streams of millions of cycles."""
+
 
 @dataclass(frozen=True)
 class Timing:
@@ -90,6 +93,10 @@ class Timing:
     """From a beat to its write, for weights and parameters."""
     load_convert: int = 3
     """More than that for activations."""
+    store_convert: int = 3
+    """Of that the conversion; a change between integers and floating point waits for the last store's values."""
+    store_floats: int = 1
+    """More than either for floating point."""
     load_outstanding: int = 128
     """Beats that may be under way."""
     store: int = 6
@@ -156,15 +163,16 @@ def predict(
         False: every unit is given its instructions without delay, as if fetch were free and queues unlimited.
         Shows when instructions could work at the earliest.
     """
-    traffic = _Traffic()
+    traffic, total = _Traffic(), 0
     for _ in range(MAX_PASSES if dispatch else 1):
         machine = _Machine(config, memory, timing, len(stream) if dispatch else None, traffic)
         times = [machine.execute(instruction) for instruction in stream]
-        if machine.traffic == traffic:
+        before, total = total, max((end for _, end in times), default=0)
+        if machine.traffic == traffic or abs(total - before) <= CONVERGED * total:
             break
         traffic = machine.traffic
     start, end = np.array(times, dtype=np.int64).reshape(-1, 2).T
-    return Prediction(int(max(end, default=0)), start, end, machine.busy)
+    return Prediction(total, start, end, machine.busy)
 
 
 Burst = tuple[float, float]
@@ -299,10 +307,12 @@ class _Machine:
             bus = _ReadBus(memory.latency, traffic.loads, traffic.stores)
             self._fetch = _Fetch(bus, timing, INSTRUCTION_BYTES / bytes_per_cycle, instructions)
         self._stores: list[tuple[float, float]] = []
+        self._converts_floats = {Unit.LOAD: False, Unit.STORE: False}
         self._index = 0
         self._pushed = 0
         self._tiles: list[deque[int]] = [deque() for _ in range(config.lanes)]
         self._released: list[deque[int]] = [deque([0, 0]) for _ in range(config.lanes)]
+        self._open = [False] * config.lanes
         self._windows: list[deque[tuple[int, int, int]]] = [deque() for _ in range(PPU_SLICES)]
         self._requested = 0.0
         self._outstanding: deque[tuple[int, float]] = deque()
@@ -381,18 +391,21 @@ class _Machine:
         raise TypeError(f"no timing for {type(instruction).__name__}")
 
     def _lane(self, program: LaneProgram, taken: int) -> tuple[int, int]:
-        """The lanes of a gang work side by side; the accumulators of all must be free."""
+        """The lanes of a gang work side by side; the accumulators of all must be free when a tile begins."""
         lanes = lanes_of_mask(program.lanes)
         states = [self._units[Unit.lane(lane)] for lane in lanes]
         words = step_words(program)
         step = max(words, self.config.rows)
         start = taken + self.config.rows + self.timing.lane_start
-        start = max(start, *(state.free for state in states), *(self._released[lane].popleft() for lane in lanes))
+        start = max(start, *(state.free for state in states))
+        start = max(start, *(0 if self._open[lane] else self._released[lane].popleft() for lane in lanes))
         last_step = start + (weight_steps(program) - 1) * step
         for lane, state in zip(lanes, states, strict=True):
             state.free = last_step + step
             state.ready = max(taken + 1, last_step - 1)
-            self._tiles[lane].append(last_step + words + self._lane_finish)
+            self._open[lane] = bool(program.partial)
+            if not program.partial:
+                self._tiles[lane].append(last_step + words + self._lane_finish)
         return start, last_step + words
 
     def _post(self, post: PostProcess, taken: int) -> tuple[int, int]:
@@ -442,6 +455,9 @@ class _Machine:
         """
         state = self._units[Unit.LOAD]
         activations = load.target is LoadTarget.ACTIVATIONS
+        changed = activations and self._converts_floats[Unit.LOAD] != load.memory_format.is_float
+        if activations:
+            self._converts_floats[Unit.LOAD] = load.memory_format.is_float
         requested = first = max(taken + self.timing.load_request, self._requested)
         bursts = list(self._bursts(load, activations))
         last_row = len(bursts) - len(bursts) // (load.rows * load.planes)
@@ -450,7 +466,7 @@ class _Machine:
                 state.ready = max(taken + 2, int(requested) - self.timing.load_request + 1)
             while sum(count for count, _ in self._outstanding) + beats > self.timing.load_outstanding:
                 requested = max(requested, self._outstanding.popleft()[1])
-            if not activations:
+            if not activations or changed:
                 self._bus.free = max(self._bus.free, state.ends[-1] - self.timing.load_write)
             self._bus.serve(requested, cycles)
             self._outstanding.append((beats, self._bus.free))
@@ -466,7 +482,12 @@ class _Machine:
         state = self._units[Unit.STORE]
         bursts = list(self._bursts(store, True))
         cycles = sum(cycles for _, cycles in bursts)
-        start = max(taken + self.timing.store, state.free)
+        more = self.timing.store_floats if store.memory_format.is_float else 0
+        drained = state.free
+        if self._converts_floats[Unit.STORE] != store.memory_format.is_float:
+            drained += self.timing.store_convert + more
+        self._converts_floats[Unit.STORE] = store.memory_format.is_float
+        start = max(taken + self.timing.store + more, drained)
         moved = sum(beats for beats, _ in bursts) * self._beat_cycles
         fetched = sum(length for asked, length in self._fetches if start <= asked + self.latency < start + cycles)
         state.free = int(start + cycles + max(0.0, min(moved, self._bus.free - start), min(moved, fetched)))
@@ -476,7 +497,7 @@ class _Machine:
 
     def _bursts(self, transfer: Load | Store, activations: bool) -> Iterator[tuple[int, float]]:
         """The bursts of a transfer: beats, and the cycles that their data take."""
-        size = self.config.pixel_bytes(transfer.memory_depth.bits) if activations else self.config.beat_bytes
+        size = self.config.pixel_bytes(transfer.memory_bits) if activations else self.config.beat_bytes
         row_beats = -(-transfer.columns * size // self.config.beat_bytes)
         elements = transfer.columns * -(-size // self.config.beat_bytes)
         pace = max(self._beat_cycles, elements / row_beats)

@@ -190,7 +190,7 @@ def _chip_region(transfer: Load | Store) -> Region:
 
 def _dram(transfer: Load | Store, config: NpuConfig) -> Iterator[Access]:
     activations = isinstance(transfer, Store) or transfer.target is LoadTarget.ACTIVATIONS
-    size = config.pixel_bytes(transfer.memory_depth.bits) if activations else config.beat_bytes
+    size = config.pixel_bytes(transfer.memory_bits) if activations else config.beat_bytes
     region = Region(
         transfer.address,
         transfer.columns * size,

@@ -20,6 +20,7 @@ from __future__ import annotations
 from collections import defaultdict, deque
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 
@@ -86,6 +87,7 @@ class StreamOrder:
         self.config = config
         self.counts: Clock = _zero()
         self._history = _AccessHistory(config) if hazards else None
+        self._accesses: tuple[Instruction | None, list[Access]] = None, []  # those that were asked for last
         self._known = [_zero() for _ in Unit]
         self._completions: list[list[Clock]] = [[_zero()] for _ in Unit]
         self._tiles: list[deque[int]] = [deque() for _ in range(config.lanes)]
@@ -96,7 +98,8 @@ class StreamOrder:
         found: list[Hazard] = []
         if self._history is None:
             return found
-        for access in footprint(instruction, self.config):
+        self._accesses = instruction, footprint(instruction, self.config)
+        for access in self._accesses[1]:
             known = self._known_to(access, instruction)
             for unit, count in self._history.conflicts(access):
                 if count > known[unit]:
@@ -162,13 +165,14 @@ class StreamOrder:
             clock = np.maximum(clock, source)
             clock[unit] = self.counts[unit]
             self._completions[unit].append(clock)
-        if isinstance(instruction, LaneProgram):
+        if isinstance(instruction, LaneProgram) and not instruction.partial:
             for lane in lanes_of_mask(instruction.lanes):
                 self._tiles[lane].append(int(self.counts[Unit.lane(lane)]))
         elif isinstance(instruction, Window):
             self._windows[instruction.slice].append(int(self.counts[Unit.window(instruction.slice)]))
         if self._history is not None:
-            for access in footprint(instruction, self.config):
+            known, accesses = self._accesses
+            for access in accesses if known is instruction else footprint(instruction, self.config):
                 self._history.record(access, int(self.counts[access.unit]))
 
     def _known_to(self, access: Access, instruction: Instruction) -> Clock:
@@ -201,7 +205,7 @@ class _AccessHistory:
     def __init__(self, config: NpuConfig):
         self._config = config
         self._marks: dict[tuple[Space, bool], dict[Unit, np.ndarray]] = defaultdict(dict)
-        self._dram: dict[tuple[Unit, bool], dict[tuple[int, int], int]] = defaultdict(dict)
+        self._dram: dict[tuple[Unit, bool], _ExtentHistory] = defaultdict(_ExtentHistory)
 
     def conflicts(self, access: Access) -> Iterator[tuple[Unit, int]]:
         """Earlier accesses that must come before this one, as (unit, count); at most one per unit and kind."""
@@ -218,7 +222,7 @@ class _AccessHistory:
     def record(self, access: Access, count: int) -> None:
         """Enters the access of a unit's ``count``-th instruction."""
         if access.space.memory is Memory.DRAM:
-            self._dram[access.unit, access.write][access.region.base, access.region.stop] = count
+            self._dram[access.unit, access.write].record(access.region, count)
             return
         marks = self._marks[access.space, access.write]
         if access.unit not in marks:
@@ -227,15 +231,59 @@ class _AccessHistory:
             marks[access.unit][index] = count
 
     def _dram_conflicts(self, access: Access, write: bool) -> Iterator[tuple[Unit, int]]:
-        """Whole extents are compared: rows of one transfer between the rows of another count as common addresses."""
-        start, stop = access.region.base, access.region.stop
-        for (unit, kind), extents in self._dram.items():
+        for (unit, kind), history in self._dram.items():
             if kind == write and unit is not access.unit:
-                counts = [count for (first, last), count in extents.items() if first < stop and start < last]
-                if counts:
-                    yield unit, max(counts)
+                count = history.latest(access.region)
+                if count:
+                    yield unit, count
 
 
+class _ExtentHistory:
+    """Regions of a memory that is too large to mark its addresses."""
+
+    def __init__(self) -> None:
+        self._size = 0
+        self._extents = np.zeros((2, 64), np.int64)
+        self._regions: list[tuple[Region, int]] = []
+
+    def record(self, region: Region, count: int) -> None:
+        """Enters a region that the ``count``-th instruction uses; counts never fall."""
+        if self._size == self._extents.shape[1]:
+            self._extents = np.concatenate([self._extents, np.zeros_like(self._extents)], axis=1)
+        self._extents[:, self._size] = region.base, region.stop
+        self._size += 1
+        self._regions.append((region, count))
+
+    def latest(self, region: Region) -> int:
+        """Count of the latest instruction whose region has an address in common with a region; 0 if there is
+        none."""
+        first, last = self._extents[:, : self._size]
+        for index in np.flatnonzero((first < region.stop) & (region.base < last))[::-1]:
+            other, count = self._regions[index]
+            if _have_common_addresses(region, other):
+                return count
+        return 0
+
+
+def _have_common_addresses(one: Region, other: Region) -> bool:
+    if one.rows * one.planes == 1 and other.rows * other.planes == 1:
+        return one.base < other.stop and other.base < one.stop
+    starts, stops = _sorted_ranges(one)
+    other_starts, other_stops = _sorted_ranges(other)
+    before = np.searchsorted(starts, other_stops)  # ranges that begin before each of the others ends
+    ends = np.maximum.accumulate(np.concatenate([[0], stops]))
+    return bool((ends[before] > other_starts).any())
+
+
+@lru_cache(maxsize=4096)
+def _sorted_ranges(region: Region) -> tuple[np.ndarray, np.ndarray]:
+    """Starts and stops of the contiguous ranges of a region, by rising start."""
+    starts, stops = np.array(list(region.ranges()), np.int64).T
+    order = np.argsort(starts)
+    return starts[order], stops[order]
+
+
+@lru_cache(maxsize=4096)
 def _indices(region: Region) -> list[slice] | list[np.ndarray]:
     """The region as few numpy indices."""
     ranges = list(region.ranges())

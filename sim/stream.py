@@ -19,11 +19,13 @@ from tessera.rtl.isa import (
     ChannelParameters,
     Depth,
     End,
+    ErrorCode,
     Fence,
     Instruction,
     LaneProgram,
     Load,
     LoadTarget,
+    NanPolicy,
     PostProcess,
     Reduction,
     Source,
@@ -31,26 +33,56 @@ from tessera.rtl.isa import (
     Wait,
     WeightDepth,
     Window,
-    decode_stream,
     format_instruction,
     lanes_of_mask,
 )
 from tessera.rtl.legality import IllegalInstruction, check
+from tessera.sim.faults import Fault, row_bytes, scan
 from tessera.sim.golden.arithmetic import (
     convert_depth,
+    float_to_integer,
+    integer_to_float,
     join_digits,
     round_half_even_shift,
     saturate,
     split_digits,
 )
 from tessera.sim.program import Program
-from tessera.sim.tensor_layout import pack_integers, pack_tensor, unpack_integers, unpack_tensor
+from tessera.sim.tensor_layout import pack_integers, unpack_integers
+from tessera.sim.windows import MemoryWindows
 
 _DIGIT_MASK = (1 << DIGIT_BITS) - 1
 
 
 class StreamError(RuntimeError):
     """An instruction that cannot be executed; the message names it and says why."""
+
+
+class StreamStopped(StreamError):
+    """The machine would stop the stream with an error: ``code``, at the instruction ``index`` (-1: not known)."""
+
+    def __init__(self, code: ErrorCode, message: str, index: int = -1):
+        super().__init__(message)
+        self.code = code
+        self.index = index
+
+
+class StreamFault(StreamError):
+    """A stream that the NPU stops with an error.
+
+    Attributes
+    ----------
+    fault
+        The first fault in the order of the stream.
+    faults
+        All that could stop it, see `tessera.sim.faults.Scan`.
+    """
+
+    def __init__(self, faults: tuple[Fault, ...]):
+        self.faults = faults
+        self.fault = faults[0]
+        name = self.fault.code.name.lower().replace("_", " ")
+        super().__init__(f"instruction {self.fault.index}: {name}: {self.fault.reason}")
 
 
 class StreamModel:
@@ -75,10 +107,17 @@ class StreamModel:
         Bytes (uint8) of the parameter memories; both slices hold the same.
     tiles
         For each lane its finished tiles, oldest first: int64 arrays of shape (pixels, cols).
+    open_tiles
+        For each lane the sums so far of a tile whose last program was partial, or ``None``.
     windows
         For each slice the results of its window reader that were not yet taken, like ``tiles``.
     saturations
         Channels of output pixels that were saturated so far.
+    not_a_number, underflows, overflows
+        Values that loads and stores from and to floating point found to be NaN or infinity, turned into 0, and
+        saturated, so far.
+    overflow
+        Mask of the lanes in which a sum has left the range of the accumulators so far.
     """
 
     def __init__(self, config: NpuConfig, dram_bytes: int = 0):
@@ -88,8 +127,11 @@ class StreamModel:
         self.weights = np.zeros((config.lanes, config.weight_bank_bytes), np.uint8)
         self.parameters = np.zeros(config.parameter_bytes, np.uint8)
         self.tiles: list[deque[np.ndarray]] = [deque() for _ in range(config.lanes)]
+        self.open_tiles: list[np.ndarray | None] = [None] * config.lanes
         self.windows: list[deque[np.ndarray]] = [deque() for _ in range(PPU_SLICES)]
         self.saturations = 0
+        self.not_a_number = self.underflows = self.overflows = 0
+        self.overflow = 0
         self._execute: dict[type[Instruction], Callable[..., None]] = {
             Load: self._load,
             Store: self._store,
@@ -106,21 +148,21 @@ class StreamModel:
         program
             A program for this configuration.
         inputs
-            For each input of the program an integer array (channels, height, width).
+            For each input of the program an array (channels, height, width): integers, or real numbers if it is
+            floating point in DRAM.
 
         Returns
         -------
-        For each output of the program an int64 array (channels, height, width).
+        For each output of the program an int64 or float32 array (channels, height, width).
         """
         if program.end_address > len(self.dram):
             self.dram = np.concatenate([self.dram, np.zeros(program.end_address - len(self.dram), np.uint8)])
         self.write_memory(program.address, program.image)
         for name, tensor in program.inputs.items():
-            self.write_memory(tensor.address, pack_tensor(inputs[name], tensor.type, self.config))
-        code = self.read_memory(program.code_address, len(program.image) + program.address - program.code_address)
-        self.execute(decode_stream(code))
+            self.write_memory(tensor.address, tensor.pack(inputs[name], self.config))
+        self.execute_code(program.code_address, program.windows)
         return {
-            name: unpack_tensor(self.read_memory(tensor.address, tensor.size), tensor.type, self.config)
+            name: tensor.unpack(self.read_memory(tensor.address, tensor.size), self.config)
             for name, tensor in program.outputs.items()
         }
 
@@ -132,11 +174,35 @@ class StreamModel:
         """Reads bytes from DRAM."""
         return self.dram[address : address + length].tobytes()
 
+    def execute_code(self, address: int, windows: MemoryWindows | None = None) -> None:
+        """Executes the encoded stream at a DRAM byte address, as a start of the NPU does.
+
+        Tiles and window results of earlier streams are dropped; ``overflow`` begins at 0.
+
+        Raises
+        ------
+        StreamFault
+            An instruction stops the stream; those before it have been executed.
+        StreamError
+            An instruction cannot be executed.
+        """
+        found = scan(self.read_memory, address, self.config, windows or MemoryWindows())
+        self._drop_tiles()
+        self.overflow = 0
+        self.execute(found.instructions[: found.faults[0].index] if found.faults else found.instructions)
+        if found.faults:
+            raise StreamFault(found.faults)
+
     def execute(self, stream: Sequence[Instruction]) -> None:
-        """Executes instructions in the given order; raises `StreamError` where one cannot be."""
+        """Executes instructions in the given order; raises `StreamError` where one cannot be, and `StreamStopped` where
+        the machine would stop with an error.
+        """
         for index, instruction in enumerate(stream):
             try:
                 self.step(instruction)
+            except StreamStopped as stop:
+                text = f"instruction {index}: {format_instruction(instruction)}: {stop}"
+                raise StreamStopped(stop.code, text, index) from None
             except (StreamError, IndexError) as error:
                 text = f"instruction {index}: {format_instruction(instruction)}: {error}"
                 raise StreamError(text) from None
@@ -156,23 +222,28 @@ class StreamModel:
         except IllegalInstruction as error:
             raise StreamError(str(error)) from None
         if isinstance(instruction, End):
-            for queue in (*self.tiles, *self.windows):
-                queue.clear()
+            self._drop_tiles()
         elif not isinstance(instruction, Wait | Fence):
             self._execute[type(instruction)](instruction)
+
+    def _drop_tiles(self) -> None:
+        """What units hold when a stream stops does not outlive it."""
+        for queue in (*self.tiles, *self.windows):
+            queue.clear()
+        self.open_tiles = [None] * self.config.lanes
 
     def _load(self, load: Load) -> None:
         chip = block_addresses(
             load.base, load.columns, load.rows, load.planes, load.chip_row_pitch, load.chip_plane_pitch
         )
         if load.target is LoadTarget.ACTIVATIONS:
-            values = unpack_integers(
-                self.dram[self._dram_addresses(load)], load.memory_depth.bits, bool(load.memory_signed)
-            )
+            data = self.dram[self._dram_addresses(load)]
+            if load.memory_format.is_float:
+                self._load_floats(load, data, chip)
+                return
+            values = unpack_integers(data, load.memory_depth.bits, bool(load.memory_signed))
             values = convert_depth(values, load.shift, load.chip_depth.bits, bool(load.chip_signed))
-            digits = split_digits(values, load.chip_depth.bits)
-            for lane in lanes_of_mask(load.lanes):
-                self.activations[lane, chip] = digits[lane % load.chip_depth.digits]
+            self._write_activations(load, chip, values)
             return
         beats = self.dram[self._dram_addresses(load)]
         memories = [self.parameters]
@@ -181,19 +252,48 @@ class StreamModel:
         for memory in memories:
             memory.reshape(-1, self.config.beat_bytes)[chip] = beats
 
+    def _write_activations(self, load: Load, chip: np.ndarray, values: np.ndarray) -> None:
+        digits = split_digits(values, load.chip_depth.bits)
+        for lane in lanes_of_mask(load.lanes):
+            self.activations[lane, chip] = digits[lane % load.chip_depth.digits]
+
+    def _load_floats(self, load: Load, data: np.ndarray, chip: np.ndarray) -> None:
+        """Converts and writes element by element in the order of the block, up to one that stops the load."""
+        patterns = unpack_integers(data, load.memory_format.bits, False).reshape(-1, self.config.word_digits)
+        depth, signed = load.chip_depth.bits, bool(load.chip_signed)
+        found = float_to_integer(patterns, load.memory_format, load.shift, depth, signed)
+        elements = converted = len(patterns)
+        if load.nan_policy in (NanPolicy.STOP_OPERATION, NanPolicy.STOP_STREAM) and found.special.any():
+            elements = int(found.special.any(axis=1).argmax())
+            converted = elements + 1
+        values = found.values
+        if load.nan_policy is NanPolicy.REPLACE:
+            values = np.where(found.special, saturate(load.nan_value, depth, signed), values)
+        self.not_a_number += int(found.special[:converted].sum())
+        self.underflows += int(found.underflow[:converted].sum())
+        self.overflows += int(found.overflow[:converted].sum())
+        self._write_activations(load, chip.ravel()[:elements], values[:elements])
+        if elements < len(patterns) and load.nan_policy is NanPolicy.STOP_STREAM:
+            raise StreamStopped(ErrorCode.NOT_A_NUMBER, "it loads NaN or infinity, and its policy is STOP_STREAM")
+
     def _store(self, store: Store) -> None:
         chip = block_addresses(
             store.base, store.columns, store.rows, store.planes, store.chip_row_pitch, store.chip_plane_pitch
         )
         words = self.activations[self._gang(store.lanes, store.chip_depth)][:, chip]
         values = join_digits(words, bool(store.chip_signed))
+        if store.memory_format.is_float:
+            made = integer_to_float(values, store.shift, store.memory_format)
+            self.underflows += int(made.underflow.sum())
+            self.overflows += int(made.overflow.sum())
+            self.dram[self._dram_addresses(store)] = pack_integers(made.patterns, store.memory_format.bits)
+            return
         values = convert_depth(values, store.shift, store.memory_depth.bits, bool(store.memory_signed))
         self.dram[self._dram_addresses(store)] = pack_integers(values, store.memory_depth.bits)
 
     def _dram_addresses(self, transfer: Load | Store) -> np.ndarray:
         """Byte addresses of a transfer, shape (planes, rows, columns, bytes per element)."""
-        activations = isinstance(transfer, Store) or transfer.target is LoadTarget.ACTIVATIONS
-        size = self.config.pixel_bytes(transfer.memory_depth.bits) if activations else self.config.beat_bytes
+        size = row_bytes(transfer, self.config) // transfer.columns
         rows = block_addresses(
             transfer.address, 1, transfer.rows, transfer.planes, transfer.row_pitch, transfer.plane_pitch
         )
@@ -209,7 +309,8 @@ class StreamModel:
             self.compute_tile(program, lane)
 
     def compute_tile(self, program: LaneProgram, lane: int) -> None:
-        """Does one lane's part of a lane program: appends the sums to its finished tiles."""
+        """Does one lane's part of a lane program: appends the sums to its finished tiles, or keeps a partial
+        one's."""
         addresses, inside = window_addresses(program)
         first, per_step = 0, 2 * self.config.rows
         if program.weight_depth is WeightDepth.W8:
@@ -223,15 +324,56 @@ class StreamModel:
         matrix = digits.reshape(*inside.shape, -1)[..., first:stop].astype(np.int64)
         if program.signed and position == program.depth.digits - 1:
             matrix -= (matrix >> DIGIT_BITS - 1) << DIGIT_BITS
-        sums = self._sum_products(program, matrix, self._weight_matrix(program, lane))
-        self.tiles[lane].append(_wrap(sums.astype(np.int64), self.config.accumulator_bits))
+        weights = self._weight_matrix(program, lane)
+        before = self.open_tiles[lane]
+        if before is not None and len(before) != len(matrix):
+            raise StreamError(f"it adds a tile of {len(matrix)} pixels to an open one of {len(before)}")
+        self.overflow |= self._overflows(program, matrix, weights, before) << lane
+        self._accumulate(program, lane, self._sum_products(program, matrix, weights).astype(np.int64))
+
+    def _accumulate(self, program: LaneProgram, lane: int, sums: np.ndarray) -> None:
+        """Adds sums to the lane's open tile, if there is one, and finishes it unless the program is partial."""
+        before = self.open_tiles[lane]
+        if before is not None:
+            sums = sums + before
+        total = _wrap(sums, self.config.accumulator_bits)
+        self.open_tiles[lane] = total if program.partial else None
+        if not program.partial:
+            self.tiles[lane].append(total)
 
     def _sum_products(self, program: LaneProgram, digits: np.ndarray, weights: np.ndarray) -> np.ndarray:
         """Sums in float64 (exact), shape (pixels, cols), of digits (pixels, positions, channels)."""
         if not program.depthwise:
             return digits.reshape(len(digits), -1).astype(np.float64) @ weights
-        used = weights.reshape(-1, self.config.rows, self.config.cols)[:, :DEPTHWISE_TAPS]
+        used = self._depthwise_weights(weights)
         return np.einsum("ptc,tc->pc", digits.astype(np.float64), used.reshape(-1, self.config.cols))
+
+    def _depthwise_weights(self, weights: np.ndarray) -> np.ndarray:
+        """The weights that a depthwise program uses, shape (steps, taps, cols)."""
+        return weights.reshape(-1, self.config.rows, self.config.cols)[:, :DEPTHWISE_TAPS]
+
+    def _overflows(
+        self, program: LaneProgram, digits: np.ndarray, weights: np.ndarray, before: np.ndarray | None
+    ) -> bool:
+        """Whether the sum of the first steps, for any number of them, leaves the range of the accumulators.
+
+        Takes what `_sum_products` takes, and the sums of the lane's open tile; the products of a step are added at
+        once, and exactly.
+        """
+        total = np.zeros((len(digits), self.config.cols)) if before is None else before.astype(np.float64)
+        limit = 1 << self.config.accumulator_bits - 1
+        if program.depthwise:
+            weights = self._depthwise_weights(weights).reshape(-1, self.config.cols)
+        if np.abs(total).max() + _DIGIT_MASK * np.abs(weights).sum(axis=0).max(initial=0) < limit:
+            return False
+        steps = program.kernel_height * program.kernel_width * program.channel_steps
+        operands = digits if program.depthwise else digits.reshape(len(digits), -1)
+        for part, block in zip(np.split(operands, steps, axis=1), np.split(weights, steps), strict=True):
+            values = part.astype(np.float64)
+            total += np.einsum("ptc,tc->pc", values, block) if program.depthwise else values @ block
+            if total.min() < -limit or total.max() >= limit:
+                return True
+        return False
 
     def _weight_matrix(self, program: LaneProgram, lane: int) -> np.ndarray:
         """Weights of a tile as float64 (exact), shape (steps * operands per step, cols)."""

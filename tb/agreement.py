@@ -15,9 +15,12 @@ from tessera.sim.golden.network import IntegerNetwork
 from tessera.sim.program import Program
 from tessera.sim.stream import StreamModel
 
+COUNTERS = ("saturations", "not_a_number", "underflows", "overflows")
+"""What stream model and RTL both count."""
+
 
 def assert_streams_agree(config: NpuConfig, streams: dict[str, RandomStream], options: Options) -> None:
-    """Every stream leaves the same DRAM, and counts the same saturations, on the stream model and on the RTL.
+    """Every stream leaves the same DRAM, counts (see `COUNTERS`) and overflow flags on the stream model and on the RTL.
 
     The streams run one after another in one simulation, and in one model, so that what one leaves in the banks is
     what the next one finds. The keys name the streams in failures.
@@ -27,13 +30,16 @@ def assert_streams_agree(config: NpuConfig, streams: dict[str, RandomStream], op
     model = StreamModel(config, max(len(item.dram) for item in streams.values()))
     for (name, item), result in zip(streams.items(), results, strict=True):
         assert not list(violations(item.instructions, config)), name
-        before = model.saturations
+        before = [getattr(model, name) for name in COUNTERS]
+        model.overflow = 0
         model.write_memory(0, item.dram)
         model.execute(item.instructions)
         assert result.run is not None, f"{name}: {result.error}"
         wrong = _differences(result.reads[0], model.read_memory(0, len(item.dram)))
         assert not wrong, f"{name}: {len(wrong)} bytes differ, the first at DRAM address {wrong[0]:#x}"
-        assert result.run.saturations == model.saturations - before, name
+        counted = [getattr(model, name) - count for name, count in zip(COUNTERS, before, strict=True)]
+        assert [getattr(result.run, name) for name in COUNTERS] == counted, f"{name}: {COUNTERS}"
+        assert result.run.overflow == model.overflow, name
 
 
 def assert_programs_agree(

@@ -6,6 +6,9 @@ import random
 from collections import deque
 from dataclasses import dataclass
 
+import numpy as np
+from float_reference import to_integers, to_patterns
+
 from tessera.rtl import isa
 from tessera.rtl.config import AXI_BURST_BYTES, NpuConfig
 
@@ -246,6 +249,45 @@ def pack(values: list[int], bits: int) -> bytes:
     """The bytes of an element in DRAM."""
     word = sum((value & (1 << bits) - 1) << bits * i for i, value in enumerate(values))
     return word.to_bytes(len(values) * bits // 8, "little")
+
+
+def load_values(program: isa.Load, data: bytes) -> tuple[list[int], bool]:
+    """The values on chip that an element in DRAM becomes, and whether it has NaN or infinity."""
+    if not program.memory_format.is_float:
+        values = unpack(data, program.memory_depth.bits, program.memory_signed)
+        return [convert(x, program.shift, program.chip_depth.bits, program.chip_signed) for x in values], False
+    patterns = np.array(unpack(data, program.memory_format.bits, 0))
+    bits, signed = program.chip_depth.bits, program.chip_signed
+    low, high = (-(1 << bits - 1), (1 << bits - 1) - 1) if signed else (0, (1 << bits) - 1)
+    values, special, *_ = to_integers(patterns, program.memory_format, program.shift, low, high)
+    if program.nan_policy is isa.NanPolicy.REPLACE:
+        values = np.where(special, min(max(program.nan_value, low), high), values)
+    return values.tolist(), bool(special.any())
+
+
+def stored_bytes(program: isa.Store, values: list[int]) -> bytes:
+    """The bytes in DRAM that an element's values become."""
+    if program.memory_format.is_float:
+        patterns, *_ = to_patterns(np.array(values), program.shift, program.memory_format)
+        return pack(patterns.tolist(), program.memory_format.bits)
+    bits, signed = program.memory_depth.bits, program.memory_signed
+    return pack([convert(value, program.shift, bits, signed) for value in values], bits)
+
+
+def random_conversion(rng: random.Random, config: NpuConfig) -> dict[str, int]:
+    """Format, depth and sign in DRAM and a shift, integers in half of the cases."""
+    memory_format = isa.MemoryFormat.INTEGER
+    if config.memory_formats and rng.random() < 0.5:
+        memory_format = rng.choice(config.memory_formats)
+    shift = rng.choice((0, 0, rng.randrange(-4, 9), rng.randrange(-16, 16)))
+    if memory_format.is_float and rng.random() < 0.5:
+        shift = rng.randrange(-128, 128)
+    return {
+        "memory_format": memory_format,
+        "memory_depth": isa.Depth.of(rng.choice(config.activation_depths)),
+        "memory_signed": rng.randrange(2),
+        "shift": shift,
+    }
 
 
 def digit_word(values: list[int], digit: int) -> int:

@@ -11,9 +11,17 @@ import dataclasses
 
 from random_streams import Job, Tensor
 
-from tessera.rtl.isa import ChannelParameters, LaneProgram, Load, PostProcess, Store, Window, fields_of
+from tessera.rtl.isa import (
+    INTEGER_SHIFT_BITS,
+    ChannelParameters,
+    LaneProgram,
+    Load,
+    PostProcess,
+    Store,
+    Window,
+)
 
-_SHIFTS = next(field for field in fields_of(Load) if field.name == "shift")
+_LARGEST_SHIFT = (1 << INTEGER_SHIFT_BITS - 1) - 1
 _PAGE = 4096
 
 
@@ -25,7 +33,7 @@ class ExtremeJob(Job):
 
     def _load(self, tensor: Tensor) -> Load:
         rng, load = self.rng, super()._load(tensor)
-        pixel_bytes = self.config.pixel_bytes(load.memory_depth.bits)
+        pixel_bytes = self.config.pixel_bytes(load.memory_bits)
         row_bytes = tensor.width * pixel_bytes
         row_pitch = rng.choice((load.row_pitch, 0, 1, rng.randrange(row_bytes + 1), _PAGE - pixel_bytes))
         plane_pitch = rng.choice((tensor.height * row_pitch, 0, 3, _PAGE - 3))
@@ -35,7 +43,7 @@ class ExtremeJob(Job):
             row_pitch=row_pitch,
             plane_pitch=plane_pitch,
             address=self.memory.random_dram(size, alignment=1),
-            shift=rng.randint(_SHIFTS.minimum, _SHIFTS.maximum),
+            shift=rng.randint(-_LARGEST_SHIFT - 1, _LARGEST_SHIFT),
             lanes=load.lanes | rng.choice((0, 0, rng.randrange(1 << self.config.lanes))),
         )
 
@@ -114,7 +122,7 @@ class ExtremeJob(Job):
 
     def _store(self, tensor: Tensor) -> Store:
         rng, store = self.rng, super()._store(tensor)
-        pixel_bytes = self.config.pixel_bytes(store.memory_depth.bits)
+        pixel_bytes = self.config.pixel_bytes(store.memory_bits)
         row_bytes = tensor.width * pixel_bytes
         far = _PAGE - pixel_bytes if tensor.height < 20 else row_bytes
         pitch = rng.choice((store.row_pitch, row_bytes, 0, far))
@@ -128,6 +136,6 @@ class ExtremeJob(Job):
         return dataclasses.replace(
             store,
             address=self.memory.random_dram((tensor.height - 1) * pitch + row_bytes, alignment=1),
-            shift=rng.randint(_SHIFTS.minimum, _SHIFTS.maximum),
+            shift=rng.randint(-_LARGEST_SHIFT - 1, _LARGEST_SHIFT),
             **shape,
         )

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
+from collections.abc import Iterator, Sequence
+from itertools import pairwise
 from random import Random
 
 import numpy as np
@@ -45,8 +48,35 @@ def read_word(
     return (word ^ 8) - 8 if is_signed else word
 
 
-def tile_sums(program: LaneProgram, config: NpuConfig, lane: int, bank: np.ndarray, weights: np.ndarray) -> np.ndarray:
+def begins_tile(programs: Sequence[LaneProgram]) -> list[bool]:
+    """For each program whether its tile begins with it: the program before was not partial."""
+    return [True, *(not before.partial for before, _ in pairwise(programs))]
+
+
+def tiles_of(programs: Sequence[LaneProgram]) -> list[tuple[LaneProgram, ...]]:
+    """The programs of each tile: those that are partial, and the one that finishes it."""
+    tiles: list[tuple[LaneProgram, ...]] = []
+    for program, begins in zip(programs, begins_tile(programs), strict=True):
+        tiles = [*tiles, (program,)] if begins else [*tiles[:-1], (*tiles[-1], program)]
+    return tiles
+
+
+def tile_sums(
+    programs: Sequence[LaneProgram], config: NpuConfig, lane: int, bank: np.ndarray, weights: np.ndarray
+) -> np.ndarray:
     """Accumulators of a finished tile, integers [pixels][cols], wrapped to ``accumulator_bits``.
+
+    ``programs`` are those of the tile, ``bank`` and ``weights`` as for `program_sums`.
+    """
+    sums = sum(program_sums(program, config, lane, bank, weights) for program in programs)
+    half = 1 << (config.accumulator_bits - 1)
+    return (sums + half) % (2 * half) - half
+
+
+def program_sums(
+    program: LaneProgram, config: NpuConfig, lane: int, bank: np.ndarray, weights: np.ndarray
+) -> np.ndarray:
+    """What a program adds to its tile, integers [pixels][cols].
 
     ``bank`` holds the lane's digits, unsigned, [words][word_digits]; ``weights`` the bytes of its weight bank.
     """
@@ -73,8 +103,7 @@ def tile_sums(program: LaneProgram, config: NpuConfig, lane: int, bank: np.ndarr
                             word = read_word(program, config, lane, bank, y, x, half // 2)
                             sums[ty, tx] += word[(half % 2) * rows :][:rows] @ (low + 16 * high)
                 step += 1
-    half = 1 << (config.accumulator_bits - 1)
-    return ((sums + half) % (2 * half) - half).reshape(-1, cols)
+    return sums.reshape(-1, cols)
 
 
 def weight_block(
@@ -87,6 +116,16 @@ def weight_block(
     if program.weight_depth == WeightDepth.W4:
         low = (low ^ 8) - 8
     return low, (high ^ 8) - 8
+
+
+def with_partial_programs(random: Random, config: NpuConfig, programs: Sequence[LaneProgram]) -> Iterator[LaneProgram]:
+    """The programs, some of them after one or two other random ones that are partial, of the same tile."""
+    for program in programs:
+        shape = {"tile_height": program.tile_height, "tile_width": program.tile_width}
+        for _ in range(random.choice([0, 0, 1, 2])):
+            part = random_program(random, config, max_pixels=pixels_of(program), max_kernel=2)
+            yield dataclasses.replace(part, partial=1, lanes=program.lanes, **shape)
+        yield program
 
 
 def random_program(random: Random, config: NpuConfig, *, max_pixels: int, max_kernel: int = 3) -> LaneProgram:

@@ -13,6 +13,7 @@ from tessera.rtl.control.register_map import register_map
 from tessera.rtl.isa import Depth, Unit
 from tessera.sim.cosim.bus import CosimBus
 from tessera.sim.cosim.errors import CosimError
+from tessera.sim.windows import MemoryWindow, MemoryWindows
 
 CODE, SOURCE, DESTINATION = 0x80000, 0x90000, 0xA0000
 PIXELS = 64
@@ -35,6 +36,31 @@ def copy_stream() -> list[isa.Instruction]:
         isa.Store(address=DESTINATION, **pixels),
         isa.End(),
     ]
+
+
+WATCHDOG = 3000
+"""Cycles without progress; the longest instruction of the streams here takes less."""
+
+
+def window_cases(beat_bytes: int) -> dict[str, MemoryWindows]:
+    """Windows for the copy stream, by what they let through; its code takes half a block."""
+    size = PIXELS * beat_bytes
+    code, source = MemoryWindow(CODE, CODE + 0x100), MemoryWindow(SOURCE, SOURCE + size)
+    destination = MemoryWindow(DESTINATION, DESTINATION + size)
+    everything = {"code": code, "load": source, "store": destination}
+    begin, end = 256, size - 256
+    return {
+        "all": MemoryWindows(**everything),
+        "no code": MemoryWindows(**{**everything, "code": MemoryWindow(CODE + 0x100, CODE + 0x1000)}),
+        "source's end": MemoryWindows(**{**everything, "load": MemoryWindow(SOURCE, SOURCE + end)}),
+        "source's begin": MemoryWindows(**{**everything, "load": MemoryWindow(SOURCE + begin, SOURCE + size)}),
+        "destination's end": MemoryWindows(**{**everything, "store": MemoryWindow(DESTINATION, DESTINATION + end)}),
+        "destination's begin": MemoryWindows(
+            **{**everything, "store": MemoryWindow(DESTINATION + begin, DESTINATION + size)}
+        ),
+        "nowhere": MemoryWindows(**{**everything, "store": MemoryWindow(DESTINATION + size, DESTINATION)}),
+        "all again": MemoryWindows(**everything),
+    }
 
 
 LANE = isa.LaneProgram(lanes=0b1111, depth=Depth.A16, tile_height=4, tile_width=4, channel_steps=2)
@@ -99,6 +125,24 @@ async def copies(bus: CosimBus) -> dict[str, Any]:
     return {"results": results}
 
 
+async def windows(bus: CosimBus) -> dict[str, Any]:
+    """Runs the copy stream in each of the windows; what came of it, and how much of the copy arrived."""
+    npu = Npu(bus)
+    size = PIXELS * bus.word_bytes
+    data = bytes(1 + index * 7 % 251 for index in range(size))
+    await npu.load_stream(CODE, isa.encode_stream(copy_stream()))
+    await bus.write_memory(SOURCE, data)
+    results = {}
+    for name, allowed in window_cases(bus.word_bytes).items():
+        await bus.write_memory(DESTINATION, bytes(size))
+        bus.configure_windows(allowed)
+        outcome = await _try(npu, CODE, allowed)
+        copied = await bus.read_memory(DESTINATION, size)
+        arrived = next((index for index in range(size) if copied[index] != data[index]), size)
+        results[name] = [outcome, arrived, not any(copied[arrived:])]
+    return results
+
+
 async def disturbances(bus: CosimBus, *, image_file: str, code_address: int, result_file: str) -> dict[str, Any]:
     """A reference stream, before and after each hanging or bad stream; writes the memory after each reference run."""
     npu = Npu(bus)
@@ -107,7 +151,7 @@ async def disturbances(bus: CosimBus, *, image_file: str, code_address: int, res
     with Path(result_file).open("wb") as results:
         for name, stream in {"nothing": [], **HANGING}.items():
             if stream:
-                outcomes[name] = [await _hang(bus, npu, stream), await _fail(npu, stream)]
+                outcomes[name] = [await _hang(bus, npu, stream), await _fail(npu, stream), await _expire(npu, stream)]
             await bus.write_memory(0, image)
             await npu.run(code_address, timeout_cycles=1_000_000)
             results.write(await bus.read_memory(0, len(image)))
@@ -243,15 +287,21 @@ async def _hang(bus: CosimBus, npu: Npu, stream: list[isa.Instruction]) -> list[
     return [before["stream[0].status"], after["stream[0].status"], int(bus.interrupt)]
 
 
+async def _expire(npu: Npu, stream: list[isa.Instruction]) -> str:
+    """A stream that hangs until the watchdog stops it."""
+    await npu.load_stream(CODE, isa.encode_stream([*stream, isa.End()]))
+    return await _try(npu, CODE, watchdog_cycles=WATCHDOG)
+
+
 async def _fail(npu: Npu, stream: list[isa.Instruction]) -> str:
     """A stream that would hang, but has a bad instruction at its end."""
     await npu.load_stream(CODE, isa.encode_stream(stream) + b"\xff" * isa.INSTRUCTION_BYTES)
     return await _try(npu, CODE)
 
 
-async def _try(npu: Npu, address: int) -> str:
+async def _try(npu: Npu, address: int, windows: MemoryWindows | None = None, watchdog_cycles: int = 0) -> str:
     try:
-        result = await npu.run(address, timeout_cycles=TIMEOUT)
+        result = await npu.run(address, timeout_cycles=TIMEOUT, windows=windows, watchdog_cycles=watchdog_cycles)
     except NpuError as error:
         return f"{error.code.name} at {error.index}"
     return f"{result.instructions} instructions, {result.read_beats} + {result.write_beats} beats"

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 
 from tessera.rtl.config import NpuConfig, digits_of_depth
@@ -53,7 +55,7 @@ class NetworkGenerator:
     lanes
         Lanes that the network will run on.
     max_side, max_channels
-        Limits of the tensors.
+        Limits of the inputs' sides, and of all tensors' channels.
     """
 
     def __init__(
@@ -74,7 +76,16 @@ class NetworkGenerator:
 
     def network(self, operations: int, inputs: int = 1) -> IntegerNetwork:
         """A network of that many operations; every tensor that nothing reads is an output, and one more at random."""
-        names = tuple(self.tensor(self._random_shape()) for _ in range(inputs))
+        return self._network(tuple(self.tensor(self._random_shape()) for _ in range(inputs)), operations)
+
+    def large_network(self, operations: int, times: int) -> IntegerNetwork:
+        """A network whose input needs about ``times`` activation banks, and whose other maps are about as large."""
+        channels = int(self.rng.integers(1, self.max_channels + 1))
+        pixels = times * self.config.activation_words // self.config.channel_blocks(channels)
+        height = max(1, int(np.sqrt(pixels) * self.rng.uniform(0.4, 2.5)))
+        return self._network((self.tensor((channels, height, max(1, pixels // height))),), operations)
+
+    def _network(self, names: tuple[str, ...], operations: int) -> IntegerNetwork:
         for _ in range(operations):
             self._random_operation()
         read = {op.input for op in self.operations} | {op.post.residual for op in self.operations}
@@ -103,11 +114,11 @@ class NetworkGenerator:
             self.convolution(source, kernel=self._kernel(source, 3), padding=True, groups=self._choose(divisors))
         elif kind == "pointwise":
             self.convolution(source, kernel=(1, 1), padding=False)
-        elif kind == "full" and self._fits_one_block(source):
+        elif kind == "full" and max(self.tensors[source].shape[1:]) < 32:
             self.convolution(source, kernel=self.tensors[source].shape[1:], padding=False, stride=(1, 1))
         elif kind == "pool":
             self.window(source, kernel=self._kernel(source, 3), padding=True)
-        elif kind == "global":
+        elif kind == "global" and math.prod(self.tensors[source].shape[1:]) < self.config.activation_words:
             self.window(source, kernel=self.tensors[source].shape[1:], padding=False)
         else:
             self.window(source, kernel=(1, 1), padding=False, stride=(1, 1), residual=True)
@@ -218,13 +229,6 @@ class NetworkGenerator:
     def _random_shape(self) -> tuple[int, int, int]:
         sides = self.rng.integers(1, self.max_side + 1, 2)
         return int(self.rng.integers(1, self.max_channels + 1)), int(sides[0]), int(sides[1])
-
-    def _fits_one_block(self, source: str) -> bool:
-        """Whether the weights of a block of channels whose kernel is the whole map fit a weight bank."""
-        channels, height, width = self.tensors[source].shape
-        words = -(-channels // self.config.word_digits) * height * width
-        fits = words * self.config.word_digits * self.config.cols <= self.config.weight_bank_bytes
-        return fits and max(height, width) < 32
 
     def _kernel(self, source: str, limit: int) -> tuple[int, int]:
         _, height, width = self.tensors[source].shape

@@ -8,6 +8,7 @@ precision work side by side; the waits are derived from the footprints.
 
 from __future__ import annotations
 
+import dataclasses
 import random
 from collections import Counter
 from collections.abc import Iterator
@@ -24,6 +25,8 @@ from tessera.rtl.isa import (
     LaneProgram,
     Load,
     LoadTarget,
+    MemoryFormat,
+    NanPolicy,
     PostProcess,
     Reduction,
     Source,
@@ -211,13 +214,16 @@ class Job:
         source = self._tensor(blocks, height, width, self.depth, self.gang)
         yield self._load(source)
         program, tile = self._lane_program(source)
-        yield self._load_weights(program)
+        parts = [self._partial_program(source, tile) for _ in range(rng.choice((0, 0, 0, 1, 2)))]
+        for part in (*parts, program):
+            yield self._load_weights(part)
         parameter_block = self.memory.parameters(self.index)
         yield self._load_parameters(parameter_block)
         residual = None
         if rng.random() < 0.4 and self.memory.own_parameters:
             residual = self._operand(tile)
             yield self._load(residual)
+        yield from parts
         yield program
         result, post = self._post_process(tile, parameter_block, residual)
         yield post
@@ -245,10 +251,11 @@ class Job:
 
     def _load(self, tensor: Tensor) -> Load:
         rng = self.rng
-        memory_depth = rng.choice(self.depths)
-        pixel_bytes = self.config.pixel_bytes(memory_depth.bits)
+        values = self._values_in_dram()
+        pixel_bytes = self.config.pixel_bytes(Load(**values).memory_bits)
         row_pitch = tensor.width * pixel_bytes + rng.choice((0, 1, 5))
         plane_pitch = tensor.height * row_pitch + rng.choice((0, 3))
+        policies = (NanPolicy.SATURATE, NanPolicy.REPLACE, NanPolicy.STOP_OPERATION)
         return Load(
             target=LoadTarget.ACTIVATIONS,
             lanes=tensor.lanes,
@@ -261,12 +268,29 @@ class Job:
             base=tensor.base,
             chip_row_pitch=tensor.width,
             chip_plane_pitch=tensor.block_pitch,
-            memory_depth=memory_depth,
-            memory_signed=rng.randint(0, 1),
             chip_depth=tensor.depth,
             chip_signed=tensor.signed,
-            shift=rng.randint(-3, 6),
+            nan_policy=rng.choice(policies),
+            nan_value=rng.randint(-(1 << 16), (1 << 16) - 1),
+            **values,
         )
+
+    def _values_in_dram(self) -> dict[str, int]:
+        """Format, depth and sign of values in DRAM with a shift: all zeros and limits are rare."""
+        rng = self.rng
+        memory_format = rng.choice((MemoryFormat.INTEGER,) * 3 + self.config.memory_formats)
+        shifts = {
+            MemoryFormat.INTEGER: (-3, 6),
+            MemoryFormat.FP16: (-18, 12),
+            MemoryFormat.BF16: (-128, 127),
+            MemoryFormat.FP32: (-128, 127),
+        }
+        return {
+            "memory_format": memory_format,
+            "memory_depth": rng.choice(self.depths),
+            "memory_signed": rng.randint(0, 1),
+            "shift": rng.randint(*shifts[memory_format]),
+        }
 
     def _lane_program(self, source: Tensor) -> tuple[LaneProgram, tuple[int, int]]:
         rng, config = self.rng, self.config
@@ -311,6 +335,11 @@ class Job:
             depthwise=depthwise,
         )
         return program, (height, width)
+
+    def _partial_program(self, source: Tensor, tile: tuple[int, int]) -> LaneProgram:
+        """A program of other weights and another kernel that makes a part of the sums of a tile."""
+        program, _ = self._lane_program(source)
+        return dataclasses.replace(program, partial=1, tile_height=tile[0], tile_width=tile[1])
 
     def _load_weights(self, program: LaneProgram) -> Load:
         steps = program.kernel_height * program.kernel_width * program.channel_steps
@@ -421,8 +450,8 @@ class Job:
 
     def _store(self, tensor: Tensor) -> Store:
         rng = self.rng
-        memory_depth = rng.choice(self.depths)
-        row_pitch = tensor.width * self.config.pixel_bytes(memory_depth.bits) + rng.choice((0, 1, 7))
+        values = self._values_in_dram()
+        row_pitch = tensor.width * self.config.pixel_bytes(Store(**values).memory_bits) + rng.choice((0, 1, 7))
         return Store(
             lanes=self._any_gang(tensor.depth, tensor.lanes),
             address=self.memory.random_dram(tensor.height * row_pitch, alignment=1),
@@ -431,9 +460,7 @@ class Job:
             row_pitch=row_pitch,
             base=tensor.base,
             chip_row_pitch=tensor.width,
-            memory_depth=memory_depth,
-            memory_signed=rng.randint(0, 1),
             chip_depth=tensor.depth,
             chip_signed=tensor.signed,
-            shift=rng.randint(-3, 6),
+            **values,
         )

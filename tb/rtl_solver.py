@@ -1,4 +1,8 @@
-"""Proofs about combinational RTL: Yosys translates a component to SMT-LIB, z3 decides."""
+"""Proofs about RTL: Yosys translates a component to SMT-LIB, z3 decides.
+
+A claim about a component with state is proven for every state, or by induction: it holds after reset, and in the cycle
+after any in which it holds.
+"""
 
 from __future__ import annotations
 
@@ -21,25 +25,50 @@ TIMEOUT_MS = 60_000
 
 
 class Rtl:
-    """A combinational component as the solver sees it; it can be instantiated many times."""
+    """A component as the solver sees it; it can be instantiated many times."""
 
     _numbers = count()
 
     def __init__(self, component: wiring.Component, folder: Path):
         source, target = folder / "component.il", folder / "component.smt2"
         source.write_text(rtlil.convert(component, name="dut", emit_src=False))
-        script = f"read_rtlil {source.name}; proc; flatten; opt_clean; write_smt2 {target.name}"
+        script = (
+            f"read_rtlil {source.name}; proc; flatten; memory_nordff; dffunmap; opt_clean; write_smt2 {target.name}"
+        )
         with chdir(folder):  # Yosys, being WebAssembly, sees the working directory but not every absolute path
             status = yosys.run_yosys(["-q", "-p", script])
         assert status == 0, f"Yosys failed with status {status}"
         self._model = target.read_text()
-        pattern = re.compile(r"^; yosys-smt2-(?:input|output) (\S+) (\d+)$", re.MULTILINE)
+        pattern = re.compile(r"^; yosys-smt2-(?:input|output|register) (\S+) (\d+)$", re.MULTILINE)
         self._widths = {name: int(width) for name, width in pattern.findall(self._model)}
 
     def instance(self) -> tuple[dict, list]:
-        """Ports of a new instance, as bit vectors by name, and the constraints that the hardware puts on them."""
-        state = f"instance_{next(self._numbers)}"
-        text = [self._model, f"(declare-const {state} |dut_s|)"]
+        """Ports and registers of a new instance, as bit vectors by name, and the constraints that the hardware puts on
+        them."""
+        (ports,), hardware = self._instances(1, "")
+        return ports, hardware
+
+    def reset(self) -> tuple[dict, list]:
+        """As `instance`, in the state after reset."""
+        (ports,), hardware = self._instances(1, "(assert (|dut_i| {0}))")
+        return ports, hardware
+
+    def cycle(self) -> tuple[dict, dict, list]:
+        """Ports and registers in any cycle and in the one after it, and the constraints of the hardware on them."""
+        (now, then), hardware = self._instances(2, "(assert (|dut_t| {0} {1}))")
+        return now, then, hardware
+
+    def _instances(self, count: int, relation: str) -> tuple[list[dict], list]:
+        states = [f"instance_{next(self._numbers)}" for _ in range(count)]
+        text, instances = [self._model], []
+        for state in states:
+            instances.append(self._declare(state, text))
+        text.append(relation.format(*states))
+        return instances, list(z3.parse_smt2_string("\n".join(text)))
+
+    def _declare(self, state: str, text: list[str]) -> dict:
+        """Adds a state to the text; its ports and registers by name."""
+        text.append(f"(declare-const {state} |dut_s|)")
         ports = {}
         for name, width in self._widths.items():
             port = f"{state}.{name}"
@@ -47,7 +76,7 @@ class Rtl:
             value = f"(= |{port}| #b1)" if width == 1 else f"|{port}|"  # Yosys makes single bits Booleans
             text.append(f"(declare-const |{port}| (_ BitVec {width}))")
             text.append(f"(assert (= {value} (|dut_n {name}| {state})))")
-        return ports, list(z3.parse_smt2_string("\n".join(text)))
+        return ports
 
 
 def prove(claim: object, given: list) -> None:

@@ -29,10 +29,13 @@ class AccumulatorBench:
         self.cycle = 0
         self.last_control: list[int] = []
         self.full: list[int] = []
+        self.wrapped: list[int] = []
+        self.overflows: list[int] = []
 
     def run(self) -> None:
         simulate(self.dut, self._drain, background=(self._count, self._accumulate))
         assert self.drained == self.expected
+        assert self.overflows == [cycle + Accumulators.OVERFLOW_CYCLES for cycle in self.wrapped]
 
     def _pause(self) -> bool:
         return self.random.random() < self.stall
@@ -49,6 +52,8 @@ class AccumulatorBench:
             if full and not was_full:
                 self.full.append(self.cycle)
             was_full = full
+            if ctx.get(self.dut.overflow):
+                self.overflows.append(self.cycle)
             await ctx.tick()
             self.cycle += 1
 
@@ -63,9 +68,10 @@ class AccumulatorBench:
             for step in range(steps):
                 for pixel in range(pixels):
                     sums = self._random_sums()
-                    totals[pixel] = [
-                        (a + b + half) % (2 * half) - half for a, b in zip(totals[pixel], sums, strict=True)
-                    ]
+                    exact = [a + b for a, b in zip(totals[pixel], sums, strict=True)]
+                    totals[pixel] = [(value + half) % (2 * half) - half for value in exact]
+                    if totals[pixel] != exact:
+                        self.wrapped.append(self.cycle)
                     last = (step, pixel) == (steps - 1, pixels - 1)
                     ctx.set(dut.valid, 1)
                     ctx.set(dut.control, {"pixel": pixel, "overwrite": step == 0, "last": last})
@@ -112,7 +118,7 @@ class AccumulatorBench:
 def random_tiles(seed: int, count: int) -> list[tuple[int, int]]:
     """Pixels and steps of tiles."""
     random = Random(seed)
-    return [(random.choice([1, 2, 3, 5, 16, 64]), random.randint(1, 4)) for _ in range(count)]
+    return [(random.choice([1, 2, 3, 5, 16, 64]), random.randint(1, 7)) for _ in range(count)]
 
 
 @pytest.mark.parametrize(
@@ -121,7 +127,9 @@ def random_tiles(seed: int, count: int) -> list[tuple[int, int]]:
     ids=lambda value: getattr(value, "name", str(value)),
 )
 def test_random_tiles(config: NpuConfig, seed: int, stall: float) -> None:
-    AccumulatorBench(config, random_tiles(seed, 16), seed=seed, stall=stall).run()
+    bench = AccumulatorBench(config, random_tiles(seed, 16), seed=seed, stall=stall)
+    bench.run()
+    assert bool(bench.wrapped) == (config is NARROW)
 
 
 def test_full_latency() -> None:

@@ -9,7 +9,7 @@ from random import Random
 import pytest
 from amaranth.sim import SimulatorContext
 from block_simulation import simulate
-from lane_reference import lane_digit, random_program, steps_of, words_of
+from lane_reference import begins_tile, lane_digit, random_program, steps_of, with_partial_programs, words_of
 
 from tessera.rtl.array import AddressGenerator
 from tessera.rtl.config import NpuConfig
@@ -20,8 +20,9 @@ ONLY_W4 = dataclasses.replace(TINY, name="only_w4", weight_depths=(4,))
 ONLY_W8 = dataclasses.replace(TINY, name="only_w8", weight_depths=(8,))
 
 
-def expected_words(program: LaneProgram, lane: int) -> Iterator[dict[str, int]]:
-    """The words of a program in order; the address is left out where it does not matter."""
+def expected_words(program: LaneProgram, lane: int, *, begins: bool = True) -> Iterator[dict[str, int]]:
+    """The words of a program, which begins a tile or not, in order; the address is left out where it does not
+    matter."""
     digit, digit_signed = lane_digit(program, lane)
     words = list(step_words(program))
     steps = [
@@ -42,8 +43,9 @@ def expected_words(program: LaneProgram, lane: int) -> Iterator[dict[str, int]]:
                 "pixel": pixel,
                 "complete": int(complete),
                 "first": int(index == 0),
-                "first_step": int(step == 0),
+                "first_step": int(begins and step == 0),
                 "last": int((step, index) == (len(steps) - 1, len(words) - 1)),
+                "finishes": int((step, index) == (len(steps) - 1, len(words) - 1) and not program.partial),
                 "upper": 0 if is_w4 else (program.half + s) % 2,
                 "pad": program.pad >> 4 * digit & 15,
                 "digit_signed": int(digit_signed),
@@ -118,8 +120,13 @@ def generate(
 def test_random_programs(config: NpuConfig, lane: int, seed: int, stall: float) -> None:
     random = Random(seed)
     programs = [random_program(random, config, max_pixels=20) for _ in range(8)]
+    programs = list(with_partial_programs(random, config, programs))
     words, _, _ = generate(config, lane, programs, seed=seed, stall=stall)
-    expected = [word for program in programs for word in expected_words(program, lane)]
+    expected = [
+        word
+        for program, begins in zip(programs, begins_tile(programs), strict=True)
+        for word in expected_words(program, lane, begins=begins)
+    ]
     assert [{key: word[key] for key in reference} for word, reference in zip(words, expected, strict=True)] == expected
 
 

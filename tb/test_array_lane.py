@@ -11,16 +11,26 @@ import numpy as np
 import pytest
 from amaranth.sim import SimulatorContext
 from block_simulation import simulate
-from lane_reference import pixels_of, random_program, steps_of, tile_sums, words_of
+from lane_reference import (
+    pixels_of,
+    random_program,
+    steps_of,
+    tile_sums,
+    tiles_of,
+    with_partial_programs,
+    words_of,
+)
 
 from tessera.rtl.array import Lane
 from tessera.rtl.config import NpuConfig
-from tessera.rtl.isa import LaneProgram, fields_of
+from tessera.rtl.isa import LaneProgram, WeightDepth, fields_of
+from tessera.sim.stream import StreamError, StreamModel
 
 TINY = NpuConfig.preset("tiny")
 EDGE = NpuConfig.preset("edge")
 ONLY_W4 = dataclasses.replace(TINY, name="only_w4", weight_depths=(4,))
 ONLY_W8 = dataclasses.replace(TINY, name="only_w8", weight_depths=(8,))
+NARROW = dataclasses.replace(TINY, name="narrow", accumulator_bits=16)
 ONLY_A4 = dataclasses.replace(TINY, name="only_a4", activation_depths=(4,), lanes=1, accumulator_bits=16)
 
 
@@ -42,13 +52,14 @@ class LaneBench:
         self.done: list[int] = []
         self.full: list[int] = []
         self.tiles: list[np.ndarray] = []
+        self.overflow = False
 
     def run(self) -> None:
         """Runs all programs and compares every tile with the reference."""
         simulate(self.lane, self._main, background=(self._watch, self._serve_bank, self._feed))
-        for number, (program, tile) in enumerate(zip(self.programs, self.tiles, strict=True)):
-            expected = tile_sums(program, self.config, self.index, self.bank, self.weights)
-            np.testing.assert_array_equal(tile, expected, err_msg=f"tile {number}: {program}")
+        for number, (programs, tile) in enumerate(zip(tiles_of(self.programs), self.tiles, strict=True)):
+            expected = tile_sums(programs, self.config, self.index, self.bank, self.weights)
+            np.testing.assert_array_equal(tile, expected, err_msg=f"tile {number}: {programs}")
         assert len(self.done) == len(self.programs)
 
     def _pause(self) -> bool:
@@ -58,7 +69,10 @@ class LaneBench:
         lane, was_full = self.lane, 0
         taken = lane.program.ready & lane.program.valid
         while True:
-            _, _, accepted, done, full = await ctx.tick().sample(taken, lane.done, lane.drain.full)
+            _, _, accepted, done, full, overflow = await ctx.tick().sample(
+                taken, lane.done, lane.drain.full, lane.overflow
+            )
+            self.overflow |= bool(overflow)
             if accepted:
                 self.accepted.append(self.cycle)
             if done:
@@ -103,8 +117,8 @@ class LaneBench:
         ctx.set(port.enable, 0)
 
     async def _main(self, ctx: SimulatorContext) -> None:
-        for program in self.programs:
-            self.tiles.append(await self._drain_tile(ctx, pixels_of(program)))
+        for programs in tiles_of(self.programs):
+            self.tiles.append(await self._drain_tile(ctx, pixels_of(programs[0])))
 
     async def _drain_tile(self, ctx: SimulatorContext, pixels: int) -> np.ndarray:
         """Reads a tile, pixel after pixel; a pause comes between the enable and the look at the sums."""
@@ -151,7 +165,32 @@ def random_programs(seed: int, config: NpuConfig, count: int, **limits: int) -> 
 def test_random_programs(config: NpuConfig, index: int, seed: int, stall: float) -> None:
     programs = random_programs(seed, config, 12, max_pixels=24)
     programs += random_programs(seed, config, 1, max_pixels=config.accumulator_pixels, max_kernel=2)
+    programs = list(with_partial_programs(Random(seed), config, programs))
+    assert any(program.partial for program in programs)
     LaneBench(config, index, programs, seed=seed, stall=stall).run()
+
+
+def test_overflow() -> None:
+    """The lane says that a sum left the range of the accumulators where the stream model does."""
+    config, index = NARROW, 1
+    found = []
+    for seed in range(40, 52):
+        (program,) = random_programs(seed, config, 1, max_pixels=8, max_kernel=3)
+        program = dataclasses.replace(program, weight_depth=WeightDepth.W8, signed=0, weight_base=0, pad=0xFFFF)
+        bench = LaneBench(config, index, [program], seed=seed, stall=0.2)
+        bench.bank |= 8
+        bench.weights = np.random.default_rng(seed).integers(70, 128, bench.weights.shape, np.uint8)
+        bench.run()
+        model = StreamModel(config)
+        model.activations[index], model.weights[index] = bench.bank, bench.weights
+        try:
+            model.compute_tile(program, index)
+        except StreamError:  # the model does not let weights wrap around
+            continue
+        assert bench.overflow == bool(model.overflow), f"seed {seed}"
+        assert model.overflow in (0, 1 << index)
+        found.append(bench.overflow)
+    assert 2 <= sum(found) <= len(found) - 2, found
 
 
 @pytest.mark.parametrize("config, index, count", [(EDGE, 1, 4), (EDGE, 2, 3)], ids=["lane1", "lane2"])
@@ -182,6 +221,17 @@ def test_full_speed(seed: int) -> None:
         start += cycles(program)
     assert bench.done == done
     assert bench.full == full
+
+
+def test_partial_programs_at_full_speed() -> None:
+    """Nothing comes between the programs of a tile either, and they need no accumulator memory of their own."""
+    shape = {"lanes": 1, "tile_width": TINY.rows, "input_width": TINY.rows, "channel_steps": 1}
+    part = LaneProgram(partial=1, **shape)
+    bench = LaneBench(TINY, 0, [part] * 20 + [LaneProgram(**shape)], seed=0, stall=0.0)
+    bench.run()
+    start = bench.accepted[0] + bench.lane.start_latency
+    assert bench.done == [start + TINY.rows * (index + 1) for index in range(21)]
+    assert len(bench.full) == 1
 
 
 @pytest.mark.parametrize("steps", [1, 2, 3])

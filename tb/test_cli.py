@@ -243,11 +243,12 @@ def test_network_larger_than_the_machine(tessera: Command, samples: Path, tmp_pa
     """The compiler refuses what does not fit, with the numbers."""
     npu = tmp_path / "small.toml"
     npu.write_text(
-        'name = "small"\nrows = 4\ncols = 4\nlanes = 1\nactivation_depths = [4]\nweight_depths = [4]\n'
-        "activation_bank_bytes = 512\nweight_bank_bytes = 64\nparameter_bytes = 64\naccumulator_pixels = 8\n"
+        'name = "small"\nrows = 4\ncols = 4\nlanes = 1\nactivation_depths = [4]\nweight_depths = [8]\n'
+        "accumulator_bits = 16\nactivation_bank_bytes = 512\nweight_bank_bytes = 128\nparameter_bytes = 64\n"
+        "accumulator_pixels = 8\n"
     )
-    outcome = tessera("plan", MLP, "-c", samples, "-a", 4, "-w", 4, "--layer", "classifier=a4", "--npu", npu)
-    _assert_refused(outcome, r"\d+ bytes.*\d+")
+    outcome = tessera("plan", MLP, "-c", samples, "-a", 4, "-w", 8, "--layer", "classifier=a4w8", "--npu", npu)
+    _assert_refused(outcome, r"accumulator.* \d+")
 
 
 @pytest.mark.parametrize("command", ["quantize", "plan", "run", "profile", "verilog"])

@@ -419,14 +419,15 @@ def test_limits_of_a_machine(one_convolution: QuantizedNetwork) -> None:
     needed = accumulator_demand(heavy)
     assert needed == int(np.ceil(np.log2(127 * 3 * 3600 * 15))) + 1
     assert refusal(lambda: check_limits(replace(network, operations=(heavy,)), edge)) == (
-        "network 'network' on 'edge': operation 'conv0': its kernel is 60 x 60, but an instruction has at "
-        "most 31 x 31; split the operation in the network"
+        f"network 'network' on 'edge': operation 'conv0': its sums need accumulators of {needed} bits, but the machine "
+        "has 24: the weights of one sign of output channel 0 add to a magnitude of 1371600, and 15 x 1371600 = "
+        "20574000 is not less than 2 ** 23 = 8388608; use 4-bit weights, fewer input channels, or a configuration "
+        f"with accumulator_bits >= {needed}"
     )
-    heavy = replace(operation, weights=np.full((3, 600, 3, 3), 127, np.int8))
-    assert refusal(lambda: check_limits(replace(network, operations=(heavy,)), edge)) == (
-        "network 'network' on 'edge': operation 'conv0': its sums need accumulators of "
-        f"{accumulator_demand(heavy)} bits, but the machine has 24; use 4-bit weights, fewer input channels, "
-        f"or a configuration with accumulator_bits >= {accumulator_demand(heavy)}"
+    far = replace(operation, dilation=(16, 1))
+    assert refusal(lambda: check_limits(replace(network, operations=(far,)), edge)) == (
+        "network 'network' on 'edge': operation 'conv0': its dilation is 16 x 1, but an instruction has at "
+        "most 15 x 15; split the operation in the network"
     )
 
 

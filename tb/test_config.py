@@ -68,6 +68,15 @@ REFUSALS = {
     "unknown depth": ({"activation_depths": (4, 5)}, "activation_depths contains 5; the known depths are 4, 6, 8, 16"),
     "unknown weight depth": ({"weight_depths": (2,)}, "weight_depths contains 2; the known depths are 4, 8"),
     "order": ({"weight_depths": (8, 4)}, "weight_depths must be in rising order without repetitions, not [8, 4]"),
+    "unknown format": (
+        {"float_formats": ("fp8",)},
+        "float_formats contains 'fp8'; the known formats are fp16, bf16, fp32",
+    ),
+    "order of formats": (
+        {"float_formats": ("fp32", "fp16")},
+        "float_formats must name formats in the order fp16, bf16, fp32 without repetitions, not ['fp32', 'fp16']",
+    ),
+    "formats": ({"float_formats": "fp16"}, "float_formats must be a list of names, not 'fp16'"),
     "gang": (
         {"lanes": 2},
         "16-bit activations need a gang of 4 lanes, but lanes = 2; raise lanes or leave 16 out of activation_depths",
@@ -117,7 +126,8 @@ FILES = {
     "unknown key": (
         GOOD + "colour = 3\n",
         "{path}: unknown key 'colour'; the keys are name, rows, cols, lanes, activation_depths, weight_depths, "
-        "activation_bank_bytes, weight_bank_bytes, parameter_bytes, accumulator_bits, accumulator_pixels, queue_depth",
+        "float_formats, activation_bank_bytes, weight_bank_bytes, parameter_bytes, accumulator_bits, "
+        "accumulator_pixels, queue_depth",
     ),
     "missing key": ("name = 'mine'\nrows = 8\n", "{path}: the key 'cols' is missing; add a line `cols = ...`"),
     "wrong type": (GOOD + "lanes = '4'\n", "configuration 'mine': lanes must be a positive integer, not '4'"),

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 
 import numpy as np
 import pytest
 from random_networks import NetworkGenerator, random_inputs, residual_network
+from topologies import resnet18
 
 from tessera.compiler.lowering import lower
 from tessera.firmware.cosimulation import Options, Start, run_program, simulate
@@ -19,6 +21,7 @@ from tessera.rtl.isa import (
     LaneProgram,
     Load,
     LoadTarget,
+    MemoryFormat,
     PostProcess,
     Source,
     Store,
@@ -40,6 +43,14 @@ EDGE = NpuConfig.preset("edge")
 
 def load(columns: int, depth: Depth = Depth.A8) -> Load:
     return Load(target=LoadTarget.ACTIVATIONS, lanes=15, columns=columns, memory_depth=depth, chip_depth=depth)
+
+
+def float_load(columns: int, memory_format: MemoryFormat) -> Load:
+    return dataclasses.replace(load(columns), memory_format=memory_format)
+
+
+def float_store(columns: int, memory_format: MemoryFormat) -> Store:
+    return dataclasses.replace(store(columns), memory_format=memory_format)
 
 
 def weights(beats: int) -> Load:
@@ -80,6 +91,8 @@ def single_instructions() -> list[list[Instruction]]:
         [weights(40)],
         *[[load(16, depth)] for depth in (Depth.A4, Depth.A6, Depth.A8, Depth.A16)],
         [load(40), weights(8), load(8), weights(8)],
+        *[[load(16), float_load(16, item), load(16)] for item in (MemoryFormat.FP16, MemoryFormat.FP32)],
+        *[[store(16), float_store(16, item), store(16)] for item in (MemoryFormat.BF16, MemoryFormat.FP32)],
         [store(1)],
         [store(40)],
         [store(4, rows=4)],
@@ -298,3 +311,16 @@ def test_agrees_with_the_rtl_on_small_networks() -> None:
     assert min(ratios) > 0.9
     assert max(ratios) < 1.1
     assert np.mean(ratios) == pytest.approx(1, abs=0.05)
+
+
+@pytest.mark.cosim
+def test_agrees_with_the_rtl_on_tiled_networks() -> None:
+    """Networks whose maps pass through buffers, and whose reductions are made in parts."""
+    rng = np.random.default_rng(4)
+    generator = NetworkGenerator(rng, TINY, max_channels=16)
+    name = generator.tensor((16, 60, 60))
+    for _ in range(2):
+        name = generator.convolution(name, (3, 3), padding=True)
+    chain = IntegerNetwork("chain", generator.tensors, ("input0",), (name,), tuple(generator.operations))
+    for measured, predicted in measured_cycles(TINY, [chain, resnet18(40, width=8)], rng):
+        assert predicted == pytest.approx(measured, rel=0.02)

@@ -14,24 +14,25 @@ from dma_model import (
     Dram,
     Inputs,
     StreamMonitor,
-    convert,
     digit_word,
     elements,
     fields_for,
     gangs_of,
+    load_values,
     random_block,
+    random_conversion,
     row_beats,
-    unpack,
 )
 
 from tessera.rtl import isa
 from tessera.rtl.config import NpuConfig
 from tessera.rtl.dma import LoadEngine
-from tessera.rtl.isa import Depth, LoadTarget
+from tessera.rtl.isa import Depth, LoadTarget, MemoryFormat, NanPolicy
 
 CONFIGS = {name: NpuConfig.preset(name) for name in ("tiny", "edge")} | {
     "one lane": NpuConfig(name="one", rows=4, cols=4, lanes=1, activation_depths=(4,)),
-    "two lanes": NpuConfig(name="two", rows=4, cols=4, lanes=2, activation_depths=(6, 8)),
+    "two lanes": NpuConfig(name="two", rows=4, cols=4, lanes=2, activation_depths=(6, 8), float_formats=("fp32",)),
+    "half precision": NpuConfig(name="half", rows=4, cols=4, activation_depths=(8, 16), float_formats=("fp16", "bf16")),
 }
 
 AXI_ID = 1
@@ -49,13 +50,15 @@ def reference(config: NpuConfig, dram: Dram, programs: Sequence[isa.Load]) -> Ch
     """What the programs write, from the definition of :class:`isa.Load`."""
     chip = Chip()
     for program in programs:
+        stops = program.nan_policy in (NanPolicy.STOP_OPERATION, NanPolicy.STOP_STREAM)
         lanes = [lane for lane in isa.lanes_of_mask(program.lanes) if lane < config.lanes]
         size = element_bytes(config, program)
         for offset, address in elements(program, size):
             data = dram.memory[offset : offset + size]
             if program.target == LoadTarget.ACTIVATIONS:
-                values = unpack(data, program.memory_depth.bits, program.memory_signed)
-                values = [convert(x, program.shift, program.chip_depth.bits, program.chip_signed) for x in values]
+                values, special = load_values(program, data)
+                if special and stops:
+                    break
                 for lane in lanes:
                     word = digit_word(values, lane % program.chip_depth.digits)
                     chip.activations[lane, address] = word
@@ -69,7 +72,7 @@ def reference(config: NpuConfig, dram: Dram, programs: Sequence[isa.Load]) -> Ch
 
 def element_bytes(config: NpuConfig, program: isa.Load) -> int:
     if program.target == LoadTarget.ACTIVATIONS:
-        return config.pixel_bytes(program.memory_depth.bits)
+        return config.pixel_bytes(program.memory_bits)
     return config.beat_bytes
 
 
@@ -149,18 +152,20 @@ class LoadBench:
             self.chip.beats[(*where, ctx.get(port.address))] = ctx.get(port.data)
 
     def _check_complete(self, programs: list[isa.Load]) -> None:
-        """When an instruction is done its last element is on the chip."""
+        """When an instruction is done its last element is on the chip, if nothing may have stopped it."""
         *_, (_, address) = elements(programs[-1], 1)
-        if programs[-1].target == LoadTarget.ACTIVATIONS and programs[-1].lanes:
+        stops = programs[-1].memory_format.is_float and programs[-1].nan_policy >= NanPolicy.STOP_OPERATION
+        if programs[-1].target == LoadTarget.ACTIVATIONS and programs[-1].lanes and not stops:
             assert (isa.lanes_of_mask(programs[-1].lanes)[0], address) in self.chip.activations
 
 
 def random_load(rng: random.Random, config: NpuConfig) -> isa.Load:
     """A random legal load."""
     target = rng.choice((LoadTarget.ACTIVATIONS,) * 5 + (LoadTarget.WEIGHTS, LoadTarget.PARAMETERS))
-    memory_depth, chip_depth = (Depth.of(rng.choice(config.activation_depths)) for _ in range(2))
+    chip_depth = Depth.of(rng.choice(config.activation_depths))
+    conversion = random_conversion(rng, config)
     activations = target == LoadTarget.ACTIVATIONS
-    size = config.pixel_bytes(memory_depth.bits) if activations else config.beat_bytes
+    size = config.pixel_bytes(isa.Load(**conversion).memory_bits) if activations else config.beat_bytes
     words = {
         LoadTarget.ACTIVATIONS: config.activation_words,
         LoadTarget.WEIGHTS: config.weight_beats,
@@ -171,11 +176,11 @@ def random_load(rng: random.Random, config: NpuConfig) -> isa.Load:
     return isa.Load(
         target=target,
         lanes=lanes,
-        memory_depth=memory_depth,
-        memory_signed=rng.randrange(2),
         chip_depth=chip_depth,
         chip_signed=rng.randrange(2),
-        shift=rng.choice((0, 0, rng.randrange(-4, 9), rng.randrange(-16, 16))),
+        nan_policy=rng.choice(list(NanPolicy)),
+        nan_value=rng.randint(-(1 << 16), (1 << 16) - 1),
+        **conversion,
         **random_block(rng, config, element_bytes=size, chip_words=min(words, 256), aligned=not activations),
     )
 
@@ -227,12 +232,26 @@ def test_every_alignment() -> None:
         ({"memory_depth": Depth.A4}, 1),
         ({"memory_depth": Depth.A6, "address": DRAM_BASE + 3}, 1),
         ({"memory_depth": Depth.A16, "address": DRAM_BASE + 1}, 2),
+        ({"memory_format": MemoryFormat.BF16, "address": DRAM_BASE + 1}, 2),
+        ({"memory_format": MemoryFormat.FP32, "columns": 125, "shift": 120}, 4),
         ({"target": LoadTarget.WEIGHTS, "lanes": 15}, 1),
         ({"target": LoadTarget.PARAMETERS, "columns": 128}, 1),
         ({"columns": 16, "rows": 15, "row_pitch": 512, "chip_row_pitch": 16}, 1),
         ({"columns": 1, "rows": 200, "row_pitch": 32, "chip_row_pitch": 1}, 1),
     ],
-    ids=["A8", "A8 unaligned", "A4", "A6 unaligned", "A16 unaligned", "weights", "parameters", "rows", "pixels"],
+    ids=[
+        "A8",
+        "A8 unaligned",
+        "A4",
+        "A6 unaligned",
+        "A16 unaligned",
+        "BF16 unaligned",
+        "FP32",
+        "weights",
+        "parameters",
+        "rows",
+        "pixels",
+    ],
 )
 def test_throughput_with_a_latency_of_40_cycles(fields: dict, cycles_per_element: int) -> None:
     check_throughput(CONFIGS["edge"], one_row(**{"columns": 250, **fields}), cycles_per_element)

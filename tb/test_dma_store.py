@@ -14,26 +14,27 @@ from dma_model import (
     Dram,
     Inputs,
     StreamMonitor,
-    convert,
     digit_values,
     digit_word,
     elements,
     fields_for,
     gangs_of,
-    pack,
     random_block,
+    random_conversion,
     row_beats,
+    stored_bytes,
 )
 from test_dma_load import LoadBench
 
 from tessera.rtl import isa
 from tessera.rtl.config import NpuConfig
 from tessera.rtl.dma import StoreEngine
-from tessera.rtl.isa import Depth
+from tessera.rtl.isa import Depth, MemoryFormat
 
 CONFIGS = {name: NpuConfig.preset(name) for name in ("tiny", "edge")} | {
     "one lane": NpuConfig(name="one", rows=4, cols=4, lanes=1, activation_depths=(4,)),
-    "two lanes": NpuConfig(name="two", rows=4, cols=4, lanes=2, activation_depths=(6, 8)),
+    "two lanes": NpuConfig(name="two", rows=4, cols=4, lanes=2, activation_depths=(6, 8), float_formats=("fp32",)),
+    "half precision": NpuConfig(name="half", rows=4, cols=4, activation_depths=(8, 16), float_formats=("fp16", "bf16")),
     "four lanes of 4 bits": NpuConfig(name="four", rows=4, cols=4, lanes=4, activation_depths=(4,)),
 }
 
@@ -50,13 +51,11 @@ def reference(
     memory = bytearray(memory)
     for program in programs:
         lanes = isa.lanes_of_mask(program.lanes)
-        size = config.pixel_bytes(program.memory_depth.bits)
+        size = config.pixel_bytes(program.memory_bits)
         for offset, address in elements(program, size):
             words = [banks[lane][address] for lane in lanes]
             values = digit_values(words, config.word_digits, program.chip_signed)
-            bits, signed = program.memory_depth.bits, program.memory_signed
-            values = [convert(value, program.shift, bits, signed) for value in values]
-            memory[offset : offset + size] = pack(values, bits)
+            memory[offset : offset + size] = stored_bytes(program, values)
     return memory
 
 
@@ -131,15 +130,14 @@ class StoreBench:
 
 def random_store(rng: random.Random, config: NpuConfig) -> isa.Store:
     """A random legal store."""
-    memory_depth, chip_depth = (Depth.of(rng.choice(config.activation_depths)) for _ in range(2))
-    size = config.pixel_bytes(memory_depth.bits)
+    chip_depth = Depth.of(rng.choice(config.activation_depths))
+    conversion = random_conversion(rng, config)
+    size = config.pixel_bytes(isa.Store(**conversion).memory_bits)
     return isa.Store(
         lanes=rng.choice(gangs_of(config, chip_depth)),
-        memory_depth=memory_depth,
-        memory_signed=rng.randrange(2),
         chip_depth=chip_depth,
         chip_signed=rng.randrange(2),
-        shift=rng.choice((0, 0, rng.randrange(-4, 9), rng.randrange(-16, 16))),
+        **conversion,
         **random_block(rng, config, element_bytes=size, chip_words=CHIP_WORDS),
     )
 
@@ -155,7 +153,7 @@ def test_random_stores(name: str, stall: float, seed: int) -> None:
     expected = reference(config, bench.dram.memory, bench.banks, programs)
     assert bench.run(programs) == expected
     assert not any(bench.errors)
-    beats = sum(row_beats(config, program, config.pixel_bytes(program.memory_depth.bits)) for program in programs)
+    beats = sum(row_beats(config, program, config.pixel_bytes(program.memory_bits)) for program in programs)
     assert bench.dram.beats["write"] == beats
 
 
@@ -189,9 +187,11 @@ def test_every_alignment() -> None:
         ({"memory_depth": Depth.A4}, 1),
         ({"memory_depth": Depth.A6, "address": DRAM_BASE + 3}, 1),
         ({"memory_depth": Depth.A16, "address": DRAM_BASE + 1}, 2),
+        ({"memory_format": MemoryFormat.FP16, "address": DRAM_BASE + 1}, 2),
+        ({"memory_format": MemoryFormat.FP32, "columns": 125, "shift": 3}, 4),
         ({"columns": 16, "rows": 16, "row_pitch": 512, "chip_row_pitch": 16}, 1),
     ],
-    ids=["A8", "A8 unaligned", "A4", "A6 unaligned", "A16 unaligned", "rows"],
+    ids=["A8", "A8 unaligned", "A4", "A6 unaligned", "A16 unaligned", "FP16 unaligned", "FP32", "rows"],
 )
 def test_throughput_with_a_latency_of_40_cycles(fields: dict, cycles_per_element: int) -> None:
     check_throughput(CONFIGS["edge"], one_row(**{"columns": 250, **fields}), cycles_per_element)

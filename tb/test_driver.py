@@ -7,19 +7,21 @@ import re
 
 import pytest
 
-from tessera.firmware.driver import Npu, NpuBusyError, NpuError, NpuStuckError
+from tessera.firmware.driver import WATCHDOG_CYCLES, Npu, NpuBusyError, NpuError, NpuStuckError
 from tessera.rtl.control.register_map import register_map
 from tessera.rtl.isa import ErrorCode, Unit
+from tessera.sim.windows import MemoryWindow, MemoryWindows, aligned_window
 
 REGISTERS = register_map()
 
 
 class FakeBus:
-    """Registers with fixed contents; logs the writes."""
+    """Registers with fixed contents, but for a status from the start on; logs the writes."""
 
-    def __init__(self, **contents):
+    def __init__(self, *, status_after_start=None, **contents):
         self.words = {}
         self.log = []
+        self.status_after_start = status_after_start
         for name, value in contents.items():
             register = REGISTERS[f"stream[0].{name}"]
             for index, address in enumerate(register.words):
@@ -28,6 +30,8 @@ class FakeBus:
     async def write_register(self, address, value):
         names = {word: item.name for item in REGISTERS.values() for word in item.words}
         self.log.append((names[address].removeprefix("stream[0]."), value))
+        if names[address] == "stream[0].control" and self.status_after_start is not None:
+            self.words[REGISTERS["stream[0].status"].address] = self.status_after_start
 
     async def read_register(self, address):
         return self.words.get(address, 0)
@@ -43,11 +47,75 @@ class FakeBus:
         return 0
 
 
+def window_writes(name, base, limit):
+    """The register writes that set a memory window."""
+    words = [("base", base & 0xFFFF_FFFF), ("base", base >> 32), ("limit", limit & 0xFFFF_FFFF), ("limit", limit >> 32)]
+    return [(f"{name}_window.{register}", value) for register, value in words]
+
+
+def test_windows_and_watchdog():
+    """What the host asks for is written before the start."""
+    bus = FakeBus(status=0b010, overflow=0b0101)
+    windows = MemoryWindows(
+        code=MemoryWindow(0x100, 0x300), load=MemoryWindow(0x12_0000_0000, 1 << 40), store=MemoryWindow(0x400, 0x400)
+    )
+    result = asyncio.run(Npu(bus).run(0x100, timeout_cycles=99, windows=windows, watchdog_cycles=77))
+    writes = bus.log[: bus.log.index(("control", 1))]
+    assert writes[-1] == ("watchdog", 77)
+    for name, pair in windows.as_dict().items():
+        expected = window_writes(name, *pair)
+        position = writes.index(expected[0])
+        assert writes[position : position + 4] == expected
+    assert result.overflow == 0b0101
+    assert MemoryWindows.from_dict(windows.as_dict()) == windows
+
+
+@pytest.mark.parametrize(
+    ("limits", "message"),
+    [
+        ((0x80, 0x100), "the base of a memory window must be a multiple of 256 bytes, not 0x80; align what lies there"),
+        ((0, 0x1F0), "the limit of a memory window must be a multiple of 256 bytes, not 0x1f0; align what lies there"),
+        ((0, 2 << 40), "the limit of a memory window must be from 0 to 0x10000000000, not 0x20000000000"),
+    ],
+)
+def test_impossible_windows_are_refused(limits, message):
+    with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
+        MemoryWindow(*limits)
+
+
+def test_watchdog_that_does_not_fit():
+    message = "stream[0].watchdog.limit = 4294967296 does not fit in 32 bits"
+    with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
+        asyncio.run(Npu(FakeBus()).run(0, timeout_cycles=1, watchdog_cycles=1 << 32))
+
+
+def test_window_contains():
+    """Every byte must lie inside; addresses wrap at the end of the address space."""
+    window = MemoryWindow(0x200, 0x400)
+    assert window == aligned_window(0x201, 0x3FF) == aligned_window(0x200, 0x400)
+    assert [window.contains(address, 0x100) for address in (0x1FF, 0x200, 0x300, 0x301)] == [False, True, True, False]
+    end = 1 << 40
+    assert MemoryWindow().contains(end - 1, 2)
+    assert MemoryWindow(0x200, end).contains(end - 1) and not MemoryWindow(0x200, end).contains(end - 1, 2)
+    assert not MemoryWindow(0x400, 0x200).contains(0x300)
+
+
+def test_stream_that_cannot_be_stopped():
+    bus = FakeBus(status_after_start=0b101, error=ErrorCode.WATCHDOG, error_index=7)
+    message = (
+        "stream[0] cannot be stopped at instruction 7: the memory does not answer; reset the whole NPU and its memory"
+    )
+    with pytest.raises(NpuStuckError, match=f"^{re.escape(message)}$"):
+        asyncio.run(Npu(bus).run(0, timeout_cycles=1))
+
+
 def test_run():
     bus = FakeBus(status=0b010, cycles=(5 << 32) + 7, instructions=3, saturations=4, read_beats=5, write_beats=6)
     result = asyncio.run(Npu(bus).run(0x12_3456_7880, timeout_cycles=99))
     assert bus.log == [
-        ("irq_status", 3), ("irq_enable", 3), ("address", 0x3456_7880), ("address", 0x12), ("control", 1),
+        ("irq_status", 3), ("irq_enable", 3), ("address", 0x3456_7880), ("address", 0x12),
+        *window_writes("code", 0, 1 << 40), *window_writes("load", 0, 1 << 40), *window_writes("store", 0, 1 << 40),
+        ("watchdog", WATCHDOG_CYCLES), ("control", 1),
         ("interrupt", 99), ("irq_status", 3),
     ]  # fmt: skip
     assert (result.cycles, result.instructions, result.saturations) == ((5 << 32) + 7, 3, 4)
@@ -66,6 +134,15 @@ def test_error_has_its_name_and_index():
     with pytest.raises(NpuError, match=f"^{re.escape(message)}$") as caught:
         asyncio.run(Npu(bus).run(0, timeout_cycles=1))
     assert (caught.value.code, caught.value.index) == (ErrorCode.BAD_OPERAND, 12)
+
+
+def test_not_a_number_says_what_to_do():
+    message = (
+        "the NPU stopped at instruction 3 because it loads NaN or infinity; remove them from the input, or load with "
+        "another policy"
+    )
+    with pytest.raises(NpuError, match=f"^{re.escape(message)}$"):
+        asyncio.run(Npu(FakeBus(status=0b100, error=ErrorCode.NOT_A_NUMBER, error_index=3)).run(0, timeout_cycles=1))
 
 
 def test_load_stream():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import random
 
 import numpy as np
 import pytest
@@ -10,10 +11,11 @@ from random_networks import NetworkGenerator, random_inputs
 
 from tessera.compiler.lowering import lower
 from tessera.rtl.config import NpuConfig
-from tessera.rtl.isa import End, Fence, Instruction, Wait
+from tessera.rtl.isa import End, Fence, Instruction, MemoryFormat, NanPolicy, Wait
 from tessera.sim.footprint import Access, Memory, Region, Space, footprint
+from tessera.sim.golden.network import IntegerNetwork
+from tessera.sim.program import DramFormat
 from tessera.sim.stream import StreamModel
-from tessera.sim.tensor_layout import pack_tensor
 
 
 def memory_of(model: StreamModel, space: Space) -> np.ndarray | None:
@@ -82,18 +84,29 @@ def check_step(model: StreamModel, instruction: Instruction, rng: np.random.Gene
             np.testing.assert_array_equal(tile, same, err_msg=f"{instruction}")
 
 
+def random_formats(network: IntegerNetwork, seed: int) -> dict[str, DramFormat]:
+    """Formats in DRAM for the inputs and outputs of a network, integers every second time."""
+    rng = random.Random(seed)
+    formats = rng.choices(list(MemoryFormat), weights=(3, 1, 1, 1), k=len(network.inputs + network.outputs))
+    return {
+        # Integers of 16 bits may be infinite in FP16.
+        name: DramFormat(memory_format, rng.randint(-3, 3) * memory_format.is_float, NanPolicy.SATURATE)
+        for name, memory_format in zip(network.inputs + network.outputs, formats, strict=True)
+    }
+
+
 @pytest.mark.parametrize("seed", range(15))
 def test_every_instruction_of_random_networks(seed: int) -> None:
     """An instruction depends on what its footprint reads, and changes what its footprint writes, alone."""
     rng = np.random.default_rng(seed)
     config = NpuConfig.preset("tiny")
     network = NetworkGenerator(rng, config, max_side=6).network(4)
-    program = lower(network, config)
+    program = lower(network, config, io_formats=random_formats(network, seed))
     model = StreamModel(config, program.end_address)
     model.write_memory(program.address, program.image)
     for name, values in random_inputs(rng, network).items():
         tensor = program.inputs[name]
-        model.write_memory(tensor.address, pack_tensor(values, tensor.type, config))
+        model.write_memory(tensor.address, tensor.pack(values, config))
     for instruction in program.instructions:
         if not isinstance(instruction, Wait | Fence | End):
             check_step(model, instruction, rng)

@@ -21,9 +21,16 @@ from tessera.rtl.isa import Depth, ErrorCode, Unit
 
 EDGE = NpuConfig.preset("edge")
 SMALL = dataclasses.replace(
-    NpuConfig.preset("tiny"), name="small", lanes=2, activation_depths=(4, 8), weight_depths=(4,)
+    NpuConfig.preset("tiny"),
+    name="small",
+    lanes=2,
+    activation_depths=(4, 8),
+    weight_depths=(4,),
+    float_formats=("fp16", "fp32"),
 )
-ONE_LANE = dataclasses.replace(NpuConfig.preset("tiny"), name="one_lane", lanes=1, activation_depths=(4,))
+ONE_LANE = dataclasses.replace(
+    NpuConfig.preset("tiny"), name="one_lane", lanes=1, activation_depths=(4,), float_formats=()
+)
 
 
 def values_of(field: isa.Field) -> st.SearchStrategy:
@@ -100,6 +107,10 @@ REFUSALS = {
         "the stream of 2 instructions has no end instruction",
     ),
     "no depth": (lambda: Depth.of(5), "there is no activation depth of 5 bits; use one of 4, 6, 8, 16"),
+    "no format": (
+        lambda: isa.MemoryFormat.of("fp8"),
+        "there is no memory format 'fp8'; use one of integer, fp16, bf16, fp32",
+    ),
     "no weight depth": (lambda: isa.WeightDepth.of(6), "there is no weight depth of 6 bits; use 4 or 8"),
 }
 
@@ -153,6 +164,14 @@ ILLEGAL = {
         SMALL, isa.Store(lanes=1, chip_depth=Depth.A6),
         "store: chip_depth = 1, but in configuration 'small' it must be one of 0, 2",
     ),
+    "format": (
+        SMALL, isa.Load(lanes=1, memory_format=isa.MemoryFormat.BF16),
+        "load: memory_format = 2, but in configuration 'small' it must be one of 0, 1, 3",
+    ),
+    "shift of integers": (
+        EDGE, isa.Store(lanes=1, shift=16),
+        "store: shift = 16, but in configuration 'edge' it must be from -16 to 15",
+    ),
     "lane": (
         SMALL, isa.Load(lanes=0b100),
         "load: lanes = 0b100, but in configuration 'small' it must only have bits of the mask 0b11",
@@ -192,6 +211,10 @@ def test_rules_apply_only_where_their_fields_are_used():
     legality.check(isa.PostProcess(source=isa.Source.WINDOW, lanes=0, tile_height=511, output_lanes=1), EDGE)
     legality.check(isa.PostProcess(lanes=1, output_lanes=1, residual_lanes=0b1010), EDGE)
     legality.check(isa.Load(lanes=1, address=3), EDGE)
+    eight_bits = dataclasses.replace(SMALL, activation_depths=(8,))
+    floats = {"memory_format": isa.MemoryFormat.FP32, "shift": -128, "chip_depth": Depth.A8, "lanes": 0b11}
+    legality.check(isa.Store(**floats), eight_bits)
+    legality.check(isa.Load(**floats), eight_bits)
 
 
 def test_enumerations_are_members_however_given():

@@ -13,7 +13,7 @@ from tessera.compiler.errors import CompilerError
 from tessera.compiler.lowering import lower
 from tessera.compiler.lowering.builder import Step
 from tessera.compiler.lowering.partition import Work, Workers, choose_partition
-from tessera.compiler.lowering.placement import Ring, place_tensors, tensor_lifetimes
+from tessera.compiler.lowering.placement import Ring, place, tensor_lifetimes
 from tessera.compiler.lowering.synchronise import synchronise_steps
 from tessera.compiler.stream_checker import check_program
 from tessera.rtl.config import NpuConfig
@@ -255,19 +255,13 @@ class TestRefusals:
         assert str(caught.value) == sentence
 
     def test_activations(self) -> None:
+        """A window is not cut, so its input must fit, and so must the output."""
+        pooling = Window("pool", "x", "y", "sum", (70, 60), (1, 1), (0, 0, 0, 0), post_processing(16))
+        tensors = {"x": TensorType(16, 70, 60, 8, True), "y": TensorType(16, 1, 1, 8, True)}
         self.refuse(
-            convolution_network(TensorType(16, 40, 40, 8, True), 16),
-            "operation 'conv': the activations alive while it runs need 25600 bytes in each lane "
-            "(x 12800, y 12800), but activation_bank_bytes = 16384; use a larger "
-            "activation_bank_bytes or a smaller input",
-        )
-
-    def test_weights(self) -> None:
-        self.refuse(
-            convolution_network(TensorType(1028, 1, 1, 8, True), 4),
-            "network 'net' on 'tiny': operation 'conv': the weights of 4 output channels need 4112 bytes, "
-            "but weight_bank_bytes = 4096; use a larger "
-            "weight_bank_bytes, 4-bit weights or fewer input channels",
+            IntegerNetwork("net", tensors, ("x",), ("y",), (pooling,)),
+            "operation 'pool': one output pixel of 8 channels needs 16804 bytes in each lane (x 16800, y 4), but "
+            "activation_bank_bytes = 16384; use a larger activation_bank_bytes or a smaller kernel",
         )
 
     def test_gang(self) -> None:
@@ -303,13 +297,23 @@ class TestRefusals:
 
     def test_accumulator(self) -> None:
         config = NpuConfig(name="narrow", rows=4, cols=4, accumulator_bits=16)
-        network = convolution_network(TensorType(40, 1, 1, 8, True), 4)
-        with pytest.raises(CompilerError, match="accumulators of 17 bits, but the machine has 16"):
-            lower(network, config)
+        network = convolution_network(TensorType(100, 1, 1, 8, True), 4)
+        weights = network.operations[0].weights.astype(int)
+        weights = np.maximum(weights.clip(0).sum(axis=(1, 2, 3)), -weights.clip(max=0).sum(axis=(1, 2, 3)))
+        self.refuse(
+            network,
+            "network 'net' on 'narrow': operation 'conv': its sums need accumulators of 17 bits, but the machine has "
+            f"16: the weights of one sign of output channel {weights.argmax()} add to a magnitude of {weights.max()}, "
+            f"and 15 x {weights.max()} = {15 * weights.max()} is not less than 2 ** 15 = 32768; use 4-bit weights, "
+            f"fewer input channels, or a configuration with accumulator_bits >= 17",
+            config,
+        )
 
     def test_kernel(self) -> None:
-        with pytest.raises(CompilerError, match="kernel is 32 x 1, but an instruction has at most 31 x 31"):
-            lower(convolution_network(TensorType(1, 32, 1, 8, True), 1, (32, 1)), TINY)
+        pooling = Window("pool", "x", "y", "max", (256, 1), (1, 1), (0, 0, 0, 0), post_processing(1))
+        tensors = {"x": TensorType(1, 256, 1, 8, True), "y": TensorType(1, 1, 1, 8, True)}
+        with pytest.raises(CompilerError, match="kernel is 256 x 1, but an instruction has at most 255 x 255"):
+            lower(IntegerNetwork("net", tensors, ("x",), ("y",), (pooling,)), TINY)
 
     def test_dilation(self) -> None:
         with pytest.raises(CompilerError, match="dilation is 16 x 1, but an instruction has at most 15 x 15"):
@@ -355,19 +359,13 @@ def test_placement(seed: int) -> None:
     """In the smallest bank that is accepted, tensors that are alive together never overlap, and lie inside."""
     generator = NetworkGenerator(np.random.default_rng(seed), TINY, max_channels=20)
     network = generator.network(25, inputs=2)
-    for bits in range(9, 18):
-        config = dataclasses.replace(TINY, activation_bank_bytes=1 << bits)
-        try:
-            placement = place_tensors(network, config)
-            break
-        except CompilerError:
-            continue
-    lifetimes = tensor_lifetimes(network, config)
+    lifetimes = tensor_lifetimes(network, TINY)
+    size, placement = next((1 << bits, bases) for bits in range(20) if (bases := place(lifetimes, 1 << bits)))
     for life in lifetimes:
-        assert placement[life.name].base + life.words <= config.activation_words
+        assert placement[life.name] + life.words <= size
     for one, other in itertools.combinations(lifetimes, 2):
         a, b = placement[one.name], placement[other.name]
-        apart = a.base + a.words <= b.base or b.base + b.words <= a.base
+        apart = a + one.words <= b or b + other.words <= a
         together = set(range(one.first, one.last + 1)) & set(range(other.first, other.last + 1))
         assert apart or not together
 

@@ -35,6 +35,25 @@ def test_run(tessera: Command, samples: Path, tmp_path: Path) -> None:
         assert bundle["slots"][0].keys() >= SLOT_KEYS
 
 
+def test_run_with_floats_in_dram(tessera: Command, samples: Path, tmp_path: Path) -> None:
+    """The NPU converts inputs and outputs itself; a quantised file whose scales do not allow it is refused."""
+    path = tmp_path / "summary.json"
+    common = ("-i", samples, "-n", 2, "--npu", "tiny", "--io-format")
+    outcome = tessera("run", MLP, "-c", samples, *common, "bf16", "--json", path)
+    assert outcome.status == 0, outcome.err
+    (network,) = json.loads(path.read_text())["networks"]
+    assert network["bit_exact"] is True
+    for options, status, text in (((), 2, "--power-of-two-io"), (("--power-of-two-io",), 0, "")):
+        file = tmp_path / f"mlp{status}.onnx"
+        assert tessera("quantize", MLP, "-c", samples, "-o", file, *options).status == 0
+        outcome = tessera("run", file, *common, "fp32")
+        assert outcome.status == status, outcome.err
+        assert text in outcome.err
+    outcome = tessera("run", MLP, "-c", samples, *common, "fp8")
+    assert outcome.status == 2
+    assert "there is no memory format 'fp8'; use one of integer, fp16, bf16, fp32" in " ".join(outcome.err.split())
+
+
 def test_profile(tessera: Command, samples: Path, tmp_path: Path) -> None:
     """Measured cycles of each operation stand beside the predicted ones."""
     path = tmp_path / "profile.json"

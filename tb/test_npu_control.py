@@ -36,13 +36,17 @@ def test_registers(design):
     assert fields["array", "lanes"] == TINY.lanes
     assert fields["depths", "activations"] == 0b1111
     assert fields["depths", "weights"] == 0b11
+    assert fields["memory_formats", "mask"] == 0b1111
     assert fields["depths", "accumulator_bits"] == TINY.accumulator_bits
     assert fields["activation_bank", "bytes"] == TINY.activation_bank_bytes
     assert fields["weight_bank", "bytes"] == TINY.weight_bank_bytes
     assert fields["parameter_memory", "bytes"] == TINY.parameter_bytes
     assert fields["tile", "accumulator_pixels"] == TINY.accumulator_pixels
     assert fields["tile", "beat_bytes"] == TINY.beat_bytes
-    assert not any(value for name, value in found["values"].items() if name.startswith("stream"))
+    for name, register in register_map().items():
+        if name.startswith("stream"):
+            resets = {field.name: field.reset or 0 for field in register.fields.values()}
+            assert found["values"][name] == register.encode(**resets), name
     assert "0xf00" in found["unmapped"]
     assert "DECERR" in found["unmapped"]
 
@@ -65,15 +69,36 @@ def test_bus_errors(design):
     ]
 
 
+def test_windows(design):
+    """What lies outside a window is not touched, and the error names the instruction that wanted it."""
+    results = run_cosim(design, "npu_control_jobs:windows").value
+    size = jobs.PIXELS * TINY.beat_bytes
+    for name in ("all", "all again"):
+        outcome, *copied = results.pop(name)
+        assert outcome.startswith("4 instructions")
+        assert copied == [size, True]
+    assert results == {
+        "no code": ["WINDOW at 0", 0, True],
+        "source's end": ["WINDOW at 0", 0, True],
+        "source's begin": ["WINDOW at 0", 0, True],
+        # A store's rows are one after another: what comes before the first byte outside is written or not.
+        "destination's end": ["WINDOW at 2", results["destination's end"][1], True],
+        "destination's begin": ["WINDOW at 2", 0, True],
+        "nowhere": ["WINDOW at 2", 0, True],
+    }
+    assert results["destination's end"][1] <= size - 256
+
+
 def test_recovery(design, tmp_path):
-    """Streams that hang can be reset, or are stopped by a bad instruction; what follows is as if they had not been."""
+    """Streams that hang can be reset, or are stopped by a bad instruction or the watchdog; nothing of them is left."""
     reference = random_stream(TINY, 77)
     image, results = tmp_path / "image.bin", tmp_path / "results.bin"
     image.write_bytes(reference.dram)
     arguments = {"image_file": str(image), "result_file": str(results), "code_address": reference.code_address}
     outcomes = run_cosim(design, "npu_control_jobs:disturbances", arguments=arguments).value
     for name, stream in jobs.HANGING.items():
-        assert outcomes[name] == [[0b001, 0b000, 0], f"BAD_OPCODE at {len(stream)}"], name
+        expected = [[0b001, 0b000, 0], f"BAD_OPCODE at {len(stream)}", f"WATCHDOG at {len(stream)}"]
+        assert outcomes[name] == expected, name
 
     model = StreamModel(TINY, len(reference.dram))
     found = results.read_bytes()

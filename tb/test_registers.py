@@ -58,9 +58,9 @@ def test_sizes_follow_the_instruction_set():
 
 
 def test_encode_refuses_what_does_not_fit():
-    message = "stream[0].error.code = 8 does not fit in 3 bits"
+    message = "stream[0].error.code = 16 does not fit in 4 bits"
     with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
-        REGISTERS["stream[0].error"].encode(code=8)
+        REGISTERS["stream[0].error"].encode(code=16)
 
 
 def test_constants_and_unmapped_addresses():

@@ -142,6 +142,16 @@ class TestBrokenStreams:
         index = position(self.stream, LaneProgram)
         self.reject([*self.stream[:index], *[self.stream[index]] * 3, *self.stream[index:]], "more than 2")
 
+    def test_open_tile(self) -> None:
+        """A tile must be finished, and its programs must agree about its size; it counts as one tile."""
+        index = position(self.stream, LaneProgram)
+        part = dataclasses.replace(self.stream[index], partial=1)
+        wider = dataclasses.replace(part, tile_width=part.tile_width + 1)
+        assert not problems(self.program, [*self.stream[:index], *[part] * 5, *self.stream[index:]])
+        self.reject([*self.stream[:-1], part, End()], "has a tile whose last program is partial")
+        self.reject([*self.stream[:index], wider, *self.stream[index:]], "it goes on with a tile of")
+        self.reject(change(self.stream, index, partial=1), "was not asked for")
+
     def test_two_windows(self) -> None:
         index = position(self.stream, Window)
         self.reject([*self.stream[: index + 1], *self.stream[index:]], "2 windows before any post-process")

@@ -30,7 +30,7 @@ COMBINATIONAL_PATHS = """
     memory_collect
     opt_clean
     cd tessera
-    select -set reached o:* %ci*:-$dff,$dffe,$adff,$sdff,$sdffe,$sdffce:-$mem_v2[WR_DATA,WR_ADDR,WR_EN]
+    select -set reached o:* %ci*:-$dff,$dffe,$adff,$sdff,$sdffe,$sdffce:-$mem_v2[WR_CLK,WR_DATA,WR_ADDR,WR_EN]
     select -assert-any @reached o:* %i
     select -assert-none @reached i:* %i
 """

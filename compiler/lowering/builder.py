@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from tessera.compiler.errors import CompilerError
 from tessera.compiler.lowering.placement import Ring
+from tessera.compiler.lowering.tiling import OperationTiling
 from tessera.rtl.config import AXI_BURST_BYTES, NpuConfig, digits_of_depth
 from tessera.rtl.isa import Instruction
 from tessera.rtl.legality import gang_masks
@@ -65,11 +67,15 @@ class StreamBuilder:
     lanes
         The lanes that may be used.
     placement
-        Tensors on chip.
+        Tensors that are on chip as a whole.
+    tilings
+        How each operation is cut, by its name.
+    buffers
+        First word of the buffer of each streamed operand, by (operation, role).
     data_address
         DRAM byte address of the first byte of ``data``.
     dram
-        Inputs and outputs in DRAM.
+        Inputs, outputs and streamed tensors in DRAM.
     data
         Weights and parameters so far.
     steps
@@ -80,6 +86,8 @@ class StreamBuilder:
 
     lanes: LaneSet
     placement: dict[str, OnChipTensor]
+    tilings: Mapping[str, OperationTiling]
+    buffers: dict[tuple[str, str], int]
     data_address: int
     dram: dict[str, DramTensor]
     data: bytearray = field(default_factory=bytearray)

@@ -7,13 +7,13 @@ from collections.abc import Iterator
 from tessera.compiler.errors import CompilerError
 from tessera.compiler.limits import check_limits
 from tessera.compiler.lowering.builder import LaneSet
-from tessera.compiler.lowering.weights import block_bytes
 from tessera.rtl.config import digits_of_depth
-from tessera.sim.golden.network import Convolution, IntegerNetwork
+from tessera.sim.golden.network import IntegerNetwork
 
 
 def check_fits(network: IntegerNetwork, lanes: LaneSet) -> None:
-    """Checks a network before it is lowered; whether all activations fit is checked when they are placed.
+    """Checks a network before it is lowered; whether every operation fits when it is cut is checked
+    by `tilings`.
 
     Raises
     ------
@@ -21,7 +21,7 @@ def check_fits(network: IntegerNetwork, lanes: LaneSet) -> None:
         The first inequality that fails, with the operation, what it needs, what is there, and the remedy.
     """
     check_limits(network, lanes.config)
-    for problem in (*_gang_problems(network, lanes), *_weight_problems(network, lanes)):
+    for problem in _gang_problems(network, lanes):
         raise CompilerError(f"network {network.name!r} on {lanes.config.name!r}: {problem}")
 
 
@@ -33,15 +33,4 @@ def _gang_problems(network: IntegerNetwork, lanes: LaneSet) -> Iterator[str]:
                 f"tensor {name!r} has {tensor.depth} bits and needs a gang of {digits} adjacent lanes whose "
                 f"first index is a multiple of {digits}, but the lanes are "
                 f"{', '.join(map(str, lanes.lanes))}; use more lanes or a lower depth"
-            )
-
-
-def _weight_problems(network: IntegerNetwork, lanes: LaneSet) -> Iterator[str]:
-    bank = lanes.config.weight_bank_bytes
-    for operation in network.operations:
-        if isinstance(operation, Convolution) and block_bytes(operation, lanes.config) > bank:
-            yield (
-                f"operation {operation.name!r}: the weights of {lanes.config.cols} output channels need "
-                f"{block_bytes(operation, lanes.config)} bytes, but weight_bank_bytes = {bank}; use a larger "
-                f"weight_bank_bytes, 4-bit weights or fewer input channels"
             )

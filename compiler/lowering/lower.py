@@ -2,23 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from tessera.compiler.lowering.builder import LaneSet, Step, StreamBuilder
 from tessera.compiler.lowering.fits import check_fits
 from tessera.compiler.lowering.operations import emit_operation
-from tessera.compiler.lowering.placement import place_tensors
+from tessera.compiler.lowering.placement import Name, on_chip, place, tensor_lifetimes
 from tessera.compiler.lowering.schedule import schedule
-from tessera.compiler.lowering.transfers import emit_input, emit_output
+from tessera.compiler.lowering.tiling import Tiling, buffer_lifetimes, operands, tilings
+from tessera.compiler.lowering.transfers import emit_load, emit_store
 from tessera.rtl.config import AXI_BURST_BYTES, NpuConfig
 from tessera.rtl.isa import End, encode_stream
 from tessera.sim.golden.network import IntegerNetwork
-from tessera.sim.program import DramTensor, Program
+from tessera.sim.program import DramFormat, DramTensor, Program
 from tessera.sim.tensor_layout import tensor_bytes
 
 
 def lower(
-    network: IntegerNetwork, config: NpuConfig, *, lanes: Sequence[int] | None = None, dram_address: int = 0
+    network: IntegerNetwork,
+    config: NpuConfig,
+    *,
+    lanes: Sequence[int] | None = None,
+    dram_address: int = 0,
+    io_formats: Mapping[str, DramFormat] | None = None,
 ) -> Program:
     """Compiles a network for a machine.
 
@@ -32,6 +38,9 @@ def lower(
         Indices of the lanes that may be used; all of them if ``None``.
     dram_address
         First DRAM byte address that the program may use; it uses the addresses up to its ``end_address``.
+    io_formats
+        What inputs and outputs are in DRAM, by name; integers where nothing is said. See
+        :func:`tessera.compiler.io_formats.float_formats`.
 
     Raises
     ------
@@ -42,20 +51,53 @@ def lower(
     network.verify()
     lane_set = LaneSet(config, tuple(sorted(set(range(config.lanes) if lanes is None else lanes))))
     check_fits(network, lane_set)
-    dram, data_address = _place_in_dram(network, config, dram_address)
-    builder = StreamBuilder(lane_set, place_tensors(network, config), data_address, dram)
+    tiling, bases = _place_on_chip(network, config)
+    streamed = [name for name in network.tensors if name in _read_or_made(network) - tiling.resident]
+    dram, data_address = _place_in_dram(network, streamed, config, dram_address, io_formats or {})
+    builder = StreamBuilder(
+        lane_set,
+        {name: on_chip(network.tensors[name], base, config) for name, base in bases.items() if isinstance(name, str)},
+        tiling.operations,
+        {name: base for name, base in bases.items() if not isinstance(name, str)},
+        data_address,
+        dram,
+    )
     _emit_network(builder, network)
     steps = schedule(builder.steps, config)
     return _finish(builder, network, steps)
 
 
-def _place_in_dram(network: IntegerNetwork, config: NpuConfig, address: int) -> tuple[dict[str, DramTensor], int]:
-    """Inputs and outputs one after another; also returns the first address after them."""
+def _place_on_chip(network: IntegerNetwork, config: NpuConfig) -> tuple[Tiling, dict[Name, int]]:
+    """The best tiling whose resident tensors and buffers can be placed, and the first word of each."""
+    lifetimes = tensor_lifetimes(network, config)
+    for tiling in tilings(network, config):
+        resident = [life for life in lifetimes if life.name in tiling.resident]
+        bases = place([*resident, *buffer_lifetimes(tiling, network)], config.activation_words)
+        if bases is not None:
+            return tiling, bases
+    raise AssertionError("the last tiling can be placed")
+
+
+def _read_or_made(network: IntegerNetwork) -> set[str]:
+    """The tensors that operations use."""
+    return {name for operation in network.operations for name in operands(operation).values()}
+
+
+def _place_in_dram(
+    network: IntegerNetwork,
+    streamed: Sequence[str],
+    config: NpuConfig,
+    address: int,
+    formats: Mapping[str, DramFormat],
+) -> tuple[dict[str, DramTensor], int]:
+    """Inputs, outputs and streamed tensors one after another; also returns the first address after them."""
     placed = {}
-    for name in (*network.inputs, *network.outputs):
+    for name in (*network.inputs, *network.outputs, *streamed):
         if name not in placed:
             address = _align(address)
-            placed[name] = DramTensor(network.tensors[name], address, tensor_bytes(network.tensors[name], config))
+            tensor, values = network.tensors[name], formats.get(name, DramFormat())
+            size = tensor_bytes(tensor, config, values.memory_format)
+            placed[name] = DramTensor(tensor, address, size, values)
             address += placed[name].size
     return placed, _align(address)
 
@@ -65,16 +107,18 @@ def _align(address: int) -> int:
 
 
 def _emit_network(builder: StreamBuilder, network: IntegerNetwork) -> None:
-    """Inputs are loaded before the operation that first reads them, outputs stored after the one that makes them."""
+    """Resident inputs are loaded before the operation that first reads them, resident outputs stored after the one
+    that makes them; streamed ones are loaded and stored by the operations."""
     loaded: set[str] = set()
     for operation in network.operations:
         for name in (operation.input, operation.post.residual):
-            if name in network.inputs and name not in loaded:
+            if name in network.inputs and name in builder.placement and name not in loaded:
                 loaded.add(name)
-                emit_input(builder, name)
+                emit_load(builder, builder.placement[name], builder.dram[name], f"input {name}")
         emit_operation(builder, operation)
-        if operation.output in network.outputs:
-            emit_output(builder, operation.output)
+        name = operation.output
+        if name in network.outputs and name in builder.placement:
+            emit_store(builder, builder.placement[name], builder.dram[name], f"output {name}")
 
 
 def _finish(builder: StreamBuilder, network: IntegerNetwork, steps: list[Step]) -> Program:
@@ -94,6 +138,7 @@ def _finish(builder: StreamBuilder, network: IntegerNetwork, steps: list[Step]) 
         inputs={name: builder.dram[name] for name in network.inputs},
         outputs={name: builder.dram[name] for name in network.outputs},
         placement=builder.placement,
+        streamed={name: tensor for name, tensor in builder.dram.items() if name not in builder.placement},
         end_address=_align(builder.data_address + len(builder.data)),
         macs=network.macs,
     )

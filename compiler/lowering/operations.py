@@ -1,21 +1,26 @@
 """Instructions of an operation: loads of weights and parameters, sources of sums, and their post-processing.
 
-An operation runs in *rounds*: the parameters (and weights) of some blocks of output channels are loaded, then
-every tile of those blocks is computed. Weight banks and parameter memory are rings, so that the next round
-(or the next operation's first) is loaded while this one computes.
+A *band* of an operation (all of it, if nothing passes through buffers) runs in *rounds*: the parameters (and weights)
+of some blocks of output channels are loaded, then every tile of those blocks is computed. Weight banks
+and parameter memory are rings, so that the next round (or the next operation's first) is loaded while this
+one computes. Where the weights of a single block are too many, the sums of a tile are made in parts, each with
+weights of its own, and every tile loads them again.
 """
 
 from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Sequence
 from typing import Any
 
 from tessera.compiler.errors import CompilerError
 from tessera.compiler.lowering.builder import StreamBuilder
+from tessera.compiler.lowering.operands import BandOperands
 from tessera.compiler.lowering.partition import Partition, Tile, Work, Workers, choose_partition
 from tessera.compiler.lowering.reduction import map_reduction
+from tessera.compiler.lowering.regions import Box
+from tessera.compiler.lowering.tiling import HELD_FRACTION, INPUT, OUTPUT
 from tessera.compiler.lowering.weights import pack_parameters, pack_weights
 from tessera.rtl.isa import (
     DEPTHWISE_TAPS,
@@ -34,6 +39,7 @@ from tessera.rtl.isa import (
     Window,
 )
 from tessera.sim.golden import network as golden
+from tessera.sim.program import OnChipTensor
 
 ROUND_FRACTION = 4
 """A round takes at most this fraction of the weight banks and of the parameter memory where it can, so that others are
@@ -55,7 +61,11 @@ def emit_operation(builder: StreamBuilder, operation: golden.Operation) -> None:
 
 
 class _OperationEmitter(ABC):
-    """What convolutions and windows have in common; the subclasses make the source of the sums."""
+    """What convolutions and windows have in common; the subclasses make the source of the sums.
+
+    ``input``, ``output`` and ``residual`` are the operands on chip of the band that is being emitted: whole tensors, or
+    the parts that are in buffers.
+    """
 
     source: Source
     """Where the post-processing finds the sums."""
@@ -64,67 +74,125 @@ class _OperationEmitter(ABC):
         self.builder = builder
         self.config = builder.config
         self.operation = operation
-        self.input = builder.placement[operation.input]
-        self.output = builder.placement[operation.output]
-        self.gangs = builder.lanes.gangs(self.input.type.depth)
-        self.blocks = -(-self.output.type.channels // self.config.cols)
-        self.partition: Partition = choose_partition(self.work(), self.workers())
+        self.tiling = builder.tilings[operation.name]
+        self.operands = BandOperands(builder, operation)
+        self.gangs = builder.lanes.gangs(self.operands.types[INPUT].depth)
+        self.parameters = builder.add_data(pack_parameters(operation.post, self.config))
+        self.blocks = self.loaded = range(0)
+        self.partition: Partition
 
     @abstractmethod
-    def work(self) -> Work:
-        """The operation's work."""
+    def step_cycles(self) -> tuple[int, int, int]:
+        """Passes over a tile per block of output channels, and the cycles that one takes for the first pixel of a row
+        and for each of the others."""
 
     @abstractmethod
     def workers(self) -> Workers:
         """What may work on it."""
 
     @abstractmethod
-    def load_weights(self, blocks: range) -> None:
-        """Loads the weights of a round."""
+    def load_weights(self, blocks: range, part: int) -> None:
+        """Loads the weights of some blocks for a part of the reduction."""
 
     @abstractmethod
-    def round_limit(self) -> int:
-        """Blocks whose weights fit in a round."""
+    def round_limit(self, fraction: int) -> int:
+        """Blocks whose weights take at most a fraction of the weight banks; at least one per channel group."""
 
     @abstractmethod
-    def sums(self, worker: int, block: int, tile: Tile) -> Instruction:
-        """The instruction that makes the sums of a tile."""
+    def sums(self, worker: int, block: int, tile: Tile, part: int) -> Instruction:
+        """The instruction that makes the sums of a tile for a part of the reduction."""
 
     @abstractmethod
     def gang(self, worker: int) -> int:
         """Mask of the lanes that a worker uses."""
 
     def emit(self) -> None:
-        """Emits all rounds."""
-        parameters = pack_parameters(self.operation.post, self.config)
-        address = self.builder.add_data(parameters)
+        """Emits all bands."""
+        for band in self.tiling.bands:
+            self._emit_band(band)
+
+    def _emit_band(self, band: Box) -> None:
+        """Emits a band's rounds. Its operands are loaded behind the weights of its first round, which so may come while
+        the operation before computes what is loaded."""
+        per_word = self.config.word_digits // self.config.cols
+        channels = self.operands.types[OUTPUT].channels
+        blocks = range(band.blocks.start * per_word, min(band.blocks.stop * per_word, -(-channels // self.config.cols)))
+        self.output = self.operands.next_output(band)
+        self._divide(band, blocks)
+        rounds = self._rounds(blocks)
+        for turn in rounds:
+            if turn != self.loaded:
+                self._load_round(turn)
+            if turn is rounds[0]:
+                self.input, self.residual = self.operands.load(band)
+            self._emit_round(turn, band)
+        self.operands.store(band, self.output)
+
+    def _divide(self, band: Box, blocks: range) -> None:
+        """Divides the band's work; where its weights may be there already, as they were divided for the band before."""
+        groups = None
+        if blocks == self.blocks:
+            groups = self.partition.pixel_groups, self.partition.channel_groups
+        work = Work(band.rows.size, band.columns.size, len(blocks), *self.step_cycles())
+        self.partition = choose_partition(work, self.workers(), groups)
+        self.blocks = blocks
+
+    def _rounds(self, blocks: range) -> list[range]:
+        """The blocks whose parameters (and weights) are loaded at a time: all, if they can stay for several bands."""
         groups = self.partition.channel_groups
-        limit = min(self.round_limit(), max(1, self.config.parameter_blocks // ROUND_FRACTION))
+        if len(self.tiling.bands) > 1 and len(self.tiling.parts) == 1:
+            held = min(self.round_limit(HELD_FRACTION), self.config.parameter_blocks // HELD_FRACTION)
+            if len(blocks) <= held:
+                return [blocks]
+        limit = min(self.round_limit(ROUND_FRACTION), max(1, self.config.parameter_blocks // ROUND_FRACTION))
         size = min(max(groups, limit // groups * groups), self.config.parameter_blocks)
-        for first in range(0, self.blocks, size):
-            blocks = range(first, min(first + size, self.blocks))
-            self._load_parameters(blocks, address)
-            self.load_weights(blocks)
-            for worker, block, tile in self._tiles(blocks):
-                label = f"{self.operation.name} block {block} {tile}"
-                self.builder.emit(self.sums(worker, block, tile), label, self.operation.name)
-                self.builder.emit(self._post(worker, block, tile), label, self.operation.name)
+        return [blocks[first : first + size] for first in range(0, len(blocks), size)]
 
-    def _tiles(self, blocks: range) -> Iterator[tuple[int, int, Tile]]:
-        """(worker, block, tile) of a round, in an order in which all workers advance together."""
+    def _load_round(self, blocks: range) -> None:
+        self.loaded = blocks
+        self._load_parameters(blocks)
+        if len(self.tiling.parts) == 1:
+            self.load_weights(blocks, 0)
+
+    def _emit_round(self, blocks: range, band: Box) -> None:
+        """Emits the tiles of a round, turn by turn, in an order in which all workers advance together."""
         groups, pixel_groups = self.partition.channel_groups, self.partition.pixel_groups
+        tiles = [tile.moved(band.rows.start, band.columns.start) for tile in self.partition.tiles]
         for turn in range(0, len(blocks), groups):
-            for index, tile in enumerate(self.partition.tiles):
-                for group, block in enumerate(blocks[turn : turn + groups]):
-                    yield group * pixel_groups + index % pixel_groups, block, tile
+            for first in range(0, len(tiles), pixel_groups):
+                self._emit_tiles(blocks[turn : turn + groups], tiles[first : first + pixel_groups], band)
 
-    def _load_parameters(self, blocks: range, address: int) -> None:
+    def _emit_tiles(self, blocks: range, tiles: Sequence[Tile], band: Box) -> None:
+        """Emits one tile of each worker."""
+        jobs = [
+            (group * self.partition.pixel_groups + index, block, tile)
+            for index, tile in enumerate(tiles)
+            for group, block in enumerate(blocks)
+        ]
+        if len(self.tiling.parts) == 1:
+            for job in jobs:
+                self._emit(self.sums(*job, 0), job)
+                self._emit(self._post(*job), job)
+            return
+        for part in range(len(self.tiling.parts)):
+            self.load_weights(blocks, part)
+            if self.tiling.by_part:
+                self.input = self.operands.load_part(band, part)
+            for job in jobs:
+                self._emit(self.sums(*job, part), job)
+        for job in jobs:
+            self._emit(self._post(*job), job)
+
+    def _emit(self, instruction: Instruction, job: tuple[int, int, Tile]) -> None:
+        _, block, tile = job
+        self.builder.emit(instruction, f"{self.operation.name} block {block} {tile}", self.operation.name)
+
+    def _load_parameters(self, blocks: range) -> None:
         beats = self.config.parameter_block_beats
-        self.first_block = blocks.start
         self.parameter_base = self.builder.parameter_ring.allocate(len(blocks))
         load = Load(
             target=LoadTarget.PARAMETERS,
-            address=address + blocks.start * beats * self.config.beat_bytes,
+            address=self.parameters + blocks.start * beats * self.config.beat_bytes,
             columns=len(blocks) * beats,
             base=self.parameter_base * beats,
         )
@@ -132,14 +200,14 @@ class _OperationEmitter(ABC):
 
     def _post(self, worker: int, block: int, tile: Tile) -> PostProcess:
         post = self.operation.post
-        residual = {} if post.residual is None else self._residual_fields(post.residual, worker, block, tile)
+        residual = {} if self.residual is None else self._residual_fields(self.residual, worker, block, tile)
         return PostProcess(
             slice=worker % PPU_SLICES,
             source=self.source,
             lanes=self.gang(worker) if self.source is Source.LANES else 0,
             tile_height=tile.height,
             tile_width=tile.width,
-            parameter_block=self.parameter_base + block - self.first_block,
+            parameter_block=self.parameter_base + block - self.loaded.start,
             output_lanes=self.builder.lanes.mask(self.output.type.depth),
             output_depth=Depth.of(self.output.type.depth),
             output_signed=int(self.output.type.signed),
@@ -151,9 +219,8 @@ class _OperationEmitter(ABC):
             **residual,
         )
 
-    def _residual_fields(self, name: str, worker: int, block: int, tile: Tile) -> dict[str, Any]:
+    def _residual_fields(self, operand: OnChipTensor, worker: int, block: int, tile: Tile) -> dict[str, Any]:
         post = self.operation.post
-        operand = self.builder.placement[name]
         gangs = self.builder.lanes.gangs(operand.type.depth)
         return {
             "residual": 1,
@@ -178,8 +245,8 @@ class _OperationEmitter(ABC):
             "row_pitch": self.input.row_pitch,
             "input_height": self.input.type.height,
             "input_width": self.input.type.width,
-            "origin_y": tile.y * stride_y - top,
-            "origin_x": tile.x * stride_x - left,
+            "origin_y": tile.y * stride_y - top - self.input.y,
+            "origin_x": tile.x * stride_x - left - self.input.x,
             "stride_y": stride_y,
             "stride_x": stride_x,
             "kernel_height": kernel_height,
@@ -196,14 +263,14 @@ class _ConvolutionEmitter(_OperationEmitter):
     operation: golden.Convolution
 
     def __init__(self, builder: StreamBuilder, operation: golden.Convolution):
-        self.mapping = map_reduction(operation, builder.config)
-        self.block_beats = self.mapping.steps * builder.config.weight_block_beats
         super().__init__(builder, operation)
-        self.packed = pack_weights(operation, builder.config)
+        self.mapping = map_reduction(operation, self.config)
+        self.packed = pack_weights(operation, self.config)
+        self.addresses: dict[tuple[int, range], int] = {}
 
-    def work(self) -> Work:
-        words = (DEPTHWISE_TAPS, self.operation.stride[1]) if self.mapping.depthwise else (1, 1)
-        return Work(self.output.type.height, self.output.type.width, self.blocks, self.mapping.steps, *words)
+    def step_cycles(self) -> tuple[int, int, int]:
+        steps = sum(part.count for part in self.tiling.parts)
+        return (steps, DEPTHWISE_TAPS, self.operation.stride[1]) if self.mapping.depthwise else (steps, 1, 1)
 
     def workers(self) -> Workers:
         return Workers(
@@ -217,44 +284,60 @@ class _ConvolutionEmitter(_OperationEmitter):
     def gang(self, worker: int) -> int:
         return self.gangs[worker]
 
-    def round_limit(self) -> int:
-        per_gang = max(1, self.config.weight_beats // ROUND_FRACTION // self.block_beats)
-        return per_gang * self.partition.channel_groups
+    def round_limit(self, fraction: int) -> int:
+        beats = max(part.count for part in self.tiling.parts) * self.config.weight_block_beats
+        return max(1, self.config.weight_beats // fraction // beats) * self.partition.channel_groups
 
-    def load_weights(self, blocks: range) -> None:
+    def load_weights(self, blocks: range, part: int) -> None:
         groups, pixel_groups = self.partition.channel_groups, self.partition.pixel_groups
-        self.weight_base = self.builder.weight_ring.allocate(-(-len(blocks) // groups) * self.block_beats)
+        beats = -(-len(blocks) // groups) * self.tiling.parts[part].count * self.config.weight_block_beats
+        self.weight_base, self.first_block = self.builder.weight_ring.allocate(beats), blocks.start
         for group in range(min(groups, len(blocks))):
-            data = b"".join(self.packed[block] for block in blocks[group::groups])
             workers = range(group * pixel_groups, (group + 1) * pixel_groups)
+            address, size = self._weight_data(part, blocks[group::groups])
             load = Load(
                 target=LoadTarget.WEIGHTS,
                 lanes=sum(self.gang(worker) for worker in workers),
-                address=self.builder.add_data(data),
-                columns=len(data) // self.config.beat_bytes,
+                address=address,
+                columns=size // self.config.beat_bytes,
                 base=self.weight_base,
             )
             self.builder.emit(load, f"{self.operation.name} weights", self.operation.name)
 
-    def sums(self, worker: int, block: int, tile: Tile) -> LaneProgram:
+    def _weight_data(self, part: int, blocks: range) -> tuple[int, int]:
+        """DRAM address and bytes of the weights of some blocks; they are there once, however often they are loaded."""
+        reduction = self.tiling.parts[part]
+        size = len(blocks) * reduction.count * self.config.weight_block_bytes
+        if (part, blocks) not in self.addresses:
+            spans = reduction.rows, reduction.columns, reduction.steps
+            index = tuple(slice(span.start, span.stop) for span in spans)
+            data = b"".join(self.packed[block][index].tobytes() for block in blocks)
+            self.addresses[part, blocks] = self.builder.add_data(data)
+        return self.addresses[part, blocks], size
+
+    def sums(self, worker: int, block: int, tile: Tile, part: int) -> LaneProgram:
         turn = (block - self.first_block) // self.partition.channel_groups
-        word, half = self.mapping.first_word(block)
-        kernel_height, kernel_width = self.mapping.kernel
+        reduction = self.tiling.parts[part]
+        word, half = self.mapping.first_word(block, reduction.steps.start)
         dilation_y, dilation_x = self.mapping.dilation
-        kernel = {"kernel_height": kernel_height, "kernel_width": kernel_width}
+        geometry = self._geometry(tile)
+        geometry["origin_y"] += reduction.rows.start * dilation_y
+        geometry["origin_x"] += reduction.columns.start * dilation_x
+        geometry["kernel_height"], geometry["kernel_width"] = reduction.rows.size, reduction.columns.size
         return LaneProgram(
             lanes=self.gang(worker),
             weight_depth=WeightDepth.of(self.mapping.weight_depth),
             pad=self.operation.pad_value & 0xFFFF,
-            input_base=self.input.address(word, 0, 0),
+            input_base=self.input.address(word, self.input.y, self.input.x),
             block_pitch=self.input.block_pitch,
             dilation_y=dilation_y,
             dilation_x=dilation_x,
-            channel_steps=self.mapping.channel_steps,
-            weight_base=self.weight_base + turn * self.block_beats,
+            channel_steps=reduction.steps.size,
+            weight_base=self.weight_base + turn * reduction.count * self.config.weight_block_beats,
             half=half,
             depthwise=int(self.mapping.depthwise),
-            **self._geometry(tile) | kernel,
+            partial=int(part + 1 < len(self.tiling.parts)),
+            **geometry,
         )
 
 
@@ -264,8 +347,8 @@ class _WindowEmitter(_OperationEmitter):
     source = Source.WINDOW
     operation: golden.Window
 
-    def work(self) -> Work:
-        return Work(self.output.type.height, self.output.type.width, self.blocks, math.prod(self.operation.kernel))
+    def step_cycles(self) -> tuple[int, int, int]:
+        return math.prod(self.operation.kernel), 1, 1
 
     def workers(self) -> Workers:
         return Workers(
@@ -279,18 +362,18 @@ class _WindowEmitter(_OperationEmitter):
     def gang(self, worker: int) -> int:
         return self.gangs[worker % len(self.gangs)]
 
-    def round_limit(self) -> int:
-        return self.blocks
+    def round_limit(self, fraction: int) -> int:
+        return self.config.parameter_blocks
 
-    def load_weights(self, blocks: range) -> None:
+    def load_weights(self, blocks: range, part: int) -> None:
         pass
 
-    def sums(self, worker: int, block: int, tile: Tile) -> Window:
+    def sums(self, worker: int, block: int, tile: Tile, part: int) -> Window:
         return Window(
             slice=worker % PPU_SLICES,
             lanes=self.gang(worker),
             reduction=Reduction.SUM if self.operation.reduction == "sum" else Reduction.MAX,
-            input_base=self.input.address(block // 2, 0, 0),
+            input_base=self.input.address(block // 2, self.input.y, self.input.x),
             half=block % 2,
             **self._geometry(tile),
         )

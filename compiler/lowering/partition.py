@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 
 TILE_OVERHEAD = 2
@@ -26,6 +26,10 @@ class Tile:
     def pixels(self) -> int:
         """Number of pixels."""
         return self.height * self.width
+
+    def moved(self, y: int, x: int) -> Tile:
+        """The tile further down and to the right."""
+        return replace(self, y=self.y + y, x=self.x + x)
 
     def __str__(self) -> str:
         return f"rows {self.y}..{self.y + self.height - 1} columns {self.x}..{self.x + self.width - 1}"
@@ -105,17 +109,26 @@ class Partition:
     cycles: int
 
 
-def choose_partition(work: Work, workers: Workers) -> Partition:
-    """The partition with the shortest estimated duration; among equals the one with the fewest tiles."""
-    return min(_partitions(work, workers), key=lambda candidate: (candidate.cycles, len(candidate.tiles)))
+def choose_partition(work: Work, workers: Workers, groups: tuple[int, int] | None = None) -> Partition:
+    """The partition with the shortest estimated duration; among equals the one with the fewest tiles.
+
+    ``groups`` are the pixel groups and channel groups that it must have, if they are given.
+    """
+    allowed = [groups] if groups else _groups(work, workers)
+    candidates = (candidate for each in allowed for candidate in _partitions(work, workers, *each))
+    return min(candidates, key=lambda candidate: (candidate.cycles, len(candidate.tiles)))
 
 
-def _partitions(work: Work, workers: Workers) -> Iterator[Partition]:
+def _groups(work: Work, workers: Workers) -> Iterator[tuple[int, int]]:
     for channel_groups in range(1, min(workers.count, work.blocks) + 1):
         for pixel_groups in range(1, workers.count // channel_groups + 1):
-            for tiles in _grids(work, workers, pixel_groups):
-                cycles = _estimate(work, workers, pixel_groups, channel_groups, tiles)
-                yield Partition(pixel_groups, channel_groups, tiles, cycles)
+            yield pixel_groups, channel_groups
+
+
+def _partitions(work: Work, workers: Workers, pixel_groups: int, channel_groups: int) -> Iterator[Partition]:
+    for tiles in _grids(work, workers, pixel_groups):
+        cycles = _estimate(work, workers, pixel_groups, channel_groups, tiles)
+        yield Partition(pixel_groups, channel_groups, tiles, cycles)
 
 
 def _grids(work: Work, workers: Workers, groups: int) -> Iterator[tuple[Tile, ...]]:

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-from tessera.compiler.errors import CompilerError
 from tessera.rtl.config import NpuConfig
-from tessera.sim.golden.network import IntegerNetwork
+from tessera.sim.golden.network import IntegerNetwork, TensorType
 from tessera.sim.program import OnChipTensor
 
 
@@ -33,11 +32,15 @@ class Ring:
         return base
 
 
+Name = str | tuple[str, str]
+"""Name of a tensor, or of a buffer: (operation, role)."""
+
+
 @dataclass(frozen=True)
 class Lifetime:
-    """A tensor's need of memory: ``words`` from operation ``first`` to operation ``last``, both included."""
+    """A need of memory: ``words`` from operation ``first`` to operation ``last``, both included."""
 
-    name: str
+    name: Name
     words: int
     first: int
     last: int
@@ -47,34 +50,28 @@ class Lifetime:
         return self.first <= other.last and other.first <= self.last
 
 
-def place_tensors(network: IntegerNetwork, config: NpuConfig) -> dict[str, OnChipTensor]:
-    """Gives every tensor words, the same in all lanes; tensors alive at the same time never overlap.
+def place(lifetimes: Sequence[Lifetime], size: int) -> dict[Name, int] | None:
+    """Gives every lifetime words in a bank of ``size`` words; those alive at the same time never overlap.
 
-    Raises
-    ------
-    CompilerError
-        The activation bank is too small; names the operation, the bytes needed and the bytes there.
+    Returns
+    -------
+    The first word by name, or ``None`` if no placement was found.
     """
-    lifetimes = tensor_lifetimes(network, config)
-    _check_peak(network, lifetimes, config)
-    strategies: tuple[Callable[[list[Lifetime], int], dict[str, int] | None], ...] = (
+    lifetimes = sorted(lifetimes, key=lambda life: life.first)
+    strategies: tuple[Callable[[list[Lifetime], int], dict[Name, int] | None], ...] = (
         _place_round_robin,
         _place_first_fit,
         _place_largest_first,
     )
     for strategy in strategies:
-        bases = strategy(lifetimes, config.activation_words)
+        bases = strategy(lifetimes, size)
         if bases is not None:
-            return {life.name: _on_chip(network, life, bases[life.name]) for life in lifetimes}
-    raise CompilerError(
-        f"network {network.name!r}: its activations fit one by one, but no placement of all of them into the "
-        f"{config.activation_bank_bytes} bytes of an activation bank was found; use a larger "
-        f"activation_bank_bytes"
-    )
+            return bases
+    return None
 
 
 def tensor_lifetimes(network: IntegerNetwork, config: NpuConfig) -> list[Lifetime]:
-    """Lifetimes in the order of first use. An input lives from the first operation that reads it."""
+    """Lifetimes of all tensors in the order of first use. An input lives from the first operation that reads it."""
     uses: dict[str, list[int]] = {name: [] for name in network.inputs}
     for index, operation in enumerate(network.operations):
         operands = (operation.input, operation.post.residual, operation.output)
@@ -89,22 +86,9 @@ def tensor_lifetimes(network: IntegerNetwork, config: NpuConfig) -> list[Lifetim
     return sorted(lifetimes, key=lambda life: life.first)
 
 
-def _check_peak(network: IntegerNetwork, lifetimes: list[Lifetime], config: NpuConfig) -> None:
-    for index, operation in enumerate(network.operations):
-        alive = [life for life in lifetimes if life.first <= index <= life.last]
-        needed = sum(life.words for life in alive) * config.word_bits // 8
-        if needed > config.activation_bank_bytes:
-            names = ", ".join(f"{life.name} {life.words * config.word_bits // 8}" for life in alive)
-            raise CompilerError(
-                f"operation {operation.name!r}: the activations alive while it runs need {needed} bytes in "
-                f"each lane ({names}), but activation_bank_bytes = {config.activation_bank_bytes}; use a "
-                f"larger activation_bank_bytes or a smaller input"
-            )
-
-
-def _place_round_robin(lifetimes: list[Lifetime], size: int) -> dict[str, int] | None:
+def _place_round_robin(lifetimes: list[Lifetime], size: int) -> dict[Name, int] | None:
     """In the order of time, behind the last one, so that memory is reused late and few waits are needed."""
-    placed: dict[str, tuple[Lifetime, int]] = {}
+    placed: dict[Name, tuple[Lifetime, int]] = {}
     position = 0
     for life in lifetimes:
         starts = sorted(_candidates(life, placed), key=lambda start: (start < position, start))
@@ -118,18 +102,18 @@ def _place_round_robin(lifetimes: list[Lifetime], size: int) -> dict[str, int] |
     return _bases(placed)
 
 
-def _place_first_fit(lifetimes: list[Lifetime], size: int) -> dict[str, int] | None:
+def _place_first_fit(lifetimes: list[Lifetime], size: int) -> dict[Name, int] | None:
     """In the order of time, at the lowest address."""
     return _place_lowest(lifetimes, size)
 
 
-def _place_largest_first(lifetimes: list[Lifetime], size: int) -> dict[str, int] | None:
+def _place_largest_first(lifetimes: list[Lifetime], size: int) -> dict[Name, int] | None:
     """The largest first, at the lowest address."""
     return _place_lowest(sorted(lifetimes, key=lambda life: -life.words), size)
 
 
-def _place_lowest(lifetimes: list[Lifetime], size: int) -> dict[str, int] | None:
-    placed: dict[str, tuple[Lifetime, int]] = {}
+def _place_lowest(lifetimes: list[Lifetime], size: int) -> dict[Name, int] | None:
+    placed: dict[Name, tuple[Lifetime, int]] = {}
     for life in lifetimes:
         base = _first_free(life, sorted(_candidates(life, placed)), placed, size)
         if base is None:
@@ -138,7 +122,7 @@ def _place_lowest(lifetimes: list[Lifetime], size: int) -> dict[str, int] | None
     return _bases(placed)
 
 
-def _candidates(life: Lifetime, placed: Mapping[str, tuple[Lifetime, int]]) -> Iterator[int]:
+def _candidates(life: Lifetime, placed: Mapping[Name, tuple[Lifetime, int]]) -> Iterator[int]:
     """The start of the memory, and the ends of the tensors alive at the same time."""
     yield 0
     for other, base in placed.values():
@@ -146,7 +130,9 @@ def _candidates(life: Lifetime, placed: Mapping[str, tuple[Lifetime, int]]) -> I
             yield base + other.words
 
 
-def _first_free(life: Lifetime, starts: list[int], placed: Mapping[str, tuple[Lifetime, int]], size: int) -> int | None:
+def _first_free(
+    life: Lifetime, starts: list[int], placed: Mapping[Name, tuple[Lifetime, int]], size: int
+) -> int | None:
     for start in starts:
         stop = start + life.words
         if stop <= size and not any(
@@ -156,11 +142,11 @@ def _first_free(life: Lifetime, starts: list[int], placed: Mapping[str, tuple[Li
     return None
 
 
-def _bases(placed: Mapping[str, tuple[Lifetime, int]]) -> dict[str, int]:
+def _bases(placed: Mapping[Name, tuple[Lifetime, int]]) -> dict[Name, int]:
     return {name: base for name, (_, base) in placed.items()}
 
 
-def _on_chip(network: IntegerNetwork, life: Lifetime, base: int) -> OnChipTensor:
-    tensor = network.tensors[life.name]
-    pixels = tensor.width * tensor.height
-    return OnChipTensor(tensor, base, tensor.width, pixels if life.words > pixels else 0, life.words)
+def on_chip(tensor: TensorType, base: int, config: NpuConfig) -> OnChipTensor:
+    """A whole tensor from a word on: its rows, and its channel blocks, one behind the other."""
+    blocks, pixels = config.channel_blocks(tensor.channels), tensor.width * tensor.height
+    return OnChipTensor(tensor, base, tensor.width, pixels if blocks > 1 else 0, blocks * pixels)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from functools import lru_cache
 
 from tessera.rtl.config import NpuConfig
 from tessera.rtl.isa import DEPTHWISE_TAPS
@@ -46,13 +47,24 @@ class ReductionMapping:
         """Steps, and so weight blocks, of a program."""
         return math.prod(self.kernel) * self.channel_steps
 
-    def first_word(self, block: int) -> tuple[int, int]:
-        """Channel block (of whole words) in which a block's reduction begins, and the half of it."""
-        if self.weight_depth == 4:
-            return self.first_slices[block], 0
-        return divmod(self.first_slices[block], 2)
+    @property
+    def slices_per_word(self) -> int:
+        """Slices of a channel block."""
+        return 1 if self.weight_depth == 4 else 2
+
+    def first_word(self, block: int, step: int = 0) -> tuple[int, int]:
+        """Channel block (of whole words) in which a block's reduction, or a later step of it, begins, and the half of
+        it."""
+        return divmod(self.first_slices[block] + step, self.slices_per_word)
+
+    def words(self, blocks: range, steps: range) -> range:
+        """Channel blocks of the input that some steps of some blocks read."""
+        first = min(self.first_slices[block] for block in blocks) + steps.start
+        last = max(self.first_slices[block] for block in blocks) + steps.stop
+        return range(first // self.slices_per_word, -(-last // self.slices_per_word))
 
 
+@lru_cache(maxsize=1024)
 def map_reduction(convolution: Convolution, config: NpuConfig) -> ReductionMapping:
     """The mapping with the fewest cycles.
 

@@ -54,6 +54,7 @@ class _Keys:
         self._issued: list[list[int]] = [[] for _ in Unit]
         self._tiles: list[deque[int]] = [deque() for _ in range(config.lanes)]
         self._freed: list[deque[int]] = [deque([0, 0]) for _ in range(config.lanes)]
+        self._open = [False] * config.lanes
 
     def of(self, instructions: Iterable[Instruction]) -> list[int]:
         """The keys of all instructions but waits and fences."""
@@ -82,7 +83,9 @@ class _Keys:
             self._least[unit] = key
         if isinstance(instruction, LaneProgram):
             for lane in lanes_of_mask(instruction.lanes):
-                self._tiles[lane].append(key)
+                self._open[lane] = bool(instruction.partial)
+                if not instruction.partial:
+                    self._tiles[lane].append(key)
         elif isinstance(instruction, PostProcess) and instruction.source is Source.LANES:
             for lane in lanes_of_mask(instruction.lanes):
                 self._freed[lane].append(key)
@@ -93,7 +96,8 @@ class _Keys:
     def _sources(self, instruction: Instruction) -> Iterator[int]:
         """Keys of what hands tiles or accumulators over to an instruction."""
         if isinstance(instruction, LaneProgram):
-            yield from (self._freed[lane].popleft() for lane in lanes_of_mask(instruction.lanes))
+            lanes = lanes_of_mask(instruction.lanes)
+            yield from (self._freed[lane].popleft() for lane in lanes if not self._open[lane])
         elif isinstance(instruction, PostProcess) and instruction.source is Source.LANES:
             yield from (self._tiles[lane].popleft() for lane in lanes_of_mask(instruction.lanes))
         elif isinstance(instruction, PostProcess):

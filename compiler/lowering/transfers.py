@@ -1,4 +1,4 @@
-"""Loads of a program's inputs and stores of its outputs, in pieces so that computing overlaps with them."""
+"""Loads and stores of tensors and their parts, in pieces so that computing overlaps with them."""
 
 from __future__ import annotations
 
@@ -7,46 +7,67 @@ from typing import Any
 
 from tessera.compiler.lowering.builder import StreamBuilder
 from tessera.rtl.config import NpuConfig
-from tessera.rtl.isa import Depth, Load, LoadTarget, Store
+from tessera.rtl.isa import Depth, Load, LoadTarget, NanPolicy, Store, fields_of
 from tessera.sim.program import DramTensor, OnChipTensor
 
-
-def emit_input(builder: StreamBuilder, name: str) -> None:
-    """Appends the loads of an input tensor, into all lanes."""
-    chip, dram = builder.placement[name], builder.dram[name]
-    for top, rows in _pieces(chip, builder.config):
-        fields = _fields(chip, dram, builder.config, top, rows)
-        load = Load(target=LoadTarget.ACTIVATIONS, lanes=builder.lanes.mask(chip.type.depth), **fields)
-        builder.emit(load, f"input {name} rows {top}..{top + rows - 1}")
+MAX_PLANES = next(field.maximum for field in fields_of(Load) if field.name == "planes")
 
 
-def emit_output(builder: StreamBuilder, name: str) -> None:
-    """Appends the stores of an output tensor, read from the last gang."""
-    chip, dram = builder.placement[name], builder.dram[name]
-    for top, rows in _pieces(chip, builder.config):
-        fields = _fields(chip, dram, builder.config, top, rows)
-        store = Store(lanes=builder.lanes.gangs(chip.type.depth)[-1], **fields)
-        builder.emit(store, f"output {name} rows {top}..{top + rows - 1}")
+def emit_load(builder: StreamBuilder, chip: OnChipTensor, dram: DramTensor, label: str, operation: str = "") -> None:
+    """Appends the loads of a tensor, or of a part of it, into all lanes."""
+    policy = dram.format.nan_policy if dram.format.is_float else NanPolicy.SATURATE
+    for fields, rows in _pieces(chip, dram, builder.config):
+        load = Load(
+            target=LoadTarget.ACTIVATIONS,
+            lanes=builder.lanes.mask(chip.type.depth),
+            shift=dram.format.scale_exponent,
+            nan_policy=policy,
+            **fields,
+        )
+        builder.emit(load, f"{label} rows {rows.start}..{rows.stop - 1}", operation)
 
 
-def _pieces(chip: OnChipTensor, config: NpuConfig) -> Iterator[tuple[int, int]]:
-    """Pieces of about a tile, as (first row, rows)."""
-    rows = max(1, config.accumulator_pixels // chip.type.width)
-    for top in range(0, chip.type.height, rows):
-        yield top, min(rows, chip.type.height - top)
+def emit_store(builder: StreamBuilder, chip: OnChipTensor, dram: DramTensor, label: str, operation: str = "") -> None:
+    """Appends the stores of a tensor, or of a part of it, read from the last gang."""
+    for fields, rows in _pieces(chip, dram, builder.config):
+        gang = builder.lanes.gangs(chip.type.depth)[-1]
+        store = Store(lanes=gang, shift=-dram.format.scale_exponent, **fields)
+        builder.emit(store, f"{label} rows {rows.start}..{rows.stop - 1}", operation)
 
 
-def _fields(chip: OnChipTensor, dram: DramTensor, config: NpuConfig, top: int, rows: int) -> dict[str, Any]:
-    """Fields of the transfer of some rows. They are contiguous in DRAM and on chip, so they are one row of it."""
-    size = config.pixel_bytes(chip.type.depth)
+def _pieces(chip: OnChipTensor, dram: DramTensor, config: NpuConfig) -> Iterator[tuple[dict[str, Any], range]]:
+    """Fields of the transfers of pieces of about a tile, and the rows of the tensor that each transfers."""
+    longest = max(1, config.accumulator_pixels // chip.type.width)
+    blocks = config.channel_blocks(chip.type.channels)
+    for top in range(chip.y, chip.y + chip.type.height, longest):
+        rows = range(top, min(top + longest, chip.y + chip.type.height))
+        for block in range(chip.block, chip.block + blocks, MAX_PLANES):
+            planes = range(block, min(block + MAX_PLANES, chip.block + blocks))
+            yield _fields(chip, dram, config, rows, planes), rows
+
+
+def _fields(chip: OnChipTensor, dram: DramTensor, config: NpuConfig, rows: range, planes: range) -> dict[str, Any]:
+    """Fields of the transfer of some rows of some channel blocks. Rows that are contiguous in DRAM and on chip are one
+    row of the transfer."""
+    memory_format = dram.format.memory_format
+    size = config.pixel_bytes(memory_format.bits if memory_format.is_float else chip.type.depth)
+    height, width = dram.type.height, dram.type.width
     depth, signed = Depth.of(chip.type.depth), int(chip.type.signed)
-    return {
-        "address": dram.address + top * chip.row_pitch * size,
-        "columns": rows * chip.type.width,
-        "planes": config.channel_blocks(chip.type.channels),
-        "plane_pitch": chip.type.height * chip.type.width * size,
-        "base": chip.address(0, top, 0),
+    shape = {"columns": len(rows) * width}
+    if chip.type.width < width:
+        shape = {
+            "columns": chip.type.width,
+            "rows": len(rows),
+            "row_pitch": width * size,
+            "chip_row_pitch": chip.row_pitch,
+        }
+    return shape | {
+        "address": dram.address + ((planes.start * height + rows.start) * width + chip.x) * size,
+        "planes": len(planes),
+        "plane_pitch": height * width * size,
+        "base": chip.address(planes.start, rows.start, chip.x),
         "chip_plane_pitch": chip.block_pitch,
+        "memory_format": memory_format,
         "memory_depth": depth,
         "memory_signed": signed,
         "chip_depth": depth,

@@ -15,22 +15,23 @@ def block_bytes(convolution: Convolution, config: NpuConfig) -> int:
     return map_reduction(convolution, config).steps * config.weight_block_bytes
 
 
-def pack_weights(convolution: Convolution, config: NpuConfig) -> list[bytes]:
-    """Weight blocks of each block of ``cols`` output channels, in the order in which a lane program takes them."""
+def pack_weights(convolution: Convolution, config: NpuConfig) -> list[np.ndarray]:
+    """Weights of each block of ``cols`` output channels in the order in which lane programs take them: int8 arrays
+    (kernel rows, kernel columns, channel steps, rows, cols), the kernel being that of the mapping."""
     mapping = map_reduction(convolution, config)
     pack = _pack_depthwise if mapping.depthwise else _pack_dense
-    return [pack(convolution, config, mapping, block).tobytes() for block in range(len(mapping.first_slices))]
+    return [pack(convolution, config, mapping, block) for block in range(len(mapping.first_slices))]
 
 
 def _pack_depthwise(convolution: Convolution, config: NpuConfig, mapping: ReductionMapping, block: int) -> np.ndarray:
-    """int8 array (kernel rows, groups of columns, rows, cols); the rows after ``DEPTHWISE_TAPS`` are not used."""
+    """int8 array (kernel rows, groups of columns, 1, rows, cols); the rows after ``DEPTHWISE_TAPS`` are not used."""
     weights = convolution.weights[block * config.cols : (block + 1) * config.cols, 0]
     height, width = mapping.kernel
     taps = np.zeros((config.cols, height, width * DEPTHWISE_TAPS), np.int8)
     taps[: len(weights), :, : weights.shape[2]] = weights
     packed = np.zeros((height, width, config.rows, config.cols), np.int8)
     packed[:, :, :DEPTHWISE_TAPS] = taps.reshape(config.cols, height, width, DEPTHWISE_TAPS).transpose(1, 2, 3, 0)
-    return packed
+    return packed[:, :, np.newaxis]
 
 
 def _pack_dense(convolution: Convolution, config: NpuConfig, mapping: ReductionMapping, block: int) -> np.ndarray:

@@ -20,7 +20,7 @@ extern "C" {
 #define TESSERA_REGISTERS__VERSION__MINOR_bm 0xffff
 #define TESSERA_REGISTERS__VERSION__MINOR_bp 0
 #define TESSERA_REGISTERS__VERSION__MINOR_bw 16
-#define TESSERA_REGISTERS__VERSION__MINOR_reset 0x0
+#define TESSERA_REGISTERS__VERSION__MINOR_reset 0x1
 #define TESSERA_REGISTERS__VERSION__MAJOR_bm 0xffff0000
 #define TESSERA_REGISTERS__VERSION__MAJOR_bp 16
 #define TESSERA_REGISTERS__VERSION__MAJOR_bw 16
@@ -77,6 +77,11 @@ extern "C" {
 #define TESSERA_REGISTERS__TILE__BEAT_BYTES_bp 16
 #define TESSERA_REGISTERS__TILE__BEAT_BYTES_bw 16
 
+// reg - tessera_registers::memory_formats
+#define TESSERA_REGISTERS__MEMORY_FORMATS__MASK_bm 0xff
+#define TESSERA_REGISTERS__MEMORY_FORMATS__MASK_bp 0
+#define TESSERA_REGISTERS__MEMORY_FORMATS__MASK_bw 8
+
 // reg - tessera_registers::stream::control
 #define TESSERA_REGISTERS__STREAM__CONTROL__START_bm 0x1
 #define TESSERA_REGISTERS__STREAM__CONTROL__START_bp 0
@@ -99,9 +104,9 @@ extern "C" {
 #define TESSERA_REGISTERS__STREAM__STATUS__ERROR_bw 1
 
 // reg - tessera_registers::stream::error
-#define TESSERA_REGISTERS__STREAM__ERROR__CODE_bm 0x7
+#define TESSERA_REGISTERS__STREAM__ERROR__CODE_bm 0xf
 #define TESSERA_REGISTERS__STREAM__ERROR__CODE_bp 0
-#define TESSERA_REGISTERS__STREAM__ERROR__CODE_bw 3
+#define TESSERA_REGISTERS__STREAM__ERROR__CODE_bw 4
 
 // reg - tessera_registers::stream::error_index
 #define TESSERA_REGISTERS__STREAM__ERROR_INDEX__INDEX_bm 0xffffffff
@@ -169,6 +174,53 @@ extern "C" {
 #define TESSERA_REGISTERS__STREAM__BUSY__VALUE_bw 32
 #define TESSERA_REGISTERS__STREAM__BUSY__VALUE_reset 0x0
 
+// reg - tessera_registers::memory_window::base
+#define TESSERA_REGISTERS__MEMORY_WINDOW__BASE__BLOCK_bm 0xffffffff00
+#define TESSERA_REGISTERS__MEMORY_WINDOW__BASE__BLOCK_bp 8
+#define TESSERA_REGISTERS__MEMORY_WINDOW__BASE__BLOCK_bw 32
+#define TESSERA_REGISTERS__MEMORY_WINDOW__BASE__BLOCK_reset 0x0
+
+// reg - tessera_registers::memory_window::limit
+#define TESSERA_REGISTERS__MEMORY_WINDOW__LIMIT__BLOCK_bm 0x1ffffffff00
+#define TESSERA_REGISTERS__MEMORY_WINDOW__LIMIT__BLOCK_bp 8
+#define TESSERA_REGISTERS__MEMORY_WINDOW__LIMIT__BLOCK_bw 33
+#define TESSERA_REGISTERS__MEMORY_WINDOW__LIMIT__BLOCK_reset 0x100000000
+
+// regfile - tessera_registers::memory_window
+typedef struct __attribute__ ((__packed__)) {
+    uint64_t base;
+    uint64_t limit;
+} tessera_registers__memory_window_t;
+
+// reg - tessera_registers::stream::watchdog
+#define TESSERA_REGISTERS__STREAM__WATCHDOG__LIMIT_bm 0xffffffff
+#define TESSERA_REGISTERS__STREAM__WATCHDOG__LIMIT_bp 0
+#define TESSERA_REGISTERS__STREAM__WATCHDOG__LIMIT_bw 32
+#define TESSERA_REGISTERS__STREAM__WATCHDOG__LIMIT_reset 0x0
+
+// reg - tessera_registers::stream::overflow
+#define TESSERA_REGISTERS__STREAM__OVERFLOW__LANES_bm 0xf
+#define TESSERA_REGISTERS__STREAM__OVERFLOW__LANES_bp 0
+#define TESSERA_REGISTERS__STREAM__OVERFLOW__LANES_bw 4
+
+// reg - tessera_registers::stream::not_a_number
+#define TESSERA_REGISTERS__STREAM__NOT_A_NUMBER__VALUE_bm 0xffffffff
+#define TESSERA_REGISTERS__STREAM__NOT_A_NUMBER__VALUE_bp 0
+#define TESSERA_REGISTERS__STREAM__NOT_A_NUMBER__VALUE_bw 32
+#define TESSERA_REGISTERS__STREAM__NOT_A_NUMBER__VALUE_reset 0x0
+
+// reg - tessera_registers::stream::underflows
+#define TESSERA_REGISTERS__STREAM__UNDERFLOWS__VALUE_bm 0xffffffff
+#define TESSERA_REGISTERS__STREAM__UNDERFLOWS__VALUE_bp 0
+#define TESSERA_REGISTERS__STREAM__UNDERFLOWS__VALUE_bw 32
+#define TESSERA_REGISTERS__STREAM__UNDERFLOWS__VALUE_reset 0x0
+
+// reg - tessera_registers::stream::overflows
+#define TESSERA_REGISTERS__STREAM__OVERFLOWS__VALUE_bm 0xffffffff
+#define TESSERA_REGISTERS__STREAM__OVERFLOWS__VALUE_bp 0
+#define TESSERA_REGISTERS__STREAM__OVERFLOWS__VALUE_bw 32
+#define TESSERA_REGISTERS__STREAM__OVERFLOWS__VALUE_reset 0x0
+
 // regfile - tessera_registers::stream
 typedef struct __attribute__ ((__packed__)) {
     uint32_t control;
@@ -185,7 +237,16 @@ typedef struct __attribute__ ((__packed__)) {
     uint32_t write_beats;
     uint8_t RESERVED_38_3f[0x8];
     uint32_t busy[10];
-    uint8_t RESERVED_68_ff[0x98];
+    uint8_t RESERVED_68_7f[0x18];
+    tessera_registers__memory_window_t code_window;
+    tessera_registers__memory_window_t load_window;
+    tessera_registers__memory_window_t store_window;
+    uint32_t watchdog;
+    uint32_t overflow;
+    uint32_t not_a_number;
+    uint32_t underflows;
+    uint32_t overflows;
+    uint8_t RESERVED_c4_ff[0x3c];
 } tessera_registers__stream__stride100_t;
 
 // addrmap - tessera_registers
@@ -199,7 +260,8 @@ typedef struct __attribute__ ((__packed__)) {
     uint32_t weight_bank;
     uint32_t parameter_memory;
     uint32_t tile;
-    uint8_t RESERVED_28_ff[0xd8];
+    uint32_t memory_formats;
+    uint8_t RESERVED_2c_ff[0xd4];
     tessera_registers__stream__stride100_t stream[1];
 } tessera_registers_t;
 

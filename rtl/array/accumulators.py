@@ -49,10 +49,15 @@ class Accumulators(wiring.Component):
         Fewer than two tiles are reserved and not yet released. Stays 1 until ``reserve``.
     drain : In(Drain)
         ``full`` rises ``FULL_CYCLES`` after the tile's last ``valid``.
+    overflow : Out(1)
+        1, ``OVERFLOW_CYCLES`` after its ``valid``, if a sum has wrapped.
     """
 
     FULL_CYCLES = 2
     """Cycles from the last ``valid`` of a tile to the first cycle with ``drain.full``."""
+
+    OVERFLOW_CYCLES = 3
+    """Cycles from sums' ``valid`` to their ``overflow``."""
 
     def __init__(self, config: NpuConfig, *, width: int | None = None):
         self._config = config
@@ -64,6 +69,7 @@ class Accumulators(wiring.Component):
                 "reserve": In(1),
                 "free": Out(1),
                 "drain": In(Drain(config)),
+                "overflow": Out(1),
             }
         )
 
@@ -86,7 +92,7 @@ class Accumulators(wiring.Component):
             m.d.sync += full.bit_select(sums_memory, 1).eq(1)
         m.d.comb += self.drain.full.eq(full.bit_select(draining, 1))
 
-        reads = []
+        reads, wrapped = [], []
         for index in range(2):
             m.submodules[f"memory_{index}"] = memory = Memory(
                 shape=unsigned(self._config.cols * self._config.accumulator_bits),
@@ -103,6 +109,8 @@ class Accumulators(wiring.Component):
                 write.data.eq(self._totals(read.data, control.overwrite)),
             ]
             reads.append(read)
+            wrapped.append(self._wrapped(m, read.data, control.overwrite, write.data, enable=write.en))
+        m.d.sync += self.overflow.eq(Cat(wrapped).any())
         self._drain(m, reads, memory=draining)
         return m
 
@@ -114,6 +122,23 @@ class Accumulators(wiring.Component):
             (Mux(overwrite, 0, stored.word_select(col, bits)).as_signed() + total)[:bits]
             for col, total in enumerate(self.sums)
         )
+
+    def _wrapped(self, m: Module, stored: Value, overwrite: Value, totals: Value, *, enable: Value) -> Value:
+        """1 in the cycle after one in which a sum has wrapped: both terms have the sign that their sum has not.
+
+        The signs are looked at only after a register, so that the adders' path does not grow.
+        """
+        bits = self._config.accumulator_bits
+        signs = [Signal(self._config.cols, name=f"{name}_signs", reset_less=True) for name in ("old", "new", "total")]
+        old, new, total = signs
+        enabled = Signal()
+        m.d.sync += [
+            enabled.eq(enable),
+            old.eq(Cat(stored.word_select(col, bits)[-1] & ~overwrite for col in range(self._config.cols))),
+            new.eq(Cat(value[-1] for value in self.sums)),
+            total.eq(Cat(totals.word_select(col, bits)[-1] for col in range(self._config.cols))),
+        ]
+        return enabled & (~(old ^ new) & (old ^ total)).any()
 
     def _drain(self, m: Module, reads: list[ReadPort], *, memory: Signal) -> None:
         """Gives the sums that were read to the drain port, and holds them there after the memory has been released."""

@@ -33,7 +33,7 @@ def tile_layout(config: NpuConfig) -> data.StructLayout:
     copied = (
         "weight_depth", "input_height", "input_width", "origin_y", "origin_x", "stride_y", "stride_x", "dilation_y",
         "dilation_x", "kernel_height", "kernel_width", "channel_steps", "tile_height", "tile_width", "half",
-        "depthwise",
+        "depthwise", "partial",
     )  # fmt: skip
     return data.StructLayout(
         {name: program[name].shape for name in copied}
@@ -46,12 +46,13 @@ def step_layout(config: NpuConfig) -> data.StructLayout:
     """A step of a tile: one kernel position and channel step, for all pixels.
 
     ``address``, ``y``, ``x``: of the first pixel's word. ``upper``: take the upper half of the words (W8).
-    ``first``, ``last``: first and last step of the tile. The others are the tile's, see `tile_layout`.
+    ``first``: first step of the tile. ``last``: last step of the program, which ``partial`` says is not the tile's last
+    program. The others are the tile's, see `tile_layout`.
     """
     tile = tile_layout(config)
     copied = (
         "weight_depth", "input_height", "input_width", "stride_y", "stride_x", "stride_pitch", "tile_height",
-        "tile_width", "pad", "digit_signed", "depthwise",
+        "tile_width", "pad", "digit_signed", "depthwise", "partial",
     )  # fmt: skip
     coordinate = signed(COORDINATE_BITS)
     return data.StructLayout(
@@ -67,7 +68,8 @@ def word_layout(config: NpuConfig) -> data.StructLayout:
     ``padding``: the pixel lies outside the input, nothing is read. ``pixel``: output pixel of the tile. ``complete``:
     the pixel's sums can be made, always except in depthwise programs, where a pixel needs several words.
     ``first``: the word begins a step, so a new weight block. ``first_step``: the word's step is the tile's first.
-    ``last``: the word is the tile's last. The others are those of `digit_control_layout`.
+    ``last``: the word is the program's last. ``finishes``: it is the tile's last too. The others are those of
+    `digit_control_layout`.
     """
     return data.StructLayout(
         {
@@ -78,6 +80,7 @@ def word_layout(config: NpuConfig) -> data.StructLayout:
             "first": 1,
             "first_step": 1,
             "last": 1,
+            "finishes": 1,
             "upper": 1,
             "pad": DIGIT_BITS,
             "digit_signed": 1,
@@ -202,7 +205,9 @@ class TileSetup(wiring.Component):
 
 
 class StepGenerator(wiring.Component):
-    """Makes the steps of each tile: loops ky, kx, s, innermost last.
+    """Makes the steps of each program: loops ky, kx, s, innermost last.
+
+    Remembers whether the program before was partial, which makes the next one go on with the same tile.
 
     Parameters
     ----------
@@ -231,6 +236,7 @@ class StepGenerator(wiring.Component):
         tile, step = self.tile.payload, self.step.payload
         copy_members(m.d.comb, step, tile)
         walking, first = Signal(), Signal(reset_less=True)
+        open_tile = Signal()  # the program before was partial
         ky = Signal.like(tile.kernel_height, reset_less=True)  # the counters run down to 1
         kx = Signal.like(tile.kernel_width, reset_less=True)
         s = Signal.like(tile.channel_steps, reset_less=True)
@@ -241,10 +247,12 @@ class StepGenerator(wiring.Component):
             step.last.eq((ky == 1) & (kx == 1) & (s == 1)),
         ]
         with m.If(~walking):
-            m.d.sync += [walking.eq(self.tile.valid), first.eq(1)]
+            m.d.sync += [walking.eq(self.tile.valid), first.eq(~open_tile)]
             m.d.sync += [ky.eq(tile.kernel_height), kx.eq(tile.kernel_width), s.eq(tile.channel_steps)]
         with m.Elif(self.step.ready):
             m.d.sync += [walking.eq(~step.last), first.eq(0)]
+            with m.If(step.last):
+                m.d.sync += open_tile.eq(tile.partial)
             with m.If(s != 1):
                 m.d.sync += s.eq(s - 1)
             with m.Elif(kx != 1):
@@ -348,6 +356,7 @@ class PixelGenerator(wiring.Component):
             word.first.eq(first),
             word.first_step.eq(step.first),
             word.last.eq(step.last & last_word),
+            word.finishes.eq(step.last & last_word & ~step.partial),
         ]
         self._walk(m, step, advance=~self.step.ready & room, next_row=(tx == 1) & complete)
         return m

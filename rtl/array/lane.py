@@ -16,7 +16,8 @@ from tessera.rtl.isa import LaneProgram
 
 
 class Lane(wiring.Component):
-    """Executes lane programs, each of which makes the sums of one tile; see `LaneProgram` for what it computes.
+    """Executes lane programs; see `LaneProgram` for what they compute. One, or several with all but the last partial,
+    make the sums of a tile.
 
     Every cycle one activation word is read, or is padding and made up, and goes down a pipeline without flow
     control: digit selection, multiplication, adder trees, accumulation. A step takes ``max(pixels, rows)`` cycles,
@@ -33,7 +34,7 @@ class Lane(wiring.Component):
     Members
     -------
     program : In(stream of LaneProgram)
-        The tiles. One is accepted ahead of the one that is worked on, so that its first weight block loads in time.
+        One is accepted ahead of the one that is worked on, so that its first weight block loads in time.
     read : Out(LaneRead)
         Read port of the lane's activation bank.
     weight_write : In(BeatWrite)
@@ -42,6 +43,8 @@ class Lane(wiring.Component):
         The finished tiles, oldest first. The lane provides; the signature is written from the PPU's view.
     done : Out(1)
         1 for a cycle when all activations and weights of a program have been read.
+    overflow : Out(1)
+        1 for a cycle when a sum has left the range of the accumulators, see `Accumulators`.
 
     Raises
     ------
@@ -65,6 +68,7 @@ class Lane(wiring.Component):
                 "weight_write": In(BeatWrite(config, beats=config.weight_beats)),
                 "drain": In(Drain(config)),
                 "done": Out(1),
+                "overflow": Out(1),
             }
         )
 
@@ -102,6 +106,7 @@ class Lane(wiring.Component):
             accumulators.reserve.eq(issue & begins_tile),
         ]
         m.d.sync += self.done.eq(issue & word.last)
+        m.d.comb += self.overflow.eq(accumulators.overflow)
         self._connect_array(m, issue, word, loader.weights, array, accumulators)
         return m
 
@@ -128,7 +133,11 @@ class Lane(wiring.Component):
     ) -> None:
         """The pipeline after the read; what is known about a word travels beside it."""
         complete, control = issue & word.complete, Signal(accumulate_layout(self._config))
-        m.d.comb += [control.pixel.eq(word.pixel), control.overwrite.eq(word.first_step), control.last.eq(word.last)]
+        m.d.comb += [
+            control.pixel.eq(word.pixel),
+            control.overwrite.eq(word.first_step),
+            control.last.eq(word.finishes),
+        ]
         for cycle in range(1, array.latency + 1):
             earlier, complete = complete, Signal(name=f"complete_{cycle}")
             undelayed, control = control, Signal.like(control, name=f"control_{cycle}", reset_less=True)

@@ -73,6 +73,8 @@ class Decoder(wiring.Component):
                     self._decode(m, kind, operands, found)
         with m.If(self.fetched.payload.error):
             m.d.comb += found.code.eq(isa.ErrorCode.FETCH_ERROR)
+        with m.If(self.fetched.payload.outside):
+            m.d.comb += found.code.eq(isa.ErrorCode.WINDOW)
 
         m.d.comb += self.fetched.ready.eq(~self.decoded.valid | self.decoded.ready)
         with m.If(self.fetched.ready):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from amaranth.hdl import Cat, Module, Mux, ResetInserter, Signal
+from amaranth.hdl import Cat, Module, Mux, ResetInserter, Signal, Value
 from amaranth.lib import data, stream, wiring
 from amaranth.lib.fifo import SyncFIFOBuffered
 from amaranth.lib.wiring import In, Out
@@ -11,13 +11,18 @@ from amaranth.utils import exact_log2
 from tessera.rtl import isa
 from tessera.rtl.axi import AxiRead
 from tessera.rtl.config import AXI_ADDRESS_BITS, AXI_BURST_BYTES, NpuConfig
+from tessera.rtl.window import is_inside, window_input
 
 INSTRUCTIONS_PER_BURST = AXI_BURST_BYTES // isa.INSTRUCTION_BYTES
 
 
 def fetched_layout() -> data.StructLayout:
-    """An instruction as it was read; ``error`` is 1 if the bus answered with an error to one of its beats."""
-    return data.StructLayout({"word": isa.INSTRUCTION_BITS, "error": 1})
+    """An instruction as it was read.
+
+    ``error`` is 1 if the bus answered with an error to one of its beats, ``outside`` if it lies outside the code window
+    and was not read.
+    """
+    return data.StructLayout({"word": isa.INSTRUCTION_BITS, "error": 1, "outside": 1})
 
 
 class InstructionFetch(wiring.Component):
@@ -27,7 +32,7 @@ class InstructionFetch(wiring.Component):
     instruction every 2.6 cycles, several times what streams use. More would hold up the first loads. Reading runs
     ahead of execution, past the end of the stream by at most that much: it stops asking for more once an end
     instruction has arrived. An error response is no error by itself; it is passed on with its instruction and counts
-    when that one is executed.
+    when that one is executed. Nothing is read outside the window; an instruction that lies there comes marked as such.
 
     Parameters
     ----------
@@ -42,6 +47,8 @@ class InstructionFetch(wiring.Component):
         Begins at ``address`` when 1 for a cycle; only allowed while ``idle``.
     address
         DRAM byte address of the first instruction, a multiple of ``isa.INSTRUCTION_BYTES``.
+    window
+        Where instructions may lie; constant while not ``idle``.
     stop
         Ends the reading and drops what has been read, when 1 for a cycle.
     idle
@@ -61,6 +68,7 @@ class InstructionFetch(wiring.Component):
             {
                 "start": In(1),
                 "address": In(AXI_ADDRESS_BITS),
+                "window": window_input(),
                 "stop": In(1),
                 "idle": Out(1),
                 "axi": Out(AxiRead(config)),
@@ -84,7 +92,10 @@ class InstructionFetch(wiring.Component):
         with m.Elif(fifo.w_en & (assembler.instruction.word[: isa.OPCODE_BITS] == isa.End.opcode)):
             m.d.sync += last_seen.eq(1)
 
-        in_flight = self._issue_bursts(m, enable=running & ~last_seen & ~self.stop, depth=depth)
+        inside = Signal()
+        in_flight = self._issue_bursts(m, enable=running & ~last_seen & ~self.stop, inside=inside, depth=depth)
+        # All that was asked for has been executed, and what follows lies outside.
+        outside = running & ~last_seen & ~inside & (in_flight == 0) & (fifo.level == 0)
         m.d.comb += [
             self.idle.eq(~running & (in_flight == 0)),
             self.axi.r.ready.eq(1),
@@ -95,15 +106,19 @@ class InstructionFetch(wiring.Component):
             fifo.w_data.eq(assembler.instruction),
             fifo.w_en.eq(assembler.done),
             self.instructions.payload.eq(fifo.r_data),
-            self.instructions.valid.eq(fifo.r_rdy),
+            self.instructions.payload.outside.eq(outside),
+            self.instructions.valid.eq(fifo.r_rdy | outside),
             fifo.r_en.eq(self.instructions.ready),
         ]
         return m
 
-    def _issue_bursts(self, m: Module, *, enable: Signal, depth: int) -> Signal:
-        """Issues a burst whenever the store has room for it; returns the number of bursts in flight."""
+    def _issue_bursts(self, m: Module, *, enable: Value, inside: Signal, depth: int) -> Signal:
+        """Issues a burst whenever the store has room for it; returns the number of bursts in flight.
+
+        ``inside`` says that the next burst lies in the window.
+        """
         beats = isa.INSTRUCTION_BYTES // self._config.beat_bytes
-        address = Signal(AXI_ADDRESS_BITS)
+        address = Signal(AXI_ADDRESS_BITS, name="next_address")
         reserved = Signal(range(depth + 1))
         in_flight = Signal(range(self.PREFETCH_BURSTS + 1))
         ar = self.axi.ar
@@ -116,7 +131,8 @@ class InstructionFetch(wiring.Component):
         m.d.comb += [
             count.eq(INSTRUCTIONS_PER_BURST - first),
             room.eq((reserved + count <= depth) & (in_flight != self.PREFETCH_BURSTS)),
-            issue.eq(enable & room & (~ar.valid | ar.ready)),
+            inside.eq(is_inside(self.window, address)),
+            issue.eq(enable & room & inside & (~ar.valid | ar.ready)),
         ]
         with m.If(ar.ready):
             m.d.sync += ar.valid.eq(0)
@@ -128,7 +144,7 @@ class InstructionFetch(wiring.Component):
                 ar.payload.len.eq(count * beats - 1),
                 address.eq((address & -AXI_BURST_BYTES) + AXI_BURST_BYTES),
             ]
-        taken = self.instructions.valid & self.instructions.ready
+        taken = self.instructions.valid & self.instructions.ready & ~self.instructions.payload.outside
         landed = self.axi.r.valid & self.axi.r.payload.last
         m.d.sync += in_flight.eq(in_flight + issue - landed)
         m.d.sync += reserved.eq(reserved + Mux(issue, count, 0) - taken)

@@ -2,23 +2,22 @@
 
 from __future__ import annotations
 
-from amaranth.hdl import Cat, Module, ResetInserter
+from amaranth.hdl import Module, ResetInserter, Signal
 from amaranth.lib import stream, wiring
 from amaranth.lib.wiring import In, Out, connect, flipped
 
 from tessera.rtl import isa
 from tessera.rtl.axi import AxiRead
-from tessera.rtl.config import AXI_ADDRESS_BITS, NpuConfig
+from tessera.rtl.config import AXI_ADDRESS_BITS, WATCHDOG_BITS, NpuConfig
 from tessera.rtl.control.decoder import Decoder
 from tessera.rtl.control.fetch import InstructionFetch
 from tessera.rtl.control.queue import INDEX_BITS, UnitQueue, instruction_of
 from tessera.rtl.control.sequencer import Sequencer, failure_layout
 from tessera.rtl.control.tokens import TokenCounters
+from tessera.rtl.control.watchdog import Watchdog
 from tessera.rtl.interfaces import layout_of
 from tessera.rtl.legality import units_of_config
-
-BUS_UNITS = {isa.Unit.LOAD: isa.ErrorCode.READ_ERROR, isa.Unit.STORE: isa.ErrorCode.WRITE_ERROR}
-"""Units that use the AXI bus, with the code of the errors they report. They are never reset while they work."""
+from tessera.rtl.window import windows_input, windows_layout
 
 
 class InstructionStream(wiring.Component):
@@ -35,6 +34,12 @@ class InstructionStream(wiring.Component):
     -------
     start, reset, address
         Start at a DRAM byte address, and stop (see `Sequencer`).
+    new_windows, windows
+        Memory windows of the next stream; those of the current one, taken over at its start.
+    watchdog_limit
+        See `Watchdog`.
+    bus_beat
+        A beat of any unit's data moves on the bus in this cycle.
     axi
         Read channels of the fetch.
     programs
@@ -43,10 +48,19 @@ class InstructionStream(wiring.Component):
         A bit per unit: it completes an instruction in this cycle.
     read_error, write_error
         The load (store) unit's oldest instruction got an error response; not later than its completion.
+    not_a_number
+        The load unit's oldest instruction found NaN or infinity that are to stop the stream; not later than its
+        completion. An error response of the same instruction comes first.
+    load_outside, store_outside
+        The load (store) unit's oldest instruction has a burst outside its window.
+    bus_stop
+        The load and the store unit must begin nothing on the bus any more.
+    bus_drained
+        While ``bus_stop`` is 1: they have nothing under way on the bus.
     active
         A bit per unit: it has instructions that it has not completed.
     units_reset
-        Resets all units except those in `BUS_UNITS`, when a stream has ended or was stopped.
+        Resets all units, when a stream has ended or was stopped.
     started
         1 in the cycle in which a start is accepted.
     index, running, executing, stream_done, failure, ended, failed
@@ -65,11 +79,20 @@ class InstructionStream(wiring.Component):
                 "start": In(1),
                 "reset": In(1),
                 "address": In(AXI_ADDRESS_BITS),
+                "new_windows": windows_input(),
+                "windows": Out(windows_layout()),
+                "watchdog_limit": In(WATCHDOG_BITS),
+                "bus_beat": In(1),
                 "axi": Out(AxiRead(config)),
                 "programs": Out(programs),
                 "done": In(len(isa.Unit)),
                 "read_error": In(1),
                 "write_error": In(1),
+                "not_a_number": In(1),
+                "load_outside": In(1),
+                "store_outside": In(1),
+                "bus_stop": Out(1),
+                "bus_drained": In(1),
                 "active": Out(len(isa.Unit)),
                 "units_reset": Out(1),
                 "started": Out(1),
@@ -95,6 +118,7 @@ class InstructionStream(wiring.Component):
         m.d.comb += [
             fetch.start.eq(sequencer.fetch_start),
             fetch.address.eq(self.address),
+            fetch.window.eq(self.windows.code),
             fetch.stop.eq(sequencer.fetch_stop),
             sequencer.fetch_idle.eq(fetch.idle),
             decoder.clear.eq(~sequencer.executing),
@@ -102,7 +126,13 @@ class InstructionStream(wiring.Component):
             sequencer.reset.eq(self.reset),
             tokens.clear.eq(sequencer.fetch_start),
             tokens.done.eq(self.done),
+            # In the cycle of the reset itself the units must not begin anything either.
+            self.bus_stop.eq(sequencer.flush | sequencer.units_reset),
+            sequencer.bus_idle.eq(self.bus_drained),
         ]
+        with m.If(sequencer.fetch_start):
+            m.d.sync += self.windows.eq(self.new_windows)
+        self._watch(m, sequencer)
         self._report_state(m, sequencer)
         queues = {unit: self._make_queue(m, unit, sequencer, decoder, tokens) for unit in self._units}
         self._report_bus_units(m, sequencer, queues)
@@ -115,7 +145,7 @@ class InstructionStream(wiring.Component):
     ) -> UnitQueue:
         queue = UnitQueue(self._config, unit)
         name = unit.name.lower()
-        m.submodules[f"queue_{name}"] = queue if unit in BUS_UNITS else ResetInserter(self.units_reset)(queue)
+        m.submodules[f"queue_{name}"] = ResetInserter(self.units_reset)(queue)
         connect(m, queue.program, flipped(getattr(self.programs, name)))
         m.d.comb += [
             queue.push.eq(sequencer.push[unit]),
@@ -131,6 +161,16 @@ class InstructionStream(wiring.Component):
         ]
         return queue
 
+    def _watch(self, m: Module, sequencer: Sequencer) -> None:
+        """Progress is a completion, a beat of data, or a change of the sequencer's own state."""
+        m.submodules.watchdog = watchdog = Watchdog()
+        m.d.comb += [
+            watchdog.limit.eq(self.watchdog_limit),
+            watchdog.enable.eq(sequencer.running),
+            watchdog.progress.eq(self.done.any() | self.bus_beat | sequencer.fetch_stop),
+            sequencer.expired.eq(watchdog.expired),
+        ]
+
     def _report_state(self, m: Module, sequencer: Sequencer) -> None:
         m.d.comb += [
             self.started.eq(sequencer.fetch_start),
@@ -145,10 +185,16 @@ class InstructionStream(wiring.Component):
         ]
 
     def _report_bus_units(self, m: Module, sequencer: Sequencer, queues: dict[isa.Unit, UnitQueue]) -> None:
-        m.d.comb += sequencer.bus_idle.eq(~Cat(queues[unit].active for unit in BUS_UNITS).any())
-        errors = {isa.Unit.LOAD: self.read_error, isa.Unit.STORE: self.write_error}
-        for unit, code in BUS_UNITS.items():
-            with m.If(errors[unit]):
+        units, codes = isa.Unit, isa.ErrorCode
+        errors: list[tuple[Signal, isa.Unit, isa.ErrorCode]] = [
+            (self.load_outside, units.LOAD, codes.WINDOW),
+            (self.store_outside, units.STORE, codes.WINDOW),
+            (self.not_a_number, units.LOAD, codes.NOT_A_NUMBER),
+            (self.read_error, units.LOAD, codes.READ_ERROR),
+            (self.write_error, units.STORE, codes.WRITE_ERROR),
+        ]
+        for error, unit, code in errors:  # the last one wins
+            with m.If(error):
                 m.d.comb += [
                     sequencer.bus_failure.code.eq(code),
                     sequencer.bus_failure.index.eq(queues[unit].oldest),

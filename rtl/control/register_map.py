@@ -16,7 +16,7 @@ from systemrdl import RDLCompiler
 from systemrdl.node import AddrmapNode, FieldNode, RegNode
 
 from tessera.rtl import isa
-from tessera.rtl.config import AXI_ADDRESS_BITS
+from tessera.rtl.config import AXI_ADDRESS_BITS, AXI_BURST_BYTES, WATCHDOG_BITS
 
 WORD_BYTES = 4
 """Bytes of an access."""
@@ -110,6 +110,9 @@ def root() -> AddrmapNode:
         "UNITS": len(isa.Unit),
         "ADDRESS_BITS": AXI_ADDRESS_BITS,
         "ALIGNMENT_BITS": isa.INSTRUCTION_BYTES.bit_length() - 1,
+        "WINDOW_BITS": AXI_BURST_BYTES.bit_length() - 1,
+        "WATCHDOG_BITS": WATCHDOG_BITS,
+        "LANES": isa.MAX_LANES,
         "CODE_BITS": max(isa.ErrorCode).bit_length(),
     }
     compiler = RDLCompiler()

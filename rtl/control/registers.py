@@ -211,7 +211,7 @@ def _field_ports(node: FieldNode) -> dict[str, wiring.Member]:
     if kind == "counter":
         clear = {"clear": In(1)} if node.get_property("hwclr") else {}
         return {"increment": In(node.get_property("incrwidth") or 1), **clear}
-    return {"value": Out(node.width)}
+    return {"value": Out(node.width, init=node.get_property("reset") or 0)}
 
 
 def _words() -> Iterator[tuple[RegNode, int]]:

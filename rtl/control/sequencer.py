@@ -24,11 +24,12 @@ class Sequencer(wiring.Component):
 
     - An instruction goes to the queues of all its units in one cycle, as soon as all of them have room.
     - ``Fence`` and ``End`` wait until every unit is idle.
-    - After ``End`` the stream is done when the fetch's last burst has arrived. Then the units that do not use the bus
-      are reset: finished tiles that no post-process took are dropped, so that the next stream finds none of them.
-    - After an error (a bad instruction, or a failure that a bus unit reports) or a reset, the queues are flushed, the
-      bus units finish the instructions they have, the other units are reset, and then the stream has stopped. Results
-      of a stopped stream are undefined, and so are the on-chip memories.
+    - After ``End`` the stream is done when the fetch's last burst has arrived.
+    - After an error (a bad instruction, a failure that a bus unit reports, or the watchdog's alarm) or a reset, the
+      queues are flushed, the bus units complete their bursts, and then the stream has stopped. Results of a stopped
+      stream are undefined, and so are the on-chip memories.
+    - Whenever a stream has stopped, all units are reset: nothing but the memories' contents outlives it.
+    - If the bus does not let a stream stop, the watchdog's next alarm is reported as an error of the running stream.
 
     Members
     -------
@@ -43,12 +44,13 @@ class Sequencer(wiring.Component):
     push, room, idle
         Per unit: hand over the instruction in this cycle; its queue has room; queue and unit have nothing to do.
     bus_idle
-        The units that use the bus have finished all that was passed to them.
+        While ``flush`` is 1: nothing is under way on the bus for the units.
     bus_failure
         A failure that a bus unit reports in this cycle.
+    expired
+        The watchdog's alarm.
     flush, units_reset
-        Drop the queues' contents (after an error or a reset); reset all units except those that use the bus (in the
-        cycle after a stream of any outcome has stopped).
+        Drop the queues' contents, begin nothing on the bus any more; reset all units.
     index
         Index of the next instruction, which is the number of instructions executed.
     running, done, failure
@@ -56,7 +58,7 @@ class Sequencer(wiring.Component):
     executing
         1 from start to ``End`` or error: the cycles that count.
     ended, failed
-        Pulses when the stream has stopped after ``End`` or after an error.
+        Pulses when the stream has stopped after ``End`` or after an error; ``failed`` also when it cannot be stopped.
     """
 
     def __init__(self) -> None:
@@ -74,6 +76,7 @@ class Sequencer(wiring.Component):
                 "idle": In(units),
                 "bus_idle": In(1),
                 "bus_failure": In(failure_layout()),
+                "expired": In(1),
                 "flush": Out(1),
                 "units_reset": Out(1),
                 "index": Out(INDEX_BITS),
@@ -122,6 +125,11 @@ class Sequencer(wiring.Component):
                     ]
                     m.d.sync += [self.done.eq(~abort), self.units_reset.eq(1)]
                     m.next = "STOPPED"
+                with m.Elif(self.expired):
+                    m.d.comb += self.failed.eq(1)
+                    m.d.sync += abort.eq(1)
+                    with m.If(self.failure.code == isa.ErrorCode.NONE):
+                        m.d.sync += [self.failure.code.eq(isa.ErrorCode.WATCHDOG), self.failure.index.eq(self.index)]
         with m.If(self.reset):
             m.d.sync += [self.done.eq(0), self.failure.eq(0), abort.eq(1)]
         return m
@@ -132,6 +140,8 @@ class Sequencer(wiring.Component):
         accept = Signal()
         with m.If(self.bus_failure.code != isa.ErrorCode.NONE):
             m.d.comb += fail.eq(self.bus_failure)
+        with m.Elif(self.expired):
+            m.d.comb += [fail.code.eq(isa.ErrorCode.WATCHDOG), fail.index.eq(self.index)]
         with m.Elif(self.executing & self.decoded.valid):
             with m.If(payload.code != isa.ErrorCode.NONE):
                 m.d.comb += [fail.code.eq(payload.code), fail.index.eq(self.index)]

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
-from amaranth.hdl import Module, Mux, ShapeLike, Signal, Value
+from amaranth.hdl import Cat, Const, Module, Mux, ShapeLike, Signal, Value
 from amaranth.lib import data, stream, wiring
 from amaranth.lib.wiring import In, Out
 
@@ -12,6 +12,7 @@ from tessera.rtl import isa
 from tessera.rtl.axi import address_layout
 from tessera.rtl.config import AXI_ID_BITS, NpuConfig
 from tessera.rtl.interfaces import address_bits, layout_of
+from tessera.rtl.window import is_inside, window_input
 
 BLOCK_FIELDS = (
     "address", "columns", "rows", "planes", "row_pitch", "plane_pitch",
@@ -20,7 +21,7 @@ BLOCK_FIELDS = (
 """Fields of :class:`isa.Load` and :class:`isa.Store` that say where the elements lie."""
 
 FIELD_WIDTHS = {field.name: field.width for field in isa.fields_of(isa.Load)}
-"""Widths of the fields of a DMA instruction, in bits."""
+"""Widths of the fields of a DMA instruction (of a load, which has all that a store has), in bits."""
 
 _DRAM_FIELDS = ("address", "row_pitch", "plane_pitch")
 
@@ -78,9 +79,33 @@ def select_depth(depth: Value, choices: Mapping[isa.Depth, Value]) -> Value:
     return selected
 
 
-def element_bytes(config: NpuConfig, columns: Value, depth: Value) -> Value:
+def by_memory_bits(config: NpuConfig, settings: data.View, choice: Callable[[int], Value | int]) -> Value:
+    """``choice`` of the bits that a value has in DRAM by the fields of an :class:`isa.Transfer`."""
+    selected = select_depth(settings.memory_depth, {code: choice(code.bits) for code in depths_of(config)})
+    for bits in sorted({code.bits for code in config.memory_formats}):
+        chosen = Cat(settings.memory_format == code for code in config.memory_formats if code.bits == bits).any()
+        selected = Mux(chosen, choice(bits), selected)
+    return selected
+
+
+def element_bytes(config: NpuConfig, columns: Value, settings: data.View) -> Value:
     """Bytes of ``columns`` packed activation elements in DRAM."""
-    return select_depth(depth, {code: times(columns, config.pixel_bytes(code.bits)) for code in depths_of(config)})
+    return by_memory_bits(config, settings, lambda bits: times(columns, config.pixel_bytes(bits)))
+
+
+def element_parts(config: NpuConfig, bits: int) -> int:
+    """Beats' worth of an element whose values have ``bits`` bits in DRAM: a power of two."""
+    return max(1, config.pixel_bytes(bits) // config.beat_bytes)
+
+
+def max_parts(config: NpuConfig) -> int:
+    """Parts of the longest element."""
+    return element_parts(config, config.max_memory_bits)
+
+
+def is_float(config: NpuConfig, settings: data.View) -> Value:
+    """Whether the values in DRAM are floating-point numbers of a format that is built."""
+    return Cat(Const(0, 1), *(settings.memory_format == code for code in config.memory_formats)).any()
 
 
 class RowWalker(wiring.Component):
@@ -151,7 +176,7 @@ class RowWalker(wiring.Component):
 
 def span_layout(config: NpuConfig) -> data.StructLayout:
     """A row of bytes in DRAM: first address, number of bytes (at least 1), and whether it ends a block."""
-    longest = ((1 << FIELD_WIDTHS["columns"]) - 1) * max(config.beat_bytes, config.pixel_bytes(16))
+    longest = ((1 << FIELD_WIDTHS["columns"]) - 1) * config.pixel_bytes(config.max_memory_bits)
     return data.StructLayout({"address": FIELD_WIDTHS["address"], "bytes": longest.bit_length(), "last": 1})
 
 
@@ -216,6 +241,81 @@ class BurstSplitter(wiring.Component):
             ]
         with m.Elif(self.bursts.ready):
             m.d.sync += [beat.eq(beat + length), beats.eq(beats - length)]
+        return m
+
+
+class BurstGate(wiring.Component):
+    """Passes the bursts that lie in a window. Combinational; latency 0.
+
+    The first burst outside the window stays at the gate, and with it all that follow: nothing passes any more until
+    the gate is reset.
+
+    Members
+    -------
+    window : In(window_layout)
+        Constant while there are bursts.
+    enable : In(1)
+        Bursts may pass. One that has been offered stays so, whatever ``enable`` becomes.
+    bursts : In(stream of burst_layout)
+    passed : Out(stream of burst_layout)
+    outside : Out(1)
+        1 while a burst outside the window is at the gate.
+    offered : Out(1)
+        1 while a burst must still be accepted: it was offered in the cycle before.
+    """
+
+    def __init__(self) -> None:
+        super().__init__(
+            {
+                "window": window_input(),
+                "enable": In(1),
+                "bursts": In(stream.Signature(burst_layout())),
+                "passed": Out(stream.Signature(burst_layout())),
+                "outside": Out(1),
+                "offered": Out(1),
+            }
+        )
+
+    def elaborate(self, platform: object) -> Module:
+        m = Module()
+        inside, open_ = Signal(), Signal()
+        m.d.comb += [
+            inside.eq(is_inside(self.window, self.bursts.payload.addr)),
+            open_.eq(inside & (self.enable | self.offered)),
+            self.passed.payload.eq(self.bursts.payload),
+            self.passed.valid.eq(self.bursts.valid & open_),
+            self.bursts.ready.eq(self.passed.ready & open_),
+            self.outside.eq(self.bursts.valid & ~inside),
+        ]
+        m.d.sync += self.offered.eq(self.passed.valid & ~self.passed.ready)
+        return m
+
+
+class OpenBlocks(wiring.Component):
+    """Counts the blocks that have all their bursts but are not done.
+
+    A block with a burst outside the window is the oldest one in the engine when there are none.
+
+    Members
+    -------
+    issued : In(1)
+        The last burst of a block is accepted in this cycle.
+    done : In(1)
+        A block is done in this cycle.
+    none : Out(1)
+    """
+
+    MOST = 63
+    """Blocks that can be counted: more than the queues and pipelines of an engine hold together."""
+
+    def __init__(self) -> None:
+        super().__init__({"issued": In(1), "done": In(1), "none": Out(1)})
+
+    def elaborate(self, platform: object) -> Module:
+        m = Module()
+        count = Signal(range(self.MOST + 1))
+        m.d.sync += count.eq(count + self.issued - self.done)
+        m.d.comb += self.none.eq(count == 0)
         return m
 
 

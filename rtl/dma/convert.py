@@ -9,6 +9,7 @@ from amaranth.lib.wiring import In, Out
 from tessera.rtl import isa
 from tessera.rtl.config import NpuConfig
 from tessera.rtl.dma.block import FIELD_WIDTHS, depths_of, select_depth
+from tessera.rtl.dma.pipeline import connect_pipeline
 
 VALUE_BITS = 17
 """Bits of a value before conversion: 16 bits, signed or not, in two's complement."""
@@ -24,7 +25,7 @@ def unconverted_layout(config: NpuConfig, settings: ShapeLike) -> data.StructLay
             "values": data.ArrayLayout(signed(VALUE_BITS), config.word_digits),
             "depth": FIELD_WIDTHS["chip_depth"],
             "signed": 1,
-            "shift": signed(FIELD_WIDTHS["shift"]),
+            "shift": signed(isa.INTEGER_SHIFT_BITS),
             "settings": settings,
         }
     )
@@ -77,7 +78,8 @@ class DepthConverter(wiring.Component):
 
     def elaborate(self, platform: object) -> Module:
         m = Module()
-        moves = self._control(m)
+        moves, empty = connect_pipeline(m, self.input, self.output, self.LATENCY)
+        m.d.comb += self.empty.eq(empty)
         values = Signal(self.input.payload.values.shape(), reset_less=True)
         conversion = self._follow(m, moves[0], self.input.payload)
         with m.If(moves[0]):
@@ -89,7 +91,7 @@ class DepthConverter(wiring.Component):
             for registers, parts in zip(shifted, channels):
                 registers.load(m, *parts)
         conversion = self._follow(m, moves[1], conversion)
-        low, high = _limits(m, depths_of(self._config), conversion)
+        low, high = depth_limits(m, depths_of(self._config), conversion.depth, conversion.signed)
         result = Signal(self.output.payload.values.shape(), reset_less=True)
         rounded = Cat(value.rounded(m, low, high)[:RESULT_BITS] for value in shifted)
         with m.If(moves[2]):
@@ -101,25 +103,6 @@ class DepthConverter(wiring.Component):
             self.output.payload.settings.eq(conversion.settings),
         ]
         return m
-
-    def _control(self, m: Module) -> list[Value]:
-        """The stages' handshake: a stage is free when it is empty or the next one is free. Returns, by stage, whether
-        it takes something; registers that hold still otherwise save power and simulation time.
-        """
-        valid = [Signal(name=f"valid_{stage}") for stage in range(self.LATENCY)]
-        moves = [Signal(name=f"moves_{stage}") for stage in range(self.LATENCY)]
-        free = [Signal(name=f"free_{stage}") for stage in range(self.LATENCY)]
-        for stage, following in enumerate([*free[1:], self.output.ready]):
-            before = valid[stage - 1] if stage else self.input.valid
-            m.d.comb += [free[stage].eq(following | ~valid[stage]), moves[stage].eq(free[stage] & before)]
-            with m.If(free[stage]):
-                m.d.sync += valid[stage].eq(before)
-        m.d.comb += [
-            self.input.ready.eq(free[0]),
-            self.output.valid.eq(valid[-1]),
-            self.empty.eq(~Cat(valid).any()),
-        ]
-        return moves
 
     def _follow(self, m: Module, move: Value, before: data.View) -> data.View:
         """A register stage of what accompanies the values."""
@@ -172,12 +155,12 @@ def _masks(m: Module, shift: Value) -> tuple[Signal, Signal]:
     return left_mask, sticky_mask
 
 
-def _limits(m: Module, depths: tuple[isa.Depth, ...], conversion: data.View) -> tuple[Signal, Signal]:
-    """Smallest and largest value of the result's depth."""
+def depth_limits(m: Module, depths: tuple[isa.Depth, ...], depth: Value, is_signed: Value) -> tuple[Signal, Signal]:
+    """Smallest and largest value of a depth."""
     low, high = Signal(signed(VALUE_BITS)), Signal(signed(VALUE_BITS))
-    lows = {code: Mux(conversion.signed, -(1 << code.bits - 1), 0) for code in depths}
-    highs = {code: Mux(conversion.signed, (1 << code.bits - 1) - 1, (1 << code.bits) - 1) for code in depths}
-    m.d.comb += [low.eq(select_depth(conversion.depth, lows)), high.eq(select_depth(conversion.depth, highs))]
+    lows = {code: Mux(is_signed, -(1 << code.bits - 1), 0) for code in depths}
+    highs = {code: Mux(is_signed, (1 << code.bits - 1) - 1, (1 << code.bits) - 1) for code in depths}
+    m.d.comb += [low.eq(select_depth(depth, lows)), high.eq(select_depth(depth, highs))]
     return low, high
 
 

@@ -10,22 +10,27 @@ from tessera.rtl import isa
 from tessera.rtl.axi import AxiRead, address_layout, read_layout
 from tessera.rtl.config import NpuConfig
 from tessera.rtl.dma.block import (
-    FIELD_WIDTHS,
+    BurstGate,
     BurstSplitter,
+    OpenBlocks,
     RowWalker,
     block_layout,
+    by_memory_bits,
     check_axi_id,
     depths_of,
     element_bytes,
+    element_parts,
     fork_program,
     select_depth,
     settings_layout,
     times,
 )
-from tessera.rtl.dma.convert import RESULT_BITS, DepthConverter, converted_layout
+from tessera.rtl.dma.chunk_converter import ChunkConverter, write_settings
+from tessera.rtl.dma.convert import RESULT_BITS, converted_layout
 from tessera.rtl.dma.fifo import StreamFifo
 from tessera.rtl.dma.unpack import Unpacker, chunk_layout
 from tessera.rtl.interfaces import BeatWrite, address_bits, bank_write_layout, layout_of
+from tessera.rtl.window import window_input
 
 
 def load_settings() -> data.StructLayout:
@@ -33,15 +38,10 @@ def load_settings() -> data.StructLayout:
     return settings_layout(isa.Load)
 
 
-def write_settings() -> data.StructLayout:
-    """Where a converted chunk goes."""
-    return data.StructLayout(
-        {"lanes": isa.MAX_LANES, "address": FIELD_WIDTHS["base"], "half": 1, "pairs": 1, "last": 1, "error": 1}
-    )
-
-
 class ReadRequester(wiring.Component):
     """Issues the read bursts of blocks, as far ahead of the data as ``OUTSTANDING_BEATS`` allows.
+
+    A burst outside the window is not issued, nor is anything after it.
 
     Parameters
     ----------
@@ -56,6 +56,16 @@ class ReadRequester(wiring.Component):
     ar : Out(stream of address_layout)
     returned : In(1)
         1 in each cycle in which a beat of read data is accepted.
+    done : In(1)
+        1 in each cycle in which a block is done.
+    window : In(window_layout)
+        Where bursts may go; constant while there are blocks.
+    stop : In(1)
+        No more bursts are issued while 1, except one that has been offered.
+    outside : Out(1)
+        1 while a burst of the oldest block that is not done lies outside the window.
+    drained : Out(1)
+        While ``stop`` is 1: everything that was asked for has arrived.
     """
 
     OUTSTANDING_BEATS = 128
@@ -69,6 +79,11 @@ class ReadRequester(wiring.Component):
                 "blocks": In(stream.Signature(block_layout(load_settings()))),
                 "ar": Out(stream.Signature(address_layout())),
                 "returned": In(1),
+                "done": In(1),
+                "window": window_input(),
+                "stop": In(1),
+                "outside": Out(1),
+                "drained": Out(1),
             }
         )
 
@@ -76,7 +91,10 @@ class ReadRequester(wiring.Component):
         m = Module()
         m.submodules.walker = walker = RowWalker(load_settings())
         m.submodules.splitter = splitter = BurstSplitter(self._config)
+        m.submodules.gate = gate = BurstGate()
+        m.submodules.open_blocks = open_blocks = OpenBlocks()
         connect(m, flipped(self.blocks), walker.blocks)
+        connect(m, splitter.bursts, gate.bursts)
         row, span = walker.rows.payload, splitter.spans.payload
         copied = row.settings.target != isa.LoadTarget.ACTIVATIONS
         m.d.comb += [
@@ -85,7 +103,7 @@ class ReadRequester(wiring.Component):
                 Mux(
                     copied,
                     times(row.columns, self._config.beat_bytes),
-                    element_bytes(self._config, row.columns, row.settings.memory_depth),
+                    element_bytes(self._config, row.columns, row.settings),
                 )
             ),
             span.last.eq(row.last),
@@ -93,17 +111,23 @@ class ReadRequester(wiring.Component):
             walker.rows.ready.eq(splitter.spans.ready),
         ]
         outstanding = Signal(range(self.OUTSTANDING_BEATS + 1))
-        burst = splitter.bursts.payload
+        burst, accepted = gate.passed.payload, Signal()
         room = outstanding + burst.len < self.OUTSTANDING_BEATS
         m.d.comb += [
+            gate.window.eq(self.window),
+            gate.enable.eq(room & ~self.stop),
             self.ar.payload.id.eq(self._axi_id),
             self.ar.payload.addr.eq(burst.addr),
             self.ar.payload.len.eq(burst.len),
-            self.ar.valid.eq(splitter.bursts.valid & room),
-            splitter.bursts.ready.eq(self.ar.ready & room),
+            self.ar.valid.eq(gate.passed.valid),
+            gate.passed.ready.eq(self.ar.ready),
+            accepted.eq(self.ar.valid & self.ar.ready),
+            open_blocks.issued.eq(accepted & burst.last),
+            open_blocks.done.eq(self.done),
+            self.outside.eq(gate.outside & open_blocks.none),
+            self.drained.eq((outstanding == 0) & ~gate.offered),
         ]
-        issued = Mux(self.ar.valid & self.ar.ready, burst.len + 1, 0)
-        m.d.sync += outstanding.eq(outstanding + issued - self.returned)
+        m.d.sync += outstanding.eq(outstanding + Mux(accepted, burst.len + 1, 0) - self.returned)
         return m
 
 
@@ -143,17 +167,15 @@ class ElementReader(wiring.Component):
         connect(m, unpacker.chunks, flipped(self.chunks))
         row, chunks = walker.rows.payload, unpacker.rows.payload
         copied = row.settings.target != isa.LoadTarget.ACTIVATIONS
-        beat_bytes = self._config.beat_bytes
-        sizes = {code: min(self._config.pixel_bytes(code.bits), beat_bytes) for code in depths_of(self._config)}
-        pairs = ~copied & select_depth(
-            row.settings.memory_depth,
-            {code: int(self._config.pixel_bytes(code.bits) > beat_bytes) for code in depths_of(self._config)},
-        )
+        config, beat_bytes = self._config, self._config.beat_bytes
+        size = by_memory_bits(config, row.settings, lambda bits: min(config.pixel_bytes(bits), beat_bytes))
+        count = by_memory_bits(config, row.settings, lambda bits: times(row.columns, element_parts(config, bits)))
+        last_part = by_memory_bits(config, row.settings, lambda bits: element_parts(config, bits) - 1)
         m.d.comb += [
             chunks.offset.eq(row.address),
-            chunks.chunk_bytes.eq(Mux(copied, beat_bytes, select_depth(row.settings.memory_depth, sizes))),
-            chunks.pairs.eq(pairs),
-            chunks.chunks.eq(row.columns << pairs),
+            chunks.chunk_bytes.eq(Mux(copied, beat_bytes, size)),
+            chunks.last_part.eq(Mux(copied, 0, last_part)),
+            chunks.chunks.eq(Mux(copied, row.columns, count)),
             chunks.base.eq(row.base),
             chunks.last.eq(row.last),
             chunks.settings.eq(row.settings),
@@ -217,10 +239,13 @@ class LoadEngine(wiring.Component):
 
     The address side issues the bursts of a block; the data side follows through its own queue of blocks, so that
     bursts of the next ``BLOCKS_AHEAD`` instructions may be under way while the data of one arrive. One element
-    per cycle where it is at most a beat, else one per two cycles (16 bits), as long as the bus delivers.
+    per cycle where it is at most a beat, else one beat per cycle (16 bits, floating point), as long as the bus
+    delivers.
 
     Rows may begin at any byte in DRAM, those of weights and parameters too; where they begin at a multiple of the beat,
     as the instruction check asks of weights and parameters, they need no extra bus beat.
+
+    To abandon its instructions, the engine is told to ``stop``, and is reset when it is ``drained``.
 
     Parameters
     ----------
@@ -246,6 +271,20 @@ class LoadEngine(wiring.Component):
         1 in the cycle in which the last word or beat of an instruction is written.
     error : Out(1)
         1 together with ``done`` if a beat of the instruction came with a bus error. What was written is undefined.
+    not_a_number : Out(1)
+        1 together with ``done`` if the instruction found NaN or infinity and its policy is to stop the stream.
+    specials, underflows, overflows : Out
+        Values that the conversion from floating point has found to be NaN or infinity, turned into 0, and saturated;
+        to be added up in each cycle.
+    window : In(window_layout)
+        Where bursts may go; constant while there are instructions.
+    outside : Out(1)
+        1 from when all instructions before one with a burst outside the window are done; that burst, and those that
+        follow, are never issued.
+    stop : In(1)
+        No more bursts are issued, and data are dropped, while 1.
+    drained : Out(1)
+        While ``stop`` is 1: no data are to come.
 
     Raises
     ------
@@ -269,6 +308,14 @@ class LoadEngine(wiring.Component):
                 "parameter_write": Out(BeatWrite(config, beats=config.parameter_beats)),
                 "done": Out(1),
                 "error": Out(1),
+                "not_a_number": Out(1),
+                "specials": Out(ChunkConverter.COUNT_BITS),
+                "underflows": Out(ChunkConverter.COUNT_BITS),
+                "overflows": Out(ChunkConverter.COUNT_BITS),
+                "window": window_input(),
+                "outside": Out(1),
+                "stop": In(1),
+                "drained": Out(1),
             }
         )
 
@@ -278,14 +325,23 @@ class LoadEngine(wiring.Component):
         m.submodules.reader = reader = ElementReader(self._config)
         m.submodules.blocks = blocks = StreamFifo(reader.blocks.p.shape(), depth=self.BLOCKS_AHEAD)
         m.submodules.beats = beats = StreamFifo(read_layout(self._config), depth=2)
-        m.submodules.converter = converter = DepthConverter(self._config, write_settings())
+        m.submodules.converter = converter = ChunkConverter(self._config)
         m.submodules.writer = writer = DigitWriter(self._config)
         fork_program(m, self.program, requester.blocks, blocks.input)
         connect(m, blocks.output, reader.blocks)
         connect(m, requester.ar, flipped(self.axi.ar))
-        connect(m, flipped(self.axi.r), beats.input)
         connect(m, beats.output, reader.beats)
-        m.d.comb += requester.returned.eq(self.axi.r.valid & self.axi.r.ready)
+        m.d.comb += [
+            beats.input.payload.eq(self.axi.r.payload),
+            beats.input.valid.eq(self.axi.r.valid & ~self.stop),
+            self.axi.r.ready.eq(beats.input.ready | self.stop),
+            requester.returned.eq(self.axi.r.valid & self.axi.r.ready),
+            requester.done.eq(self.done),
+            requester.window.eq(self.window),
+            requester.stop.eq(self.stop),
+            self.outside.eq(requester.outside),
+            self.drained.eq(requester.drained),
+        ]
         copied = self._route(m, reader.chunks, converter)
         connect(m, converter.output, writer.input)
         connect(m, writer.write, flipped(self.write))
@@ -294,10 +350,14 @@ class LoadEngine(wiring.Component):
         m.d.comb += [
             self.done.eq((written & result.last) | (copied & chunk.last)),
             self.error.eq((written & result.last & result.error) | (copied & chunk.last & chunk.error)),
+            self.not_a_number.eq(written & result.last & converter.stop),
+            self.specials.eq(converter.not_a_number),
+            self.underflows.eq(converter.underflows),
+            self.overflows.eq(converter.overflows),
         ]
         return m
 
-    def _route(self, m: Module, chunks: stream.Interface, converter: DepthConverter) -> Signal:
+    def _route(self, m: Module, chunks: stream.Interface, converter: ChunkConverter) -> Signal:
         """Sends activations to the converter and beats to the weights and parameters; returns when the latter.
 
         Beats wait until the converter is empty, so that instructions complete in order.
@@ -307,36 +367,13 @@ class LoadEngine(wiring.Component):
         copied = Signal()
         m.d.comb += [
             copied.eq(chunks.valid & ~is_activation & converter.empty),
-            chunks.ready.eq(Mux(is_activation, converter.input.ready, converter.empty)),
-            converter.input.valid.eq(chunks.valid & is_activation),
+            chunks.ready.eq(Mux(is_activation, converter.chunks.ready, converter.empty)),
+            converter.chunks.payload.eq(chunk),
+            converter.chunks.valid.eq(chunks.valid & is_activation),
         ]
         to_weights = copied & (settings.target == isa.LoadTarget.WEIGHTS)
         to_parameters = copied & (settings.target == isa.LoadTarget.PARAMETERS)
         ports = [(port, to_weights & settings.lanes[lane]) for lane, port in enumerate(self.weight_write)]
         for port, enable in [*ports, (self.parameter_write, to_parameters)]:
             m.d.comb += [port.enable.eq(enable), port.address.eq(chunk.address), port.data.eq(chunk.data)]
-        self._feed_converter(m, chunk, converter.input.payload)
         return copied
-
-    def _feed_converter(self, m: Module, chunk: data.View, target: data.View) -> None:
-        """Unpacks the channels of an activation chunk."""
-        settings = chunk.settings
-        m.d.comb += [
-            target.depth.eq(settings.chip_depth),
-            target.signed.eq(settings.chip_signed),
-            target.shift.eq(settings.shift),
-            target.settings.lanes.eq(settings.lanes),
-            target.settings.address.eq(chunk.address),
-            target.settings.half.eq(chunk.half),
-            target.settings.pairs.eq(settings.memory_depth == isa.Depth.A16),
-            target.settings.last.eq(chunk.last),
-            target.settings.error.eq(chunk.error),
-        ]
-        for channel, value in enumerate(target.values):
-            fields = {}
-            for code in depths_of(self._config):
-                if (channel + 1) * code.bits <= self._config.axi_data_bits:
-                    field = chunk.data.word_select(channel, code.bits)
-                    fields[code] = Cat(field, field[-1] & settings.memory_signed).as_signed()
-            if fields:  # else no depth has this channel in a beat: the converter makes 0 of it, and nobody reads that
-                m.d.comb += value.eq(select_depth(settings.memory_depth, fields))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from amaranth.hdl import Cat, Module, Mux, Signal, Value
+from amaranth.hdl import Cat, Const, Module, Mux, Signal, Value
 from amaranth.lib import data, stream, wiring
 from amaranth.lib.wiring import In, Out, connect, flipped
 
@@ -10,20 +10,27 @@ from tessera.rtl import isa
 from tessera.rtl.axi import AxiWrite, address_layout, response_layout
 from tessera.rtl.config import AXI_BURST_BYTES, NpuConfig
 from tessera.rtl.dma.block import (
+    BurstGate,
     BurstSplitter,
+    OpenBlocks,
     RowWalker,
     block_layout,
+    by_memory_bits,
     check_axi_id,
     depths_of,
     element_bytes,
+    element_parts,
     fork_program,
+    max_parts,
     select_depth,
     settings_layout,
 )
-from tessera.rtl.dma.convert import DepthConverter, unconverted_layout
 from tessera.rtl.dma.fifo import StreamFifo
 from tessera.rtl.dma.pack import Packer
+from tessera.rtl.dma.value_converter import ValueConverter, place_layout, values_layout
+from tessera.rtl.dma.write_data import WriteData
 from tessera.rtl.interfaces import GangRead, address_bits, bank_words, layout_of
+from tessera.rtl.window import window_input
 
 _BURST_BITS = address_bits(AXI_BURST_BYTES)
 
@@ -31,13 +38,6 @@ _BURST_BITS = address_bits(AXI_BURST_BYTES)
 def store_settings() -> data.StructLayout:
     """The fields of :class:`isa.Store` that say what becomes of an element."""
     return settings_layout(isa.Store)
-
-
-def place_layout() -> data.StructLayout:
-    """Place of an element or chunk in its row: DRAM address of the row modulo the longest burst, and marks of the
-    row's first and last.
-    """
-    return data.StructLayout({"address": _BURST_BITS, "first": 1, "last": 1})
 
 
 def element_layout(config: NpuConfig) -> data.StructLayout:
@@ -48,7 +48,8 @@ def element_layout(config: NpuConfig) -> data.StructLayout:
 class WriteRequester(wiring.Component):
     """Issues the write bursts of blocks and gathers the responses.
 
-    At most ``OUTSTANDING_BURSTS`` bursts wait for their response.
+    At most ``OUTSTANDING_BURSTS`` bursts wait for their response. A burst outside the window is not issued, nor is
+    anything after it.
 
     Parameters
     ----------
@@ -63,14 +64,20 @@ class WriteRequester(wiring.Component):
     aw : Out(stream of address_layout)
     b : In(stream of response_layout)
         Responses, in the order of the bursts.
-    written : In(1)
-        1 in each cycle in which the last beat of a burst is accepted.
-    may_write : Out(1)
-        1 while the next beat belongs to a burst whose address was accepted. It falls with ``written`` only.
+    accepted : Out(1)
+        The burst at ``aw`` is accepted in this cycle.
     done : Out(1)
         1 in the cycle of a block's last response.
     error : Out(1)
         1 together with ``done`` if one of the block's responses was an error.
+    window : In(window_layout)
+        Where bursts may go; constant while there are blocks.
+    stop : In(1)
+        No more bursts are issued while 1, except one that has been offered.
+    outside : Out(1)
+        1 while a burst of the oldest block that is not done lies outside the window.
+    drained : Out(1)
+        While ``stop`` is 1: every burst has got its response.
     """
 
     OUTSTANDING_BURSTS = 16
@@ -83,10 +90,13 @@ class WriteRequester(wiring.Component):
                 "blocks": In(stream.Signature(block_layout(store_settings()))),
                 "aw": Out(stream.Signature(address_layout())),
                 "b": In(stream.Signature(response_layout())),
-                "written": In(1),
-                "may_write": Out(1),
+                "accepted": Out(1),
                 "done": Out(1),
                 "error": Out(1),
+                "window": window_input(),
+                "stop": In(1),
+                "outside": Out(1),
+                "drained": Out(1),
             }
         )
 
@@ -94,26 +104,33 @@ class WriteRequester(wiring.Component):
         m = Module()
         m.submodules.walker = walker = RowWalker(store_settings())
         m.submodules.splitter = splitter = BurstSplitter(self._config)
+        m.submodules.gate = gate = BurstGate()
+        m.submodules.open_blocks = open_blocks = OpenBlocks()
         m.submodules.ends = ends = StreamFifo(1, depth=self.OUTSTANDING_BURSTS)
         connect(m, flipped(self.blocks), walker.blocks)
-        row, span, burst = walker.rows.payload, splitter.spans.payload, splitter.bursts.payload
+        connect(m, splitter.bursts, gate.bursts)
+        row, span, burst = walker.rows.payload, splitter.spans.payload, gate.passed.payload
         m.d.comb += [
             span.address.eq(row.address),
-            span.bytes.eq(element_bytes(self._config, row.columns, row.settings.memory_depth)),
+            span.bytes.eq(element_bytes(self._config, row.columns, row.settings)),
             span.last.eq(row.last),
             splitter.spans.valid.eq(walker.rows.valid),
             walker.rows.ready.eq(splitter.spans.ready),
             self.aw.payload.id.eq(self._axi_id),
             self.aw.payload.addr.eq(burst.addr),
             self.aw.payload.len.eq(burst.len),
-            self.aw.valid.eq(splitter.bursts.valid & ends.input.ready),
-            splitter.bursts.ready.eq(self.aw.ready & ends.input.ready),
+            gate.window.eq(self.window),
+            gate.enable.eq(ends.input.ready & ~self.stop),
+            self.aw.valid.eq(gate.passed.valid),
+            gate.passed.ready.eq(self.aw.ready),
+            self.accepted.eq(self.aw.valid & self.aw.ready),
             ends.input.payload.eq(burst.last),
-            ends.input.valid.eq(splitter.bursts.valid & self.aw.ready),
+            ends.input.valid.eq(self.accepted),
+            open_blocks.issued.eq(self.accepted & burst.last),
+            open_blocks.done.eq(self.done),
+            self.outside.eq(gate.outside & open_blocks.none),
+            self.drained.eq(~ends.output.valid & ~gate.offered),
         ]
-        ahead = Signal(range(self.OUTSTANDING_BURSTS + 1))
-        m.d.sync += ahead.eq(ahead + (self.aw.valid & self.aw.ready) - self.written)
-        m.d.comb += self.may_write.eq(ahead != 0)
         self._gather_responses(m, ends.output)
         return m
 
@@ -206,7 +223,8 @@ class ElementFetcher(wiring.Component):
 class DigitReader(wiring.Component):
     """Joins the digits of elements to values. Combinational, latency 0.
 
-    Where an element in DRAM is longer than a beat, its two halves follow each other in the low channels.
+    Where an element in DRAM is longer than a beat, its two halves or four quarters follow each other in the low
+    channels.
 
     Parameters
     ----------
@@ -216,7 +234,7 @@ class DigitReader(wiring.Component):
     Members
     -------
     elements : In(stream of element_layout)
-    values : Out(stream of unconverted_layout(config, place_layout()))
+    values : Out(stream of values_layout)
     """
 
     def __init__(self, config: NpuConfig):
@@ -224,37 +242,43 @@ class DigitReader(wiring.Component):
         super().__init__(
             {
                 "elements": In(stream.Signature(element_layout(config))),
-                "values": Out(stream.Signature(unconverted_layout(config, place_layout()))),
+                "values": Out(stream.Signature(values_layout(config))),
             }
         )
 
     def elaborate(self, platform: object) -> Module:
         m = Module()
         element, settings = self.elements.payload, self.elements.payload.settings
-        values, place = self.values.payload, self.values.payload.settings
-        pairs, half = Signal(), Signal()
+        values, place = self.values.payload, self.values.payload.place
+        part, last_part = Signal(range(max_parts(self._config))), Signal(range(max_parts(self._config)))
+        ends = part == last_part
         m.d.comb += [
-            pairs.eq(settings.memory_depth == isa.Depth.A16),
+            last_part.eq(by_memory_bits(self._config, settings, lambda bits: element_parts(self._config, bits) - 1)),
             self.values.valid.eq(self.elements.valid),
-            self.elements.ready.eq(self.values.ready & (half | ~pairs)),
-            values.depth.eq(settings.memory_depth),
-            values.signed.eq(settings.memory_signed),
-            values.shift.eq(settings.shift),
+            self.elements.ready.eq(self.values.ready & ends),
+            values.settings.eq(settings),
             place.address.eq(element.place.address),
-            place.first.eq(element.place.first & ~half),
-            place.last.eq(element.place.last & (half | ~pairs)),
+            place.first.eq(element.place.first & (part == 0)),
+            place.last.eq(element.place.last & ends),
         ]
         with m.If(self.values.valid & self.values.ready):
-            m.d.sync += half.eq(pairs & ~half)
+            m.d.sync += part.eq((part + 1) & last_part)
         digits = []
         for index, word in enumerate(self._digits_of_gang(m, element.words, settings.lanes)):
-            low, high = word[: self._config.word_bits // 2], word[self._config.word_bits // 2 :]
             digit = Signal(self._config.word_bits, name=f"digit_{index}")
-            m.d.comb += digit.eq(Cat(Mux(half, high, low), high))
+            m.d.comb += digit.eq(self._from_part(word, part, last_part))
             digits.append(digit)
-        for channel, value in enumerate(values.values):
+        for channel, value in enumerate(values["values"]):
             m.d.comb += value.eq(self._value(digits, channel, settings))
         return m
+
+    def _from_part(self, word: Value, part: Value, last_part: Value) -> Value:
+        """A word with its channels from part ``part`` on at the bottom: those of the other parts do not count."""
+        quarter_bits = self._config.word_bits // 4
+        first, second, third, fourth = (word.word_select(index, quarter_bits) for index in range(4))
+        quarter = Cat(Mux(last_part == 3, part, part << 1), Const(0, 2))
+        low = Mux(quarter[1], Mux(quarter[0], fourth, third), Mux(quarter[0], second, first))
+        return Cat(low, Mux(quarter[1], fourth, second), third, fourth)
 
     def _digits_of_gang(self, m: Module, words: data.View, lanes: Value) -> list[Value]:
         """The words that hold digit 0, 1, ... of the gang ``lanes``.
@@ -285,8 +309,10 @@ class StoreEngine(wiring.Component):
 
     The address side issues the bursts of a block; the data side reads, converts and packs its elements. Bursts of
     the next ``BLOCKS_AHEAD`` instructions may be issued early; a burst's data never precede its address. One
-    element per cycle where it is at most a beat, else one per two cycles (16 bits), as long as bus and banks
-    follow. No byte outside the rows is written.
+    element per cycle where it is at most a beat, else one beat per cycle (16 bits, floating point), as long as bus and
+    banks follow. No byte outside the rows is written.
+
+    To abandon its instructions, the engine is told to ``stop``, and is reset when it is ``drained``.
 
     Parameters
     ----------
@@ -306,6 +332,18 @@ class StoreEngine(wiring.Component):
         1 in the cycle in which the last response of an instruction arrives.
     error : Out(1)
         1 together with ``done`` if a response of the instruction was a bus error.
+    underflows, overflows : Out
+        Values that the conversion to floating point has turned into 0 or the largest number; to be added up in each
+        cycle.
+    window : In(window_layout)
+        Where bursts may go; constant while there are instructions.
+    outside : Out(1)
+        1 from when all instructions before one with a burst outside the window are done; that burst, and those that
+        follow, are never issued.
+    stop : In(1)
+        No more bursts are issued, and the beats that bursts lack write nothing, while 1.
+    drained : Out(1)
+        While ``stop`` is 1: every burst has got its response.
 
     Raises
     ------
@@ -327,6 +365,12 @@ class StoreEngine(wiring.Component):
                 "axi": Out(AxiWrite(config)),
                 "done": Out(1),
                 "error": Out(1),
+                "underflows": Out(ValueConverter.COUNT_BITS),
+                "overflows": Out(ValueConverter.COUNT_BITS),
+                "window": window_input(),
+                "outside": Out(1),
+                "stop": In(1),
+                "drained": Out(1),
             }
         )
 
@@ -336,41 +380,30 @@ class StoreEngine(wiring.Component):
         m.submodules.fetcher = fetcher = ElementFetcher(self._config)
         m.submodules.blocks = blocks = StreamFifo(fetcher.blocks.p.shape(), depth=self.BLOCKS_AHEAD)
         m.submodules.reader = reader = DigitReader(self._config)
-        m.submodules.converter = converter = DepthConverter(self._config, place_layout())
+        m.submodules.converter = converter = ValueConverter(self._config)
         m.submodules.packer = packer = Packer(self._config)
+        m.submodules.data = beats = WriteData(self._config, bursts=requester.OUTSTANDING_BURSTS)
         fork_program(m, self.program, requester.blocks, blocks.input)
         connect(m, blocks.output, fetcher.blocks)
         connect(m, fetcher.read, flipped(self.read))
         connect(m, fetcher.elements, reader.elements)
-        connect(m, reader.values, converter.input)
-        self._pack(m, converter.output, packer.chunks)
+        connect(m, reader.values, converter.values)
+        connect(m, converter.chunks, packer.chunks)
         connect(m, requester.aw, flipped(self.axi.aw))
         connect(m, flipped(self.axi.b), requester.b)
+        connect(m, packer.beats, beats.beats)
+        connect(m, beats.w, flipped(self.axi.w))
         m.d.comb += [
-            self.axi.w.payload.eq(packer.beats.payload),
-            self.axi.w.valid.eq(packer.beats.valid & requester.may_write),
-            packer.beats.ready.eq(self.axi.w.ready & requester.may_write),
-            requester.written.eq(self.axi.w.valid & self.axi.w.ready & self.axi.w.payload.last),
+            beats.burst.eq(requester.accepted),
+            beats.burst_len.eq(requester.aw.payload.len),
+            beats.stop.eq(self.stop),
+            requester.window.eq(self.window),
+            requester.stop.eq(self.stop),
             self.done.eq(requester.done),
             self.error.eq(requester.error),
+            self.underflows.eq(converter.underflows),
+            self.overflows.eq(converter.overflows),
+            self.outside.eq(requester.outside),
+            self.drained.eq(requester.drained),
         ]
         return m
-
-    def _pack(self, m: Module, converted: stream.Interface, chunks: stream.Interface) -> None:
-        """Makes the bytes of a chunk of converted values."""
-        source, chunk = converted.payload, chunks.payload
-        beat_bytes = self._config.beat_bytes
-        packed, sizes = {}, {}
-        for code in depths_of(self._config):
-            sizes[code] = min(self._config.pixel_bytes(code.bits), beat_bytes)
-            channels = 8 * sizes[code] // code.bits
-            packed[code] = Cat(value[: code.bits] for value in list(source.values)[:channels])
-        m.d.comb += [
-            chunk.data.eq(select_depth(source.depth, packed)),
-            chunk.chunk_bytes.eq(select_depth(source.depth, sizes)),
-            chunk.address.eq(source.settings.address),
-            chunk.first.eq(source.settings.first),
-            chunk.last.eq(source.settings.last),
-            chunks.valid.eq(converted.valid),
-            converted.ready.eq(chunks.ready),
-        ]

@@ -8,22 +8,23 @@ from amaranth.lib.wiring import In, Out
 
 from tessera.rtl.axi import read_layout
 from tessera.rtl.config import NpuConfig
-from tessera.rtl.dma.block import FIELD_WIDTHS
+from tessera.rtl.dma.block import FIELD_WIDTHS, max_parts
 from tessera.rtl.interfaces import address_bits
 
 
 def chunk_row_layout(config: NpuConfig, settings: ShapeLike) -> data.StructLayout:
     """A row of ``chunks`` chunks of ``chunk_bytes`` bytes (at most a beat) that begins ``offset`` bytes into a beat.
 
-    ``pairs`` is 1 where two chunks make an element; ``base`` is the on-chip address of the first element; ``last``
-    marks a block's last row.
+    An element is ``last_part + 1`` chunks, a power of two; ``base`` is the on-chip address of the first element;
+    ``last`` marks a block's last row.
     """
+    parts = max_parts(config)
     return data.StructLayout(
         {
             "offset": address_bits(config.beat_bytes),
             "chunk_bytes": range(config.beat_bytes + 1),
-            "chunks": FIELD_WIDTHS["columns"] + 1,
-            "pairs": 1,
+            "chunks": FIELD_WIDTHS["columns"] + parts.bit_length() - 1,
+            "last_part": range(parts),
             "base": FIELD_WIDTHS["base"],
             "last": 1,
             "settings": settings,
@@ -32,16 +33,17 @@ def chunk_row_layout(config: NpuConfig, settings: ShapeLike) -> data.StructLayou
 
 
 def chunk_layout(config: NpuConfig, settings: ShapeLike) -> data.StructLayout:
-    """Bytes of one element, or of half of one, from bit 0; the bits above are undefined.
+    """Bytes of one element, or of a part of one, from bit 0; the bits above are undefined.
 
-    ``half`` is 1 in the second chunk of a pair; ``last`` marks a block's last chunk, and ``error`` is then 1 if a
-    beat of the block came with a bus error.
+    ``part`` counts the chunks of an element, and ``element_ends`` marks its last one; ``last`` marks a block's last
+    chunk, and ``error`` is then 1 if a beat of the block came with a bus error.
     """
     return data.StructLayout(
         {
             "data": config.axi_data_bits,
             "address": FIELD_WIDTHS["base"],
-            "half": 1,
+            "part": range(max_parts(config)),
+            "element_ends": 1,
             "last": 1,
             "error": 1,
             "settings": settings,
@@ -83,7 +85,8 @@ class Unpacker(wiring.Component):
 
     def elaborate(self, platform: object) -> Module:
         m = Module()
-        row, active, half = Signal.like(self.rows.payload, reset_less=True), Signal(), Signal(reset_less=True)
+        row, active = Signal.like(self.rows.payload, reset_less=True), Signal()
+        part, element_ends = Signal.like(self.chunks.payload.part, reset_less=True), Signal()
         held, held_valid = Signal.like(self.beats.payload, reset_less=True), Signal()
         end, straddles = Signal(range(2 * self._config.beat_bytes)), Signal()
         row_ends, take = Signal(), Signal()
@@ -91,31 +94,32 @@ class Unpacker(wiring.Component):
             end.eq(row.offset + row.chunk_bytes),
             straddles.eq(end > self._config.beat_bytes),
             row_ends.eq(row.chunks == 1),
+            element_ends.eq(part == row.last_part),
             take.eq(active & held_valid & (self.beats.valid | ~straddles) & (self.chunks.ready | ~self.chunks.valid)),
             self.rows.ready.eq(~active | (take & row_ends)),
             self.beats.ready.eq(~held_valid | (take & (row_ends | (end >= self._config.beat_bytes)))),
         ]
         with m.If(self.rows.ready):
-            m.d.sync += [row.eq(self.rows.payload), half.eq(0), active.eq(self.rows.valid)]
+            m.d.sync += [row.eq(self.rows.payload), part.eq(0), active.eq(self.rows.valid)]
         with m.Elif(take):
             m.d.sync += [
                 row.offset.eq(end),
                 row.chunks.eq(row.chunks - 1),
-                row.base.eq(row.base + (half | ~row.pairs)),
-                half.eq(row.pairs & ~half),
+                row.base.eq(row.base + element_ends),
+                part.eq((part + 1) & row.last_part),
             ]
         with m.If(self.beats.ready):
             used_at_once = held_valid & row_ends & straddles
             m.d.sync += [held.eq(self.beats.payload), held_valid.eq(self.beats.valid & ~used_at_once)]
         error = held.resp[1] | (straddles & self.beats.payload.resp[1])
         window = Cat(held.data, self.beats.payload.data) >> (row.offset << 3)
-        self._emit(m, take, row, half, row_ends & row.last, window, error)
+        chunk = self._emit(m, take, row, row_ends & row.last, window, error)
+        with m.If(take):
+            m.d.sync += [chunk.part.eq(part), chunk.element_ends.eq(element_ends)]
         return m
 
-    def _emit(
-        self, m: Module, take: Value, row: data.View, half: Value, last: Value, window: Value, error: Value
-    ) -> None:
-        """Puts the chunk into the output register and gathers the block's errors."""
+    def _emit(self, m: Module, take: Value, row: data.View, last: Value, window: Value, error: Value) -> data.View:
+        """Puts the chunk into the output register and gathers the block's errors; returns the register."""
         chunk, valid = Signal.like(self.chunks.payload, reset_less=True), Signal()
         failed = Signal()
         m.d.comb += [self.chunks.payload.eq(chunk), self.chunks.valid.eq(valid)]
@@ -123,7 +127,6 @@ class Unpacker(wiring.Component):
             m.d.sync += [
                 chunk.data.eq(window),
                 chunk.address.eq(row.base),
-                chunk.half.eq(half),
                 chunk.last.eq(last),
                 chunk.error.eq(failed | error),
                 chunk.settings.eq(row.settings),
@@ -132,3 +135,4 @@ class Unpacker(wiring.Component):
             ]
         with m.Elif(self.chunks.ready):
             m.d.sync += valid.eq(0)
+        return chunk

@@ -23,14 +23,15 @@ from tessera.compiler.passes.partition import host_report
 
 @dataclass(frozen=True)
 class QuantizationOptions:
-    """How a float network is quantised: calibration data, depths, depths of single operations, and shapes of
-    inputs that its file leaves open."""
+    """How a float network is quantised: calibration data, depths, depths of single operations, shapes of inputs that
+    its file leaves open, and whether the scales of inputs and outputs are powers of two."""
 
     calibration: Path | None
     activations: int
     weights: int
     layers: dict[str, LayerDepths]
     shapes: dict[str, Shape]
+    power_of_two_io: bool = False
 
 
 def load_network(path: Path, options: QuantizationOptions) -> QuantizedNetwork:
@@ -51,7 +52,8 @@ def load_network(path: Path, options: QuantizationOptions) -> QuantizedNetwork:
             f"{path} is a float network, and its activations' ranges are unknown; give typical inputs with "
             f"--calibration FILE.npz"
         )
-    calibration = calibrate(graph, load_inputs(options.calibration, graph.inputs, graph.shapes))
+    samples = load_inputs(options.calibration, graph.inputs, graph.shapes)
+    calibration = calibrate(graph, samples, power_of_two_io=options.power_of_two_io)
     return quantize(graph, calibration, options.activations, options.weights, options.layers)
 
 

@@ -11,6 +11,7 @@ import typer
 from tessera.cli.console import UsageError
 from tessera.compiler.graph import Shape
 from tessera.compiler.quantize import LayerDepths
+from tessera.rtl.isa import IsaError, MemoryFormat
 from tessera.sim.cosim import Simulator
 
 _SIDE = re.compile(r"[1-9][0-9]{0,8}")
@@ -41,6 +42,25 @@ ShapesOption = Annotated[
         metavar="NAME=N,N,...",
     ),
 ]
+
+
+IoFormatOption = Annotated[
+    str,
+    typer.Option(
+        "--io-format",
+        help="What the NPU's inputs and outputs are in DRAM: integer, fp16, bf16 or fp32. Floating point needs scales "
+        "that are powers of two; float networks are quantised so.",
+        metavar="NAME",
+    ),
+]
+
+
+def parse_io_format(text: str) -> MemoryFormat:
+    """The format of ``--io-format``; raises `UsageError`."""
+    try:
+        return MemoryFormat.of(text)
+    except IsaError as error:
+        raise UsageError(f"--io-format {text}: {error}") from None
 
 
 def parse_shapes(texts: list[str] | None) -> dict[str, Shape]:

@@ -33,6 +33,13 @@ def quantize(
     weights: WeightsOption = 8,
     layer: LayersOption = None,
     shape: ShapesOption = None,
+    power_of_two_io: Annotated[
+        bool,
+        typer.Option(
+            "--power-of-two-io",
+            help="Scales of inputs and outputs that are powers of two, so that they may be floating point in DRAM.",
+        ),
+    ] = False,
     show: Annotated[bool, typer.Option("--print", help="Print the network after every pass.")] = False,
     json: JsonOption = None,
 ) -> None:
@@ -49,7 +56,8 @@ def quantize(
         graph = stage
         if show:
             _show(f"--- {name}\n{graph.format()}")
-    ranges = calibrate(graph, load_inputs(calibration, graph.inputs, graph.shapes))
+    samples = load_inputs(calibration, graph.inputs, graph.shapes)
+    ranges = calibrate(graph, samples, power_of_two_io=power_of_two_io)
     quantized = quantize_graph(graph, ranges, activations, weights, layers)
     integer = to_integer(quantized)
     if show:

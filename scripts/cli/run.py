@@ -12,12 +12,14 @@ from tessera.cli.networks import QuantizationOptions, host_operations, load_netw
 from tessera.cli.options import (
     ActivationsOption,
     CalibrationOption,
+    IoFormatOption,
     JsonOption,
     LayersOption,
     NpuOption,
     ShapesOption,
     SimulatorOption,
     WeightsOption,
+    parse_io_format,
     parse_layers,
     parse_shapes,
 )
@@ -46,6 +48,7 @@ def run(
     shape: ShapesOption = None,
     samples: Annotated[int | None, typer.Option("--samples", "-n", min=1, help="Use only the first N samples.")] = None,
     simulator: SimulatorOption = Simulator.VERILATOR,
+    io_format: IoFormatOption = "integer",
     waves: Annotated[
         Path | None, typer.Option("--waves", help="Waveforms: .vcd (Verilator), .fst (Icarus).", metavar="FILE")
     ] = None,
@@ -58,8 +61,11 @@ def run(
     if waves is not None and len(networks) > 1:
         raise UsageError("--waves writes one file; run one network at a time with it")
     files = match_inputs(networks, inputs)
-    options = QuantizationOptions(calibration, activations, weights, parse_layers(layer), parse_shapes(shape))
-    compiled = {path: compile_network(load_network(path, options), config) for path in networks}
+    memory_format = parse_io_format(io_format)
+    options = QuantizationOptions(
+        calibration, activations, weights, parse_layers(layer), parse_shapes(shape), memory_format.is_float
+    )
+    compiled = {path: compile_network(load_network(path, options), config, memory_format) for path in networks}
     simulation = Options(simulator=simulator, waveform=waves)
     summaries = [_run(path, compiled[path], files[path], samples, simulation) for path in networks]
     report(summaries)

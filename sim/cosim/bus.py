@@ -14,6 +14,7 @@ from cocotb.triggers import First, RisingEdge, ValueChange
 
 from tessera.sim.cosim.errors import CosimError
 from tessera.sim.cosim.runner import MemoryCounters
+from tessera.sim.windows import MemoryWindows
 
 _REGISTER_TIMEOUT_CYCLES = 10_000
 _PEEK, _POKE, _LOAD, _DUMP = range(4)  # commands of cosim_storage.v
@@ -274,6 +275,15 @@ class CosimBus:
             dut.host_traffic_random.value = int(traffic_random)
         if error_range is not None:
             dut.host_error_base.value, dut.host_error_limit.value = error_range
+
+    def configure_windows(self, windows: MemoryWindows | None = None) -> None:
+        """Sets where the NPU's masters may go, from the next cycle on (``None``: everywhere).
+
+        A burst outside counts as a violation of the rules of AXI.
+        """
+        for name, (base, limit) in (windows or MemoryWindows()).as_dict().items():
+            getattr(self._dut, f"host_{name}_base").value = base
+            getattr(self._dut, f"host_{name}_limit").value = limit
 
     def configure_stalls(
         self,

@@ -120,6 +120,11 @@ module tessera_harness #(
     reg                         host_traffic_random = 0;  // at random instead of evenly
     reg  [AXI_ADDRESS_BITS-1:0] host_error_base = 0;      // accesses from here ...
     reg  [AXI_ADDRESS_BITS-1:0] host_error_limit = 0;     // ... to before here are answered with SLVERR
+    // Where the masters inside the NPU may go; the first address behind may be that of the whole address space.
+    localparam [AXI_ADDRESS_BITS:0] EVERYTHING = {1'b1, {AXI_ADDRESS_BITS{1'b0}}};
+    reg  [AXI_ADDRESS_BITS:0]   host_code_base = 0, host_code_limit = EVERYTHING;
+    reg  [AXI_ADDRESS_BITS:0]   host_load_base = 0, host_load_limit = EVERYTHING;
+    reg  [AXI_ADDRESS_BITS:0]   host_store_base = 0, host_store_limit = EVERYTHING;
     wire [63:0]                 host_npu_read_bytes;
     wire [63:0]                 host_npu_write_bytes;
     wire [63:0]                 host_traffic_bytes;
@@ -178,6 +183,9 @@ module tessera_harness #(
     ) axi_checker (
         .clk(clk), .rst(rst),
         .violations(host_axi_violations), .first_violation(host_axi_first_violation),
+        .code_base(host_code_base), .code_limit(host_code_limit),
+        .load_base(host_load_base), .load_limit(host_load_limit),
+        .store_base(host_store_base), .store_limit(host_store_limit),
         .aw_id(m_axi_awid), .aw_address(m_axi_awaddr), .aw_len(m_axi_awlen), .aw_size(m_axi_awsize),
         .aw_burst(m_axi_awburst), .aw_valid(m_axi_awvalid), .aw_ready(m_axi_awready),
         .w_data(m_axi_wdata), .w_strb(m_axi_wstrb), .w_last(m_axi_wlast), .w_last_expected(wlast_expected),

@@ -1,0 +1,138 @@
+"""What is wrong with a stream instruction by instruction: the errors that its bytes and its memory windows determine.
+
+Waits that are never over and tiles that never come are not found here: they show only in the run, where the watchdog
+ends them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+
+from tessera.rtl import legality
+from tessera.rtl.config import AXI_ADDRESS_BITS, NpuConfig
+from tessera.rtl.isa import (
+    INSTRUCTION_BYTES,
+    INSTRUCTIONS,
+    OPCODE_BITS,
+    End,
+    ErrorCode,
+    Instruction,
+    IsaError,
+    Load,
+    LoadTarget,
+    Store,
+    decode,
+)
+from tessera.sim.windows import MemoryWindow, MemoryWindows
+
+_OPCODES = {kind.opcode for kind in INSTRUCTIONS}
+
+
+@dataclass(frozen=True)
+class Fault:
+    """Why an instruction stops its stream: the error code, its index in the stream, and a sentence."""
+
+    code: ErrorCode
+    index: int
+    reason: str
+
+
+@dataclass(frozen=True)
+class Scan:
+    """What a stream's bytes say.
+
+    Attributes
+    ----------
+    instructions
+        The instructions up to the end instruction, or to the first that cannot be decoded, without that.
+    faults
+        The faults by rising index: that of the first instruction that cannot be decoded, that of the first load, and
+        that of the first store with one. Units run concurrently, so any of them may stop the stream; if there is one
+        alone, and nothing that the stream waits for fails to come, it does.
+    """
+
+    instructions: tuple[Instruction, ...]
+    faults: tuple[Fault, ...]
+
+
+def scan(read: Callable[[int, int], bytes], address: int, config: NpuConfig, windows: MemoryWindows) -> Scan:
+    """Decodes and checks a stream.
+
+    Parameters
+    ----------
+    read
+        Gives ``length`` bytes from a DRAM byte address (address, length); fewer where the memory ends.
+    address
+        DRAM byte address of the first instruction.
+    """
+    instructions: list[Instruction] = []
+    faults: dict[type[Instruction] | None, Fault] = {}
+    while not instructions or not isinstance(instructions[-1], End):
+        index = len(instructions)
+        place = (address + index * INSTRUCTION_BYTES) % (1 << AXI_ADDRESS_BITS)
+        found = _fetch(read, place, index, config, windows.code)
+        if isinstance(found, Fault):
+            faults[None] = found
+            break
+        instructions.append(found)
+        reason = window_violation(found, config, windows)
+        if reason:
+            faults.setdefault(type(found), Fault(ErrorCode.WINDOW, index, reason))
+    return Scan(tuple(instructions), tuple(sorted(faults.values(), key=lambda fault: fault.index)))
+
+
+def _fetch(
+    read: Callable[[int, int], bytes], address: int, index: int, config: NpuConfig, window: MemoryWindow
+) -> Instruction | Fault:
+    if not window.contains(address, INSTRUCTION_BYTES):
+        reason = f"the instruction at {address:#x} lies outside the code window {window.base:#x}..{window.limit:#x}"
+        return Fault(ErrorCode.WINDOW, index, reason)
+    word = read(address, INSTRUCTION_BYTES)
+    if len(word) < INSTRUCTION_BYTES:
+        return Fault(ErrorCode.FETCH_ERROR, index, f"there is no memory at {address:#x}")
+    try:
+        instruction = decode(word)
+        legality.check(instruction, config)
+    except IsaError as error:
+        known = int.from_bytes(word, "little") & (1 << OPCODE_BITS) - 1 in _OPCODES
+        return Fault(ErrorCode.BAD_OPERAND if known else ErrorCode.BAD_OPCODE, index, str(error))
+    return instruction
+
+
+def row_bytes(transfer: Load | Store, config: NpuConfig) -> int:
+    """Bytes of a row of a load or store in DRAM."""
+    copied = isinstance(transfer, Load) and transfer.target is not LoadTarget.ACTIVATIONS
+    return transfer.columns * (config.beat_bytes if copied else config.pixel_bytes(transfer.memory_bits))
+
+
+def window_violation(instruction: Instruction, config: NpuConfig, windows: MemoryWindows) -> str:
+    """A sentence if a byte of a load or store lies outside its window, else an empty text."""
+    if not isinstance(instruction, Load | Store):
+        return ""
+    window = windows.load if isinstance(instruction, Load) else windows.store
+    length = row_bytes(instruction, config)
+    rows = (instruction.rows - 1) * instruction.row_pitch
+    end = instruction.address + (instruction.planes - 1) * instruction.plane_pitch + rows + length
+    if end <= 1 << AXI_ADDRESS_BITS:
+        # Pitches are not negative: the first and the last byte say it all.
+        inside = window.contains(instruction.address, end - instruction.address)
+    else:
+        inside = _wrapped_rows_inside(instruction, length, window)
+    if inside:
+        return ""
+    return (
+        f"it reaches DRAM addresses {instruction.address:#x}..{end - 1:#x}, outside its memory window "
+        f"{window.base:#x}..{window.limit:#x}"
+    )
+
+
+def _wrapped_rows_inside(transfer: Load | Store, length: int, window: MemoryWindow) -> bool:
+    """Row by row, where addresses wrap at the end of the address space."""
+    if window == MemoryWindow():
+        return True
+    plane, row = np.ogrid[: transfer.planes, : transfer.rows]
+    first = (transfer.address + plane * transfer.plane_pitch + row * transfer.row_pitch) % (1 << AXI_ADDRESS_BITS)
+    return bool(np.all((first >= window.base) & (first + length <= window.limit)))

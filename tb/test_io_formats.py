@@ -1,0 +1,137 @@
+"""Inputs and outputs that are floating point in DRAM: refusals, golden = stream model = RTL, and NaN from the host."""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from tessera.compiler import CompilerError, QuantizedNetwork, calibrate, import_onnx, prepare, quantize
+from tessera.compiler.io_formats import float_formats
+from tessera.compiler.quantized_execution import execute_quantized, host_before
+from tessera.compiler.stream_checker import check_program
+from tessera.firmware.inference import CompiledNetwork, compile_network, run_network
+from tessera.rtl.config import NpuConfig
+from tessera.rtl.isa import MemoryFormat
+from tessera.sim.cosim import CosimError
+from tessera.sim.stream import StreamModel
+
+TINY = NpuConfig.preset("tiny")
+MODELS = Path(__file__).resolve().parent.parent / "models"
+FORMATS = [item for item in MemoryFormat if item.is_float]
+
+
+def samples(network: str, count: int, seed: int) -> dict[str, np.ndarray]:
+    graph = prepare(import_onnx(MODELS / f"{network}.onnx"))
+    rng = np.random.default_rng(seed)
+    return {name: rng.random((count, *graph.shapes[name][1:])).astype(np.float32) for name in graph.inputs}
+
+
+def quantized(network: str, *, power_of_two_io: bool = True, depth: int = 8) -> QuantizedNetwork:
+    graph = prepare(import_onnx(MODELS / f"{network}.onnx"))
+    calibration = calibrate(graph, samples(network, 8, 3), power_of_two_io=power_of_two_io)
+    return quantize(graph, calibration, depth, 8)
+
+
+def stream_outputs(compiled: CompiledNetwork, inputs: dict[str, np.ndarray], index: int) -> dict[str, np.ndarray]:
+    """What the stream model gives back for one sample."""
+    before = host_before(compiled.quantized, inputs)
+    given = {name: before.values[name].reshape(before.integers[name].shape)[index] for name in compiled.program.inputs}
+    return StreamModel(TINY).run(compiled.program, given)
+
+
+def test_scales_that_are_powers_of_two() -> None:
+    """Only inputs and outputs are rounded, and only up, so nothing more is clipped."""
+    plain, network = quantized("digits_cnn", power_of_two_io=False), quantized("digits_cnn", power_of_two_io=True)
+    exchanged = {*network.npu_inputs, *network.npu_outputs}
+    for name, tensor in network.tensors.items():
+        ratio = tensor.base_scale / plain.tensors[name].base_scale
+        if name in exchanged:
+            assert np.frexp(tensor.scale)[0] == 0.5
+            assert 1 <= ratio < 2
+    assert any(tensor.base_scale == plain.tensors[name].base_scale for name, tensor in network.tensors.items())
+
+
+def test_other_scales_are_refused() -> None:
+    network = quantized("digits_mlp", power_of_two_io=False)
+    names = (*network.npu_inputs, *network.npu_outputs)
+    name = next(name for name in names if np.frexp(network.tensors[name].scale)[0] != 0.5)
+    message = (
+        f"tensor {name!r} has the scale {network.tensors[name].scale:.9g}, but floating point in DRAM needs a power of "
+        "two; quantise the float network with --power-of-two-io, or leave the tensor as integers"
+    )
+    with pytest.raises(CompilerError, match=f"^{re.escape(message)}$"):
+        float_formats(network, TINY, MemoryFormat.FP32)
+
+
+def test_a_scale_too_far_from_one_is_refused() -> None:
+    network = quantized("digits_mlp")
+    name = network.npu_inputs[0]
+    tiny_scale = dataclasses.replace(network.tensors[name], base_scale=2.0**-140, depth=16)
+    network.tensors[name] = tiny_scale
+    message = (
+        f"tensor {name!r} has the scale 2 ** -140, but floating point in DRAM needs an exponent from -127 to 127; "
+        "leave the tensor as integers"
+    )
+    with pytest.raises(CompilerError, match=f"^{re.escape(message)}$"):
+        float_formats(network, TINY, MemoryFormat.FP32)
+
+
+def test_a_machine_without_the_format_is_refused() -> None:
+    config = dataclasses.replace(TINY, name="mine", float_formats=("fp32",))
+    message = "configuration 'mine' does not convert fp16; its float_formats are fp32; add it there, or use integers"
+    with pytest.raises(CompilerError, match=f"^{re.escape(message)}$"):
+        compile_network(quantized("digits_mlp"), config, MemoryFormat.FP16)
+
+
+@pytest.mark.parametrize("depth", [4, 8, 16])
+@pytest.mark.parametrize("memory_format", FORMATS)
+def test_programs_are_proven(memory_format: MemoryFormat, depth: int) -> None:
+    check_program(compile_network(quantized("digits_cnn", depth=depth), TINY, memory_format).program)
+
+
+def test_fp32_changes_nothing() -> None:
+    """The NPU makes of FP32 the integers that the host would have made, and the host gets the same real numbers."""
+    network = quantized("digits_mlp")
+    inputs = samples("digits_mlp", 3, 9)
+    expected = execute_quantized(network, inputs)
+    compiled = compile_network(network, TINY, MemoryFormat.FP32)
+    for index in range(3):
+        outputs = stream_outputs(compiled, inputs, index)
+        for name, values in expected.items():
+            np.testing.assert_array_equal(outputs[name].ravel(), values[index].ravel())
+
+
+@pytest.mark.cosim
+@pytest.mark.parametrize("memory_format", FORMATS)
+def test_network_on_the_npu(memory_format: MemoryFormat) -> None:
+    compiled = compile_network(quantized("digits_mlp"), TINY, memory_format)
+    inputs = samples("digits_mlp", 3, 9)
+    # Some that FP16 cannot hold, and some far outside the range: they saturate.
+    next(iter(inputs.values())).ravel()[:4] = [1e6, -1e6, 1e-9, 3.00001]
+    if memory_format is MemoryFormat.FP16:
+        next(iter(inputs.values())).ravel()[:2] = [6e4, -6e4]
+    result = run_network(compiled, inputs)
+    assert result.bit_exact
+    for index, run in enumerate(result.inferences.runs):
+        outputs = stream_outputs(compiled, inputs, index)
+        for name, values in outputs.items():
+            assert values.dtype == np.float32
+            np.testing.assert_array_equal(result.inferences.outputs[name][index], values)
+        assert run.not_a_number == 0
+    assert result.inferences.runs[0].overflows > 0
+
+
+@pytest.mark.cosim
+def test_nan_from_the_host_stops_the_stream() -> None:
+    compiled = compile_network(quantized("digits_mlp"), TINY, MemoryFormat.FP32)
+    inputs = samples("digits_mlp", 1, 9)
+    next(iter(inputs.values())).ravel()[5] = np.nan
+    with (
+        pytest.raises(CosimError, match="it loads NaN or infinity; remove them from the input"),
+        np.errstate(invalid="ignore"),
+    ):
+        run_network(compiled, inputs)
