@@ -13,6 +13,7 @@ the whole stream shows (waits, tile hand-over, last addresses).
 from __future__ import annotations
 
 import operator
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from enum import IntEnum
@@ -49,7 +50,7 @@ class Condition:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Rule:
+class Rule(ABC):
     """Base class of the rules on one field.
 
     Attributes
@@ -63,14 +64,14 @@ class Rule:
     field: str
     when: Condition | None = None
 
+    @abstractmethod
     def allows(self, value: Any, read: Read) -> Any:
         """Truth (a Python or an Amaranth Boolean) of the rule for the value of its field."""
-        raise NotImplementedError
 
     @property
+    @abstractmethod
     def wanted(self) -> str:
         """What is allowed, to end the sentence ``<field> = <value>, but it must ...``."""
-        raise NotImplementedError
 
     def holds(self, read: Read) -> Any:
         """True where the rule does not apply or its field is allowed."""
