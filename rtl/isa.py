@@ -402,12 +402,19 @@ class Load(Transfer):
     the channels that fill a block, too) that were NaN or infinity, that were not 0 but became 0 (underflow), and that
     were finite but saturated (overflow), up to the element that stops a load.
 
+    Elements of at most a beat may overlap in DRAM: with a ``column_pitch`` of fewer bytes than an element has, each
+    begins that many bytes after the one before, and the row is still read once. Where pixels of a few channels follow
+    one another, an element so is a window of them.
+
     Weights and parameters: an element is a beat, copied unchanged (format, depths, shift and policy are ignored).
     """
 
     opcode: ClassVar[int] = 0x10
     mnemonic: ClassVar[str] = "load"
 
+    column_pitch: int = _field(
+        8, "DRAM distance of columns, bytes; 0: one follows the other (weights, parameters: ignored)"
+    )
     nan_policy: NanPolicy = _field(2, "what NaN and infinity become (integers: ignored)", kind=NanPolicy)
     nan_value: int = _field(17, "what they become with the policy REPLACE", signed=True)
     target: LoadTarget = _field(2, "memory that is written", kind=LoadTarget)

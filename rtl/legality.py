@@ -294,6 +294,7 @@ def _load_rules(config: NpuConfig) -> Iterator[Rule]:
     yield Within(field="lanes", mask=_lane_mask(config), when=banks)
     yield from _depth_rules(config, "chip_depth", when=activations)
     yield from _format_rules(config, when=activations)
+    yield from _column_pitch_rules(config, activations)
     for name in ("address", "row_pitch", "plane_pitch"):
         yield Aligned(field=name, unit=config.beat_bytes, when=beats)
     for target, limit in (
@@ -380,6 +381,19 @@ def _format_rules(config: NpuConfig, when: Condition | None = None) -> Iterator[
     yield OneOf(field="memory_format", values=(formats.INTEGER, *config.memory_formats), when=when)
     yield from _depth_rules(config, "memory_depth", when=integers)
     yield SignedBits(field="shift", bits=isa.INTEGER_SHIFT_BITS, when=integers)
+
+
+def _column_pitch_rules(config: NpuConfig, activations: Condition) -> Iterator[Rule]:
+    """Elements of at most a beat may overlap, but there are no gaps between elements."""
+    formats = isa.MemoryFormat
+    integers = Condition(field="memory_format", values=(formats.INTEGER,), also=activations)
+    depths = [isa.Depth.of(bits) for bits in config.activation_depths]
+    sizes = [(depth.bits, Condition(field="memory_depth", values=(depth,), also=integers)) for depth in depths]
+    for code in config.memory_formats:
+        sizes.append((code.bits, Condition(field="memory_format", values=(code,), also=activations)))
+    for bits, when in sizes:
+        size = config.pixel_bytes(bits)
+        yield Below(field="column_pitch", limit=size + 1 if size <= config.beat_bytes else 1, when=when)
 
 
 def _lane_mask(config: NpuConfig) -> int:

@@ -39,6 +39,7 @@ from tessera.rtl.isa import (
 )
 from tessera.sim.footprint import step_words, weight_steps
 from tessera.sim.ordering import StreamOrder
+from tessera.sim.transfers import element_bytes, row_bytes
 
 INSTRUCTIONS_PER_BURST = AXI_BURST_BYTES // INSTRUCTION_BYTES
 
@@ -459,7 +460,7 @@ class _Machine:
         if activations:
             self._converts_floats[Unit.LOAD] = load.memory_format.is_float
         requested = first = max(taken + self.timing.load_request, self._requested)
-        bursts = list(self._bursts(load, activations))
+        bursts = list(self._bursts(load))
         last_row = len(bursts) - len(bursts) // (load.rows * load.planes)
         for index, (beats, cycles) in enumerate(bursts):
             if index == last_row:
@@ -480,7 +481,7 @@ class _Machine:
     def _store(self, store: Store, taken: int) -> tuple[int, int]:
         """Reads and writes share the memory's bandwidth: while reads are under way, they take turns."""
         state = self._units[Unit.STORE]
-        bursts = list(self._bursts(store, True))
+        bursts = list(self._bursts(store))
         cycles = sum(cycles for _, cycles in bursts)
         more = self.timing.store_floats if store.memory_format.is_float else 0
         drained = state.free
@@ -495,11 +496,10 @@ class _Machine:
         state.ready = max(taken + 1, state.free - self.timing.store)
         return start, state.free + self.latency + self.timing.store_finish
 
-    def _bursts(self, transfer: Load | Store, activations: bool) -> Iterator[tuple[int, float]]:
+    def _bursts(self, transfer: Load | Store) -> Iterator[tuple[int, float]]:
         """The bursts of a transfer: beats, and the cycles that their data take."""
-        size = self.config.pixel_bytes(transfer.memory_bits) if activations else self.config.beat_bytes
-        row_beats = -(-transfer.columns * size // self.config.beat_bytes)
-        elements = transfer.columns * -(-size // self.config.beat_bytes)
+        row_beats = -(-row_bytes(transfer, self.config) // self.config.beat_bytes)
+        elements = transfer.columns * -(-element_bytes(transfer, self.config) // self.config.beat_bytes)
         pace = max(self._beat_cycles, elements / row_beats)
         for _ in range(transfer.rows * transfer.planes):
             for first in range(0, row_beats, self.config.burst_beats):

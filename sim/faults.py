@@ -22,10 +22,10 @@ from tessera.rtl.isa import (
     Instruction,
     IsaError,
     Load,
-    LoadTarget,
     Store,
     decode,
 )
+from tessera.sim.transfers import row_bytes
 from tessera.sim.windows import MemoryWindow, MemoryWindows
 
 _OPCODES = {kind.opcode for kind in INSTRUCTIONS}
@@ -100,12 +100,6 @@ def _fetch(
         known = int.from_bytes(word, "little") & (1 << OPCODE_BITS) - 1 in _OPCODES
         return Fault(ErrorCode.BAD_OPERAND if known else ErrorCode.BAD_OPCODE, index, str(error))
     return instruction
-
-
-def row_bytes(transfer: Load | Store, config: NpuConfig) -> int:
-    """Bytes of a row of a load or store in DRAM."""
-    copied = isinstance(transfer, Load) and transfer.target is not LoadTarget.ACTIVATIONS
-    return transfer.columns * (config.beat_bytes if copied else config.pixel_bytes(transfer.memory_bits))
 
 
 def window_violation(instruction: Instruction, config: NpuConfig, windows: MemoryWindows) -> str:

@@ -25,6 +25,7 @@ from tessera.rtl.isa import (
     Window,
     lanes_of_mask,
 )
+from tessera.sim.transfers import row_bytes
 
 HALVES = (0, 1)
 
@@ -189,11 +190,9 @@ def _chip_region(transfer: Load | Store) -> Region:
 
 
 def _dram(transfer: Load | Store, config: NpuConfig) -> Iterator[Access]:
-    activations = isinstance(transfer, Store) or transfer.target is LoadTarget.ACTIVATIONS
-    size = config.pixel_bytes(transfer.memory_bits) if activations else config.beat_bytes
     region = Region(
         transfer.address,
-        transfer.columns * size,
+        row_bytes(transfer, config),
         transfer.rows,
         transfer.row_pitch,
         transfer.planes,

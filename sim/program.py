@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 
@@ -11,7 +11,10 @@ from tessera.rtl.config import NpuConfig
 from tessera.rtl.isa import Instruction, MemoryFormat, NanPolicy, encode_stream, format_instruction
 from tessera.sim.golden.arithmetic import float_to_integer, integer_to_float
 from tessera.sim.golden.network import TensorType
+from tessera.sim.row_fold import RowFold
 from tessera.sim.tensor_layout import (
+    checked_integers,
+    checked_shape,
     decode_floats,
     encode_floats,
     pack_float_tensor,
@@ -77,6 +80,16 @@ class DramTensor:
     size: int
     format: DramFormat = DramFormat()
 
+    @property
+    def chip_type(self) -> TensorType:
+        """Type of what loads make of it on chip."""
+        return self.type
+
+    @property
+    def memory_bits(self) -> int:
+        """Bits of a value."""
+        return self.format.memory_format.bits if self.format.is_float else self.type.depth
+
     def pack(self, values: np.ndarray, config: NpuConfig) -> bytes:
         """The bytes of an array (channels, height, width): integers, or real numbers if the format is floating point;
         raises `ValueError` if it does not fit.
@@ -90,6 +103,48 @@ class DramTensor:
         if self.format.is_float:
             return unpack_float_tensor(data, self.type, config, self.format.memory_format)
         return unpack_tensor(data, self.type, config)
+
+
+@dataclass(frozen=True)
+class FoldedTensor(DramTensor):
+    """An input in DRAM, windows of whose rows become pixels on chip.
+
+    Attributes
+    ----------
+    fold
+        The windows, and how the bytes are arranged.
+    """
+
+    fold: RowFold = field(kw_only=True)
+
+    @property
+    def chip_type(self) -> TensorType:
+        return self.fold.on_chip(self.type)
+
+    @property
+    def memory_bits(self) -> int:
+        return self.fold.bits
+
+    @property
+    def column_bytes(self) -> int:
+        """Distance of windows in DRAM."""
+        return self.fold.column_bytes(self.type)
+
+    @property
+    def row_bytes(self) -> int:
+        """Distance of rows in DRAM."""
+        return self.fold.row_bytes(self.type)
+
+    def pack(self, values: np.ndarray, config: NpuConfig) -> bytes:
+        fill = np.array(self.fold.fill)
+        if not self.format.is_float:
+            return self.fold.pack(checked_integers(values, self.type), fill, config)
+        patterns = encode_floats(checked_shape(values, self.type), self.format.memory_format)
+        return self.fold.pack(patterns, encode_floats(self.format.reals(fill), self.format.memory_format), config)
+
+    def unpack(self, data: bytes, config: NpuConfig) -> np.ndarray:
+        patterns = self.fold.unpack(data, self.type, signed=self.type.signed and not self.format.is_float)
+        return decode_floats(patterns, self.format.memory_format) if self.format.is_float else patterns
 
 
 @dataclass(frozen=True)

@@ -37,7 +37,7 @@ from tessera.rtl.isa import (
     lanes_of_mask,
 )
 from tessera.rtl.legality import IllegalInstruction, check
-from tessera.sim.faults import Fault, row_bytes, scan
+from tessera.sim.faults import Fault, scan
 from tessera.sim.golden.arithmetic import (
     convert_depth,
     float_to_integer,
@@ -49,6 +49,7 @@ from tessera.sim.golden.arithmetic import (
 )
 from tessera.sim.program import Program
 from tessera.sim.tensor_layout import pack_integers, unpack_integers
+from tessera.sim.transfers import column_pitch, element_bytes
 from tessera.sim.windows import MemoryWindows
 
 _DIGIT_MASK = (1 << DIGIT_BITS) - 1
@@ -293,11 +294,12 @@ class StreamModel:
 
     def _dram_addresses(self, transfer: Load | Store) -> np.ndarray:
         """Byte addresses of a transfer, shape (planes, rows, columns, bytes per element)."""
-        size = row_bytes(transfer, self.config) // transfer.columns
+        columns = column_pitch(transfer, self.config) * np.arange(transfer.columns)
         rows = block_addresses(
             transfer.address, 1, transfer.rows, transfer.planes, transfer.row_pitch, transfer.plane_pitch
         )
-        addresses = rows[..., None] + np.arange(transfer.columns * size).reshape(transfer.columns, size)
+        element = np.arange(element_bytes(transfer, self.config))
+        addresses = rows[..., None] + np.add.outer(columns, element)
         if addresses[-1, -1, -1, -1] >= len(self.dram):
             raise StreamError(
                 f"it reaches DRAM address {addresses.max():#x}, but the DRAM has {len(self.dram):#x} bytes"

@@ -4,6 +4,8 @@ The order is ``[channel blocks][height][width][word_digits]``, packed at the ten
 is ``word_digits`` channels of the configuration; the channels that fill the last block are 0. Within a pixel,
 channel 0 has the lowest bits; bytes are little endian. A tensor of floating-point numbers lies in the same order, with
 2 or 4 bytes per channel.
+
+An input with few channels can lie as ``[height][width][channels]`` instead, see `tessera.sim.row_fold`.
 """
 
 from __future__ import annotations
@@ -30,13 +32,7 @@ def pack_tensor(values: np.ndarray, tensor: TensorType, config: NpuConfig) -> by
     ValueError
         The shape is not the tensor's, or a value is outside its range.
     """
-    values = np.asarray(values)
-    low, high = tensor.range
-    if values.shape != tensor.shape:
-        raise ValueError(f"the tensor has the shape {tensor.shape}, not {values.shape}")
-    if values.min() < low or values.max() > high:
-        raise ValueError(f"values {values.min()}..{values.max()} are outside {low}..{high}, the range of {tensor}")
-    return pack_integers(_pixels(values.astype(np.int64), config), tensor.depth).tobytes()
+    return pack_integers(_pixels(checked_integers(values, tensor), config), tensor.depth).tobytes()
 
 
 def unpack_tensor(data: bytes, tensor: TensorType, config: NpuConfig) -> np.ndarray:
@@ -60,10 +56,8 @@ def pack_float_tensor(values: np.ndarray, tensor: TensorType, config: NpuConfig,
     ValueError
         The shape is not the tensor's.
     """
-    values = np.asarray(values)
-    if values.shape != tensor.shape:
-        raise ValueError(f"the tensor has the shape {tensor.shape}, not {values.shape}")
-    return pack_integers(_pixels(encode_floats(values, memory_format), config), memory_format.bits).tobytes()
+    patterns = encode_floats(checked_shape(values, tensor), memory_format)
+    return pack_integers(_pixels(patterns, config), memory_format.bits).tobytes()
 
 
 def unpack_float_tensor(data: bytes, tensor: TensorType, config: NpuConfig, memory_format: MemoryFormat) -> np.ndarray:
@@ -76,6 +70,23 @@ def unpack_float_tensor(data: bytes, tensor: TensorType, config: NpuConfig, memo
     """
     packed = _packed_pixels(data, tensor, config, memory_format)
     return _planes(decode_floats(unpack_integers(packed, memory_format.bits, False), memory_format), tensor)
+
+
+def checked_integers(values: np.ndarray, tensor: TensorType) -> np.ndarray:
+    """The values as int64; raises `ValueError` if the shape is not the tensor's or a value is outside its range."""
+    values = checked_shape(values, tensor)
+    low, high = tensor.range
+    if values.min() < low or values.max() > high:
+        raise ValueError(f"values {values.min()}..{values.max()} are outside {low}..{high}, the range of {tensor}")
+    return values.astype(np.int64)
+
+
+def checked_shape(values: np.ndarray, tensor: TensorType) -> np.ndarray:
+    """The values as an array; raises `ValueError` if the shape is not the tensor's."""
+    values = np.asarray(values)
+    if values.shape != tensor.shape:
+        raise ValueError(f"the tensor has the shape {tensor.shape}, not {values.shape}")
+    return values
 
 
 def encode_floats(values: np.ndarray, memory_format: MemoryFormat) -> np.ndarray:
@@ -131,8 +142,10 @@ def pack_integers(values: np.ndarray, depth: int) -> np.ndarray:
 
 
 def unpack_integers(data: np.ndarray, depth: int, signed: bool) -> np.ndarray:
-    """The int64 integers of ``depth`` bits packed in the last axis of a byte array; inverse of `pack_integers`."""
-    bits = np.unpackbits(data, axis=-1, bitorder="little")
+    """The int64 integers of ``depth`` bits packed in the last axis of a byte array, as many as are whole; inverse of
+    `pack_integers`.
+    """
+    bits = np.unpackbits(data, axis=-1, count=data.shape[-1] * 8 // depth * depth, bitorder="little")
     bits = bits.reshape(*bits.shape[:-1], -1, depth)
     weights = 1 << np.arange(depth, dtype=np.int64)
     if signed:

@@ -198,6 +198,12 @@ class Dram:
             self._responses.append((self._cycle, max(resp for _, resp in burst.data)))
 
 
+def column_pitch(program: isa.Load | isa.Store, element_bytes: int) -> int:
+    """Bytes from the beginning of an element to that of the next one of its row."""
+    overlaps = isinstance(program, isa.Load) and program.target == isa.LoadTarget.ACTIVATIONS
+    return (overlaps and program.column_pitch) or element_bytes
+
+
 def elements(program: isa.Load | isa.Store, element_bytes: int):
     """DRAM offset in the model and on-chip address of every element, in order."""
     for plane in range(program.planes):
@@ -205,7 +211,7 @@ def elements(program: isa.Load | isa.Store, element_bytes: int):
             for column in range(program.columns):
                 yield (
                     program.address - DRAM_BASE + plane * program.plane_pitch + row * program.row_pitch
-                    + column * element_bytes,
+                    + column * column_pitch(program, element_bytes),
                     program.base + plane * program.chip_plane_pitch + row * program.chip_row_pitch + column,
                 )  # fmt: skip
 
@@ -216,7 +222,7 @@ def row_beats(config: NpuConfig, program: isa.Load | isa.Store, element_bytes: i
     for plane in range(program.planes):
         for row in range(program.rows):
             first = program.address + plane * program.plane_pitch + row * program.row_pitch
-            last = first + program.columns * element_bytes - 1
+            last = first + (program.columns - 1) * column_pitch(program, element_bytes) + element_bytes - 1
             beats += last // config.beat_bytes - first // config.beat_bytes + 1
     return beats
 

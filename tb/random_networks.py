@@ -131,18 +131,16 @@ class NetworkGenerator:
         stride: tuple[int, int] | None = None,
         groups: int = 1,
         outputs: int | None = None,
+        dilation: tuple[int, int] | None = None,
     ) -> str:
-        """Appends a convolution; returns the name of its output."""
+        """Appends a convolution, dilated at random if ``padding``; returns the name of its output."""
         rng, tensor = self.rng, self.tensors[source]
         depth = self._choose(self.config.weight_depths)
         outputs = outputs or groups * int(rng.integers(1, max(1, self.max_channels // groups) + 1))
         shape = (outputs, tensor.channels // groups, *kernel)
         weights = rng.integers(-(1 << depth - 1), 1 << depth - 1, shape).astype(np.int8)
-        dilation = (1, 1)
-        if padding:
-            dilation = tuple(
-                int(rng.integers(1, 3)) if 2 * (k - 1) < s else 1 for k, s in zip(kernel, tensor.shape[1:], strict=True)
-            )
+        if dilation is None:
+            dilation = self._dilation(kernel, tensor) if padding else (1, 1)
         low, high = tensor.range
         pad_value = int(rng.integers(low, high + 1)) if rng.integers(2) else 0
         name = f"conv{len(self.operations)}"
@@ -160,6 +158,10 @@ class NetworkGenerator:
             groups,
         )
         return self._append(operation, outputs)
+
+    def _dilation(self, kernel: tuple[int, int], tensor: TensorType) -> tuple[int, ...]:
+        sides = zip(kernel, tensor.shape[1:], strict=True)
+        return tuple(int(self.rng.integers(1, 3)) if 2 * (size - 1) < side else 1 for size, side in sides)
 
     def window(
         self,

@@ -256,6 +256,8 @@ class Job:
         row_pitch = tensor.width * pixel_bytes + rng.choice((0, 1, 5))
         plane_pitch = tensor.height * row_pitch + rng.choice((0, 3))
         policies = (NanPolicy.SATURATE, NanPolicy.REPLACE, NanPolicy.STOP_OPERATION)
+        if pixel_bytes <= self.config.beat_bytes and rng.random() < 0.2:
+            values["column_pitch"] = rng.randint(1, pixel_bytes)
         return Load(
             target=LoadTarget.ACTIVATIONS,
             lanes=tensor.lanes,

@@ -171,6 +171,8 @@ def random_load(rng: random.Random, config: NpuConfig) -> isa.Load:
         LoadTarget.WEIGHTS: config.weight_beats,
         LoadTarget.PARAMETERS: config.parameter_beats,
     }[target]
+    if size <= config.beat_bytes and rng.random() < 0.3:
+        conversion["column_pitch"] = rng.randrange(1, size + 1)
     gangs = gangs_of(config, chip_depth)
     lanes = sum(rng.sample(gangs, rng.randrange(1, len(gangs) + 1)))
     return isa.Load(
@@ -236,6 +238,8 @@ def test_every_alignment() -> None:
         ({"memory_format": MemoryFormat.FP32, "columns": 125, "shift": 120}, 4),
         ({"target": LoadTarget.WEIGHTS, "lanes": 15}, 1),
         ({"target": LoadTarget.PARAMETERS, "columns": 128}, 1),
+        ({"column_pitch": 3, "address": DRAM_BASE + 14}, 1),
+        ({"memory_depth": Depth.A6, "column_pitch": 12, "address": DRAM_BASE + 14}, 1),
         ({"columns": 16, "rows": 15, "row_pitch": 512, "chip_row_pitch": 16}, 1),
         ({"columns": 1, "rows": 200, "row_pitch": 32, "chip_row_pitch": 1}, 1),
     ],
@@ -249,6 +253,8 @@ def test_every_alignment() -> None:
         "FP32",
         "weights",
         "parameters",
+        "overlapping",
+        "A6 with its own pitch",
         "rows",
         "pixels",
     ],

@@ -239,7 +239,7 @@ def test_format() -> None:
     """The printed program names inputs, outputs, operations with their tiles, and every instruction."""
     program = lower(convolution_network(TensorType(9, 6, 7, 8, True), 12, (3, 3)), TINY)
     text = program.format()
-    assert text.startswith("program net for tiny, lanes 0, 1, 2, 3\n  input x: 9x6x7 s8 at DRAM 0x0, 672 bytes\n")
+    assert text.startswith("program net for tiny, lanes 0, 1, 2, 3\n  input x: 9x6x7 s8 at DRAM 0x0, 383 bytes\n")
     assert "conv block 0 rows 0.." in text
     assert text.count("lane   ") == sum(isinstance(i, LaneProgram) for i in program.instructions)
     numbers = [line.split()[0] for line in text.splitlines() if line[:6].strip().isdigit()]

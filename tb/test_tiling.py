@@ -374,7 +374,7 @@ def test_dram_hazards_of_random_regions(seed: int) -> None:
     ("network", "partial"),
     [
         (resnet18(40, width=8), True),
-        (resnet18(32, depth=4, weight_depth=4, width=16), True),
+        (resnet18(48, depth=4, weight_depth=4, width=16), True),
         (mobilenet_v2(64, width=0.1), False),  # its reductions are short
     ],
     ids=["resnet18", "resnet18-4bit", "mobilenet_v2"],

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 
 from tessera.compiler.lowering.builder import LaneSet, Step, StreamBuilder
 from tessera.compiler.lowering.fits import check_fits
+from tessera.compiler.lowering.folding import fold_inputs
 from tessera.compiler.lowering.operations import emit_operation
 from tessera.compiler.lowering.placement import Name, on_chip, place, tensor_lifetimes
 from tessera.compiler.lowering.schedule import schedule
@@ -14,7 +15,8 @@ from tessera.compiler.lowering.transfers import emit_load, emit_store
 from tessera.rtl.config import AXI_BURST_BYTES, NpuConfig
 from tessera.rtl.isa import End, encode_stream
 from tessera.sim.golden.network import IntegerNetwork
-from tessera.sim.program import DramFormat, DramTensor, Program
+from tessera.sim.program import DramFormat, DramTensor, FoldedTensor, Program
+from tessera.sim.row_fold import RowFold
 from tessera.sim.tensor_layout import tensor_bytes
 
 
@@ -50,10 +52,11 @@ def lower(
     """
     network.verify()
     lane_set = LaneSet(config, tuple(sorted(set(range(config.lanes) if lanes is None else lanes))))
-    check_fits(network, lane_set)
-    tiling, bases = _place_on_chip(network, config)
-    streamed = [name for name in network.tensors if name in _read_or_made(network) - tiling.resident]
-    dram, data_address = _place_in_dram(network, streamed, config, dram_address, io_formats or {})
+    folded = fold_inputs(network, config, io_formats or {})
+    check_fits(folded.network, lane_set)
+    tiling, bases = _place_on_chip(folded.network, config)
+    dram, data_address = _place_in_dram(network, tiling, folded.folds, config, dram_address, io_formats or {})
+    network = folded.network
     builder = StreamBuilder(
         lane_set,
         {name: on_chip(network.tensors[name], base, config) for name, base in bases.items() if isinstance(name, str)},
@@ -78,28 +81,28 @@ def _place_on_chip(network: IntegerNetwork, config: NpuConfig) -> tuple[Tiling, 
     raise AssertionError("the last tiling can be placed")
 
 
-def _read_or_made(network: IntegerNetwork) -> set[str]:
-    """The tensors that operations use."""
-    return {name for operation in network.operations for name in operands(operation).values()}
-
-
 def _place_in_dram(
     network: IntegerNetwork,
-    streamed: Sequence[str],
+    tiling: Tiling,
+    folds: Mapping[str, RowFold],
     config: NpuConfig,
     address: int,
     formats: Mapping[str, DramFormat],
 ) -> tuple[dict[str, DramTensor], int]:
     """Inputs, outputs and streamed tensors one after another; also returns the first address after them."""
-    placed = {}
-    for name in (*network.inputs, *network.outputs, *streamed):
-        if name not in placed:
-            address = _align(address)
-            tensor, values = network.tensors[name], formats.get(name, DramFormat())
-            size = tensor_bytes(tensor, config, values.memory_format)
-            placed[name] = DramTensor(tensor, address, size, values)
-            address += placed[name].size
-    return placed, _align(address)
+    used = {name for operation in network.operations for name in operands(operation).values()}
+    streamed = [name for name in network.tensors if name in used - tiling.resident]
+    placed: dict[str, DramTensor] = {}
+    address = _align(address)
+    for name in dict.fromkeys((*network.inputs, *network.outputs, *streamed)):
+        tensor, values = network.tensors[name], formats.get(name, DramFormat())
+        if name in folds:
+            size = folds[name].size(tensor, config)
+            placed[name] = FoldedTensor(tensor, address, size, values, fold=folds[name])
+        else:
+            placed[name] = DramTensor(tensor, address, tensor_bytes(tensor, config, values.memory_format), values)
+        address = _align(address + placed[name].size)
+    return placed, address
 
 
 def _align(address: int) -> int:

@@ -49,7 +49,7 @@ class BandOperands:
             for role, words in self._tiling.buffers.items()
         }
         self.types = {
-            role: (builder.dram if role in self._buffers else builder.placement)[name].type
+            role: builder.dram[name].chip_type if role in self._buffers else builder.placement[name].type
             for role, name in self._names.items()
         }
         self._reduction = whole_reduction(operation, builder.config)

@@ -8,7 +8,7 @@ from typing import Any
 from tessera.compiler.lowering.builder import StreamBuilder
 from tessera.rtl.config import NpuConfig
 from tessera.rtl.isa import Depth, Load, LoadTarget, NanPolicy, Store, fields_of
-from tessera.sim.program import DramTensor, OnChipTensor
+from tessera.sim.program import DramTensor, FoldedTensor, OnChipTensor
 
 MAX_PLANES = next(field.maximum for field in fields_of(Load) if field.name == "planes")
 
@@ -39,20 +39,39 @@ def _pieces(chip: OnChipTensor, dram: DramTensor, config: NpuConfig) -> Iterator
     """Fields of the transfers of pieces of about a tile, and the rows of the tensor that each transfers."""
     longest = max(1, config.accumulator_pixels // chip.type.width)
     blocks = config.channel_blocks(chip.type.channels)
+    most_planes = 1 if isinstance(dram, FoldedTensor) and not _overlap(dram, config) else MAX_PLANES
     for top in range(chip.y, chip.y + chip.type.height, longest):
         rows = range(top, min(top + longest, chip.y + chip.type.height))
-        for block in range(chip.block, chip.block + blocks, MAX_PLANES):
-            planes = range(block, min(block + MAX_PLANES, chip.block + blocks))
-            yield _fields(chip, dram, config, rows, planes), rows
+        for block in range(chip.block, chip.block + blocks, most_planes):
+            planes = range(block, min(block + most_planes, chip.block + blocks))
+            yield _place(chip, dram, config, rows, planes) | _conversion(chip, dram), rows
 
 
-def _fields(chip: OnChipTensor, dram: DramTensor, config: NpuConfig, rows: range, planes: range) -> dict[str, Any]:
-    """Fields of the transfer of some rows of some channel blocks. Rows that are contiguous in DRAM and on chip are one
-    row of the transfer."""
-    memory_format = dram.format.memory_format
-    size = config.pixel_bytes(memory_format.bits if memory_format.is_float else chip.type.depth)
+def _place(chip: OnChipTensor, dram: DramTensor, config: NpuConfig, rows: range, planes: range) -> dict[str, Any]:
+    """Fields that say where some rows of some channel blocks lie."""
+    if not isinstance(dram, FoldedTensor):
+        return _pixels(chip, dram, config, rows, planes)
+    windows = _overlapping_windows if _overlap(dram, config) else _single_windows
+    return windows(chip, dram, config, rows, planes)
+
+
+def _conversion(chip: OnChipTensor, dram: DramTensor) -> dict[str, Any]:
+    """Fields that say what values are in DRAM and on chip."""
+    signed = int(chip.type.signed)
+    return {
+        "memory_format": dram.format.memory_format,
+        "memory_depth": Depth.of(chip.type.depth if dram.format.is_float else dram.memory_bits),
+        "memory_signed": signed,
+        "chip_depth": Depth.of(chip.type.depth),
+        "chip_signed": signed,
+    }
+
+
+def _pixels(chip: OnChipTensor, dram: DramTensor, config: NpuConfig, rows: range, planes: range) -> dict[str, Any]:
+    """Where some rows of some channel blocks lie. Rows that are contiguous in DRAM and on chip are one row of the
+    transfer."""
+    size = config.pixel_bytes(dram.memory_bits)
     height, width = dram.type.height, dram.type.width
-    depth, signed = Depth.of(chip.type.depth), int(chip.type.signed)
     shape = {"columns": len(rows) * width}
     if chip.type.width < width:
         shape = {
@@ -67,9 +86,50 @@ def _fields(chip: OnChipTensor, dram: DramTensor, config: NpuConfig, rows: range
         "plane_pitch": height * width * size,
         "base": chip.address(planes.start, rows.start, chip.x),
         "chip_plane_pitch": chip.block_pitch,
-        "memory_format": memory_format,
-        "memory_depth": depth,
-        "memory_signed": signed,
-        "chip_depth": depth,
-        "chip_signed": signed,
     }
+
+
+def _overlap(dram: FoldedTensor, config: NpuConfig) -> bool:
+    """Whether the windows of a folded tensor can be the columns of a transfer: at most a beat, and without gaps."""
+    size = config.pixel_bytes(dram.memory_bits)
+    return size <= config.beat_bytes and dram.column_bytes <= size
+
+
+def _overlapping_windows(
+    chip: OnChipTensor, dram: FoldedTensor, config: NpuConfig, rows: range, planes: range
+) -> dict[str, Any]:
+    """Where some rows of some channel blocks of a folded tensor lie, whose windows overlap in a row of the transfer."""
+    return {
+        "address": _window_address(chip, dram, config, rows, planes),
+        "columns": chip.type.width,
+        "column_pitch": dram.column_bytes,
+        "rows": len(rows),
+        "row_pitch": dram.row_bytes,
+        "planes": len(planes),
+        "plane_pitch": config.pixel_bytes(dram.memory_bits),
+        "base": chip.address(planes.start, rows.start, chip.x),
+        "chip_row_pitch": chip.row_pitch,
+        "chip_plane_pitch": chip.block_pitch,
+    }
+
+
+def _single_windows(
+    chip: OnChipTensor, dram: FoldedTensor, config: NpuConfig, rows: range, planes: range
+) -> dict[str, Any]:
+    """Where some rows of one channel block of a folded tensor lie, each of whose windows is a row of the transfer."""
+    return {
+        "address": _window_address(chip, dram, config, rows, planes),
+        "rows": chip.type.width,
+        "row_pitch": dram.column_bytes,
+        "planes": len(rows),
+        "plane_pitch": dram.row_bytes,
+        "base": chip.address(planes.start, rows.start, chip.x),
+        "chip_row_pitch": 1,
+        "chip_plane_pitch": chip.row_pitch,
+    }
+
+
+def _window_address(chip: OnChipTensor, dram: FoldedTensor, config: NpuConfig, rows: range, planes: range) -> int:
+    """DRAM address of the first window, from its first channel block on."""
+    blocks = planes.start * config.pixel_bytes(dram.memory_bits)
+    return dram.address + rows.start * dram.row_bytes + chip.x * dram.column_bytes + blocks

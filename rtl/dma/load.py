@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from amaranth.hdl import Cat, Module, Mux, Signal, Value
+from amaranth.hdl import Cat, Const, Module, Mux, Signal, Value
 from amaranth.lib import data, stream, wiring
 from amaranth.lib.wiring import In, Out, connect, flipped
 
@@ -96,16 +96,9 @@ class ReadRequester(wiring.Component):
         connect(m, flipped(self.blocks), walker.blocks)
         connect(m, splitter.bursts, gate.bursts)
         row, span = walker.rows.payload, splitter.spans.payload
-        copied = row.settings.target != isa.LoadTarget.ACTIVATIONS
         m.d.comb += [
             span.address.eq(row.address),
-            span.bytes.eq(
-                Mux(
-                    copied,
-                    times(row.columns, self._config.beat_bytes),
-                    element_bytes(self._config, row.columns, row.settings),
-                )
-            ),
+            span.bytes.eq(self._row_bytes(row)),
             span.last.eq(row.last),
             splitter.spans.valid.eq(walker.rows.valid),
             walker.rows.ready.eq(splitter.spans.ready),
@@ -129,6 +122,16 @@ class ReadRequester(wiring.Component):
         ]
         m.d.sync += outstanding.eq(outstanding + Mux(accepted, burst.len + 1, 0) - self.returned)
         return m
+
+    def _row_bytes(self, row: data.View) -> Value:
+        """DRAM bytes from a row's first to its last."""
+        config, settings = self._config, row.settings
+        copied = times(row.columns, config.beat_bytes)
+        packed = element_bytes(config, row.columns, settings)
+        pitch = settings.column_pitch[: config.beat_bytes.bit_length()]  # what overlaps is at most a beat
+        overlapping = (row.columns - 1) * pitch + element_bytes(config, Const(1), settings)
+        activations = Mux(settings.column_pitch == 0, packed, overlapping)
+        return Mux(settings.target == isa.LoadTarget.ACTIVATIONS, activations, copied)
 
 
 class ElementReader(wiring.Component):
@@ -174,6 +177,9 @@ class ElementReader(wiring.Component):
         m.d.comb += [
             chunks.offset.eq(row.address),
             chunks.chunk_bytes.eq(Mux(copied, beat_bytes, size)),
+            chunks.pitch.eq(
+                Mux(copied | (row.settings.column_pitch == 0), chunks.chunk_bytes, row.settings.column_pitch)
+            ),
             chunks.last_part.eq(Mux(copied, 0, last_part)),
             chunks.chunks.eq(Mux(copied, row.columns, count)),
             chunks.base.eq(row.base),

@@ -15,14 +15,15 @@ from tessera.rtl.interfaces import address_bits
 def chunk_row_layout(config: NpuConfig, settings: ShapeLike) -> data.StructLayout:
     """A row of ``chunks`` chunks of ``chunk_bytes`` bytes (at most a beat) that begins ``offset`` bytes into a beat.
 
-    An element is ``last_part + 1`` chunks, a power of two; ``base`` is the on-chip address of the first element;
-    ``last`` marks a block's last row.
+    Each chunk begins ``pitch`` bytes after the one before, at most ``chunk_bytes``. An element is ``last_part + 1``
+    chunks, a power of two; ``base`` is the on-chip address of the first element; ``last`` marks a block's last row.
     """
     parts = max_parts(config)
     return data.StructLayout(
         {
             "offset": address_bits(config.beat_bytes),
             "chunk_bytes": range(config.beat_bytes + 1),
+            "pitch": range(config.beat_bytes + 1),
             "chunks": FIELD_WIDTHS["columns"] + parts.bit_length() - 1,
             "last_part": range(parts),
             "base": FIELD_WIDTHS["base"],
@@ -56,7 +57,8 @@ class Unpacker(wiring.Component):
 
     A row begins with the first byte of its first chunk and ends with the last byte of its last one; what else is
     in its first and last beats is dropped, and the next row begins in a new beat. The beat in which the next chunk
-    begins is held in a register; a chunk that straddles two beats waits for the second at the input.
+    begins is held in a register; a chunk that straddles two beats waits for the second at the input, where that beat
+    stays for as long as chunks begin in the first.
 
     Parameters
     ----------
@@ -88,22 +90,22 @@ class Unpacker(wiring.Component):
         row, active = Signal.like(self.rows.payload, reset_less=True), Signal()
         part, element_ends = Signal.like(self.chunks.payload.part, reset_less=True), Signal()
         held, held_valid = Signal.like(self.beats.payload, reset_less=True), Signal()
-        end, straddles = Signal(range(2 * self._config.beat_bytes)), Signal()
+        following, straddles = Signal(range(2 * self._config.beat_bytes)), Signal()
         row_ends, take = Signal(), Signal()
         m.d.comb += [
-            end.eq(row.offset + row.chunk_bytes),
-            straddles.eq(end > self._config.beat_bytes),
+            following.eq(row.offset + row.pitch),
+            straddles.eq(row.offset + row.chunk_bytes > self._config.beat_bytes),
             row_ends.eq(row.chunks == 1),
             element_ends.eq(part == row.last_part),
             take.eq(active & held_valid & (self.beats.valid | ~straddles) & (self.chunks.ready | ~self.chunks.valid)),
             self.rows.ready.eq(~active | (take & row_ends)),
-            self.beats.ready.eq(~held_valid | (take & (row_ends | (end >= self._config.beat_bytes)))),
+            self.beats.ready.eq(~held_valid | (take & (row_ends | (following >= self._config.beat_bytes)))),
         ]
         with m.If(self.rows.ready):
             m.d.sync += [row.eq(self.rows.payload), part.eq(0), active.eq(self.rows.valid)]
         with m.Elif(take):
             m.d.sync += [
-                row.offset.eq(end),
+                row.offset.eq(following),
                 row.chunks.eq(row.chunks - 1),
                 row.base.eq(row.base + element_ends),
                 part.eq((part + 1) & row.last_part),
