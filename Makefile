@@ -2,6 +2,7 @@
 
 NPU  ?= edge
 ONLY ?=
+PAGE ?=
 JOBS ?= 2
 
 VENV   := .venv
@@ -27,8 +28,8 @@ test: setup  ## Run all tests, the co-simulations on Verilator and Icarus includ
 verilog: setup  ## Write build/verilog/tessera_$(NPU).v [NPU=edge]
 	@$(VENV)/bin/tessera verilog --npu $(NPU)
 
-bench: setup  ## Measure everything against the recorded peers, or one group [ONLY=cycles]
-	@$(VENV)/bin/python scripts/bench.py $(if $(ONLY),--only $(ONLY))
+bench: setup  ## Measure everything against the recorded peers, or one group [ONLY=cycles PAGE=docs]
+	@$(VENV)/bin/python scripts/bench.py $(if $(ONLY),--only $(ONLY)) $(if $(PAGE),--page $(PAGE))
 
 formal: setup  ## Run the proofs
 	@$(PYTEST) -m formal
@@ -49,7 +50,7 @@ build/typecheck/tessera: Makefile
 # scripts/train_digits.py needs.
 lock:  ## Renew requirements.lock
 	@rm -rf build/lock && python3 -m venv build/lock
-	@build/lock/bin/pip install --quiet 'setuptools>=77' '.[test,formal,synthesis,lint]'
+	@build/lock/bin/pip install --quiet 'setuptools>=77' '.[test,formal,synthesis,bench,lint]'
 	@build/lock/bin/pip check
 	@build/lock/bin/pip freeze --all | grep -v -e '^pip==' -e '^tessera-npu' > requirements.lock
 	@rm -rf build/lock

@@ -1,8 +1,8 @@
 """``make bench``: what the machine reaches, measured in this run.
 
 Prints a table per group and writes ``build/bench/summary.json`` with ``rows: [{name, measured, unit, better, floor?,
-aim?, source?}]``. ``--only GROUP`` runs one group. A row below its floor ends the run with exit status 1, after
-everything is written.
+aim?, source?}]``, and a page with tables and pictures. ``--only GROUP`` runs one group. A row below its floor ends the
+run with exit status 1, after everything is written.
 
 Groups
 ------
@@ -21,12 +21,16 @@ area
 
 from __future__ import annotations
 
+import inspect
+import re
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Annotated
 
 import typer
 from benchmark.area import measure_area
 from benchmark.cycles import measure_cycles
+from benchmark.page import write_page
 from benchmark.rows import Row
 from benchmark.runs import ROOT
 from benchmark.speed import measure_sim_speed
@@ -34,6 +38,8 @@ from benchmark.speed import measure_sim_speed
 from tessera.cli.app import exit_on_error
 from tessera.cli.console import ResultError, UsageError, console, print_table, write_json
 from tessera.cli.options import JsonOption
+
+BUILD = ROOT / "build" / "bench"
 
 GROUPS: dict[str, Callable[[], Iterator[Row]]] = {
     "sim_speed": measure_sim_speed,
@@ -46,19 +52,21 @@ def main(
     only: Annotated[
         str | None, typer.Option("--only", help=f"One group: {', '.join(GROUPS)}.", metavar="GROUP")
     ] = None,
-    json: JsonOption = ROOT / "build" / "bench" / "summary.json",
+    page: Annotated[Path, typer.Option(help="Folder of the page with tables and pictures.", file_okay=False)] = BUILD,
+    json: JsonOption = BUILD / "summary.json",
 ) -> None:
     """Measure the machine and print the tables."""
     if only is not None and only not in GROUPS:
         raise UsageError(f"there is no group {only!r}; the groups are {', '.join(GROUPS)}")
-    rows: list[Row] = []
+    groups: dict[str, list[Row]] = {}
     for name in GROUPS if only is None else [only]:
         console.print(f"measuring {name} ...", highlight=False)
-        group = list(GROUPS[name]())
-        _print_group(name, group)
-        rows += group
+        groups[name] = list(GROUPS[name]())
+        _print_group(name, groups[name])
+    rows = [row for group in groups.values() for row in group]
     write_json(json, {"rows": [row.to_json() for row in rows]})
     console.print(f"summary: {json}", highlight=False, soft_wrap=True)
+    console.print(f"page: {write_page(page, groups, _descriptions())}", highlight=False, soft_wrap=True)
     missed = [row.name for row in rows if not row.holds]
     if missed:
         raise ResultError(f"below the floor: {', '.join(missed)}")
@@ -77,6 +85,13 @@ def _print_group(name: str, rows: list[Row]) -> None:
         for row in rows
     ]
     print_table(("row", "measured", "unit", "floor", "aim", ""), texts, title=f"\n{name}")
+
+
+def _descriptions() -> dict[str, str]:
+    """What each group measures, from the description above."""
+    text = inspect.cleandoc(__doc__ or "").split("------\n")[1]
+    paragraphs = re.findall(r"^(\w+)\n((?:    .*\n?)+)", text, re.MULTILINE)
+    return {name: " ".join(body.split()).replace("``", "`") for name, body in paragraphs}
 
 
 def _text(value: float | None) -> str:

@@ -32,10 +32,16 @@ class Row:
     @property
     def holds(self) -> bool:
         """Whether the floor is kept."""
-        if self.floor is None:
-            return True
-        return self.measured >= self.floor if self.better == "higher" else self.measured <= self.floor
+        return self.floor is None or self._is_as_good_as(self.floor)
+
+    @property
+    def reached(self) -> bool:
+        """Whether the aim, if there is one, is reached."""
+        return self.aim is None or self._is_as_good_as(self.aim)
 
     def to_json(self) -> dict[str, object]:
         """The row without what it does not have."""
         return {key: value for key, value in asdict(self).items() if value is not None}
+
+    def _is_as_good_as(self, limit: float) -> bool:
+        return self.measured >= limit if self.better == "higher" else self.measured <= limit
