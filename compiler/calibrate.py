@@ -41,6 +41,9 @@ _NEGLIGIBLE_ERROR = 1e-5
 _SMALLEST_RANGE = 1e-30
 """Tensors below this count as zero: their scales would not be normal float32 numbers."""
 
+_FUNCTION_SAMPLES = 1024
+"""Points at which it is looked whether an activation function is negative."""
+
 _SHALLOW_DEPTHS = tuple(depth for depth in ACTIVATION_DEPTHS if depth != BASE_DEPTH)
 
 
@@ -109,7 +112,7 @@ def calibrate(graph: Graph, data: Mapping[str, np.ndarray], *, power_of_two_io: 
         not finite.
     """
     samples = check_samples(graph, data)
-    names = npu_tensors(graph)
+    names = (*npu_tensors(graph), *function_operands(graph))
     observed = {name: _Observation(map_shape(graph.shapes[name])[0]) for name in names}
     for start in range(0, samples, _BATCH):
         batch = {name: np.asarray(data[name])[start : start + _BATCH] for name in graph.inputs}
@@ -150,6 +153,11 @@ def npu_tensors(graph: Graph) -> tuple[str, ...]:
     results = [node.output for node in nodes]
     read = [name for node in nodes for name in (node.inputs[0], node.residual) if name is not None]
     return tuple(dict.fromkeys([*(name for name in read if name not in results), *results]))
+
+
+def function_operands(graph: Graph) -> tuple[str, ...]:
+    """The operands of the activation functions that need a table; they exist only inside the post-processing."""
+    return tuple(node.outputs[1] for node in graph.placed(Placement.NPU) if node.function is not None)
 
 
 def choose_scales(values: np.ndarray, signed: bool) -> tuple[float, dict[int, int]]:
@@ -241,6 +249,10 @@ def _signed_tensors(graph: Graph, observed: Mapping[str, _Observation]) -> dict[
     signed = {name: observation.minimum < 0 for name, observation in observed.items()}
     for node in graph.placed(Placement.NPU):
         signed[node.output] = _can_be_negative(node, signed)
+        if node.function is not None:
+            operand = observed[node.outputs[1]]
+            x = np.linspace(operand.minimum, operand.maximum, _FUNCTION_SAMPLES)
+            signed[node.outputs[1]], signed[node.output] = True, bool(node.function(x).min() < 0)
     return signed
 
 
@@ -263,6 +275,7 @@ def _scale_groups(graph: Graph, names: tuple[str, ...]) -> list[list[str]]:
     ties = networkx.Graph()
     ties.add_nodes_from(names)
     for node in graph.placed(Placement.NPU):
-        if node.op == WINDOW and node.attributes["reduction"] == "max" and node.residual is None:
+        is_max = node.op == WINDOW and node.attributes["reduction"] == "max"
+        if is_max and node.residual is None and node.function is None:
             ties.add_edge(node.inputs[0], node.output)
     return [sorted(group, key=names.index) for group in networkx.connected_components(ties)]

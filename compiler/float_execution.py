@@ -94,7 +94,11 @@ def run_node(graph: Graph, node: Node, values: dict[str, np.ndarray], dtype: typ
     """Computes one node: reads its operands from ``values`` (arrays (samples, *shape*)) and adds its outputs."""
     if node.op in CANONICAL:
         result = _run_canonical(graph, node, values, dtype)
-        values[node.output] = result.reshape(len(result), *graph.shapes[node.output])
+        shape = len(result), *graph.shapes[node.output]
+        if node.function is not None:
+            values[node.outputs[1]] = result.reshape(shape)
+            result = node.function(result)
+        values[node.output] = result.reshape(shape)
     else:
         operands = [values.get(name) for name in node.inputs]
         constants = [graph.constants.get(name) for name in node.inputs]

@@ -14,7 +14,8 @@ Shapes are those of the ONNX file, with a first axis of 1 (one sample). Two kind
       ``kernel``, ``stride``, ``padding``, ``divisor`` (a sum is divided by it), ``activation``.
 
   ``activation`` is a pair (low, high) of floats that limits the result, infinite where there is no limit. The
-  output is ``limit(reduction + bias + residual)``.
+  output is ``limit(reduction + bias + residual)``, or ``function(limit(...))`` if the attribute ``function`` (a
+  :class:`tessera.compiler.functions.Function`) is there. The operand of the function is the node's second output.
 
 A *map* is a tensor of shape (1, C, H, W), or (1, F), which is F channels of 1 x 1.
 """
@@ -22,7 +23,7 @@ A *map* is a tensor of shape (1, C, H, W), or (1, F), which is F channels of 1 x
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from typing import Any
@@ -88,6 +89,11 @@ class Node:
     def activation(self) -> tuple[float, float]:
         """Limits of a canonical node's activation function."""
         return self.attributes["activation"]
+
+    @property
+    def function(self) -> Callable[[np.ndarray], np.ndarray] | None:
+        """The function behind a canonical node's limits, if there is one."""
+        return self.attributes.get("function")
 
     def with_attributes(self, **attributes: Any) -> Node:
         """The node with some attributes replaced."""

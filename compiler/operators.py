@@ -13,10 +13,13 @@ from typing import Any
 
 import numpy as np
 
+from tessera.compiler.functions import NONLINEAR, in_region
 from tessera.compiler.graph import Graph, Node, Placement, is_map, map_shape
 
 OPSETS = range(11, 25)
 """Versions of the ONNX operators that can be read."""
+
+_DEFAULT_EPSILON = 1e-5  # of the ONNX operator BatchNormalization
 
 _BEYOND_HOST: dict[Placement | None, str] = {
     Placement.HOST_BEFORE: "its result is needed by a node that runs on the host",
@@ -89,10 +92,16 @@ def pair(node: Node, attribute: str) -> tuple[int, int]:
 
 
 def clip_limits(graph: Graph, node: Node) -> tuple[float, float] | None:
-    """(low, high) of a Relu or Clip node; ``None`` if they are no constants."""
+    """(low, high) of a node that limits one map by constants for all its values; ``None`` if it is anything else."""
     if node.op == "Relu":
         return 0.0, np.inf
     limits = [-np.inf, np.inf]
+    if node.op in ("Min", "Max"):
+        fixed = [graph.constants[name] for name in node.inputs if name in graph.constants]
+        if len(fixed) + 1 != len(node.inputs) or any(value.size != 1 for value in fixed):
+            return None
+        values = [float(value.reshape(())) for value in fixed]
+        return (-np.inf, min(values, default=np.inf)) if node.op == "Min" else (max(values, default=-np.inf), np.inf)
     for index, name in enumerate(node.inputs[1:3]):
         if name and name not in graph.constants:
             return None
@@ -112,6 +121,47 @@ def channel_constant(graph: Graph, name: str, target: str) -> np.ndarray | None:
     if any(size != 1 for axis, size in enumerate(aligned.shape) if axis != 1):
         return None
     return np.broadcast_to(aligned.reshape(-1), (shape[1],)).copy()
+
+
+@dataclass(frozen=True, eq=False)
+class Affine:
+    """A node that computes ``scale[c] * source[c] + offset[c]`` for each channel c: float64 arrays (K,)."""
+
+    source: str
+    scale: np.ndarray
+    offset: np.ndarray
+
+
+def affine_of(graph: Graph, node: Node) -> Affine | None:
+    """What a node multiplies and adds per channel; ``None`` if it does anything else."""
+    if node.op == "BatchNormalization":
+        gamma, beta, mean, variance = (graph.constants[name].astype(np.float64) for name in node.inputs[1:5])
+        scale = gamma / np.sqrt(variance + node.attributes.get("epsilon", _DEFAULT_EPSILON))
+        return Affine(node.inputs[0], scale, beta - mean * scale)
+    if node.op == "Neg" and is_map(graph.shapes[node.output]):
+        one = np.ones(graph.shapes[node.output][1])
+        return Affine(node.inputs[0], -one, 0 * one)
+    if node.op not in ("Add", "Sub", "Mul", "Div"):
+        return None
+    variables = [name for name in node.inputs if name not in graph.constants]
+    if len(variables) != 1 or graph.shapes[variables[0]] != graph.shapes[node.output]:
+        return None
+    constants = [channel_constant(graph, name, node.output) for name in node.inputs if name in graph.constants]
+    return _affine(node, variables[0], constants[0]) if constants and constants[0] is not None else None
+
+
+def _affine(node: Node, source: str, constant: np.ndarray) -> Affine | None:
+    """The sum, difference, product or quotient of a map and a constant per channel."""
+    value = constant.astype(np.float64)
+    one, zero = np.ones_like(value), np.zeros_like(value)
+    is_first = node.inputs[0] == source
+    if node.op == "Mul":
+        return Affine(source, value, zero)
+    if node.op == "Div":
+        return Affine(source, 1 / value, zero) if is_first and value.all() else None
+    if node.op == "Add":
+        return Affine(source, one, value)
+    return Affine(source, one, -value) if is_first else Affine(source, -one, value)
 
 
 def _check_convolution(graph: Graph, node: Node) -> str | None:
@@ -143,23 +193,40 @@ def _check_batch_norm(graph: Graph, node: Node) -> str | None:
 
 
 def _check_clip(graph: Graph, node: Node) -> str | None:
-    if not is_map(graph.shapes.get(node.inputs[0], ())):
+    if not is_map(graph.shapes.get(node.output, ())):
         return "its input is no map of shape (1, C, H, W) or (1, F)"
-    if clip_limits(graph, node) is None:
+    if clip_limits(graph, node) is None and not in_region(graph, node):
         return "its limits are computed at run time, but must be constant"
     return None
 
 
-def _check_add(graph: Graph, node: Node) -> str | None:
+def _check_sum(graph: Graph, node: Node) -> str | None:
+    target = graph.shapes[node.output]
+    maps = [name for name in node.inputs if name not in graph.constants]
+    if len(maps) != 2 or any(graph.shapes[name] != target for name in maps):
+        return _check_product_of_maps(graph, node)
+    return None if is_map(target) else "its result is no map of shape (1, C, H, W) or (1, F)"
+
+
+def _check_product_of_maps(graph: Graph, node: Node) -> str | None:
+    """A constant per channel, or a part of a function of one variable."""
     target = graph.shapes[node.output]
     if not is_map(target):
         return "its result is no map of shape (1, C, H, W) or (1, F)"
-    maps = [name for name in node.inputs if name not in graph.constants]
-    if any(graph.shapes[name] != target for name in maps):
-        return "its two operands have different shapes, but the NPU does not broadcast"
-    constants = [name for name in node.inputs if name in graph.constants]
-    if constants and (not maps or channel_constant(graph, constants[0], node.output) is None):
+    if affine_of(graph, node) is not None or in_region(graph, node):
+        return None
+    if any(name in graph.constants for name in node.inputs):
         return "its constant operand must have one value per channel"
+    if any(graph.shapes[name] != target for name in node.inputs):
+        return "its two operands have different shapes, but the NPU does not broadcast"
+    return "its operands are two maps; the NPU multiplies a map only by constants and by functions of itself"
+
+
+def _check_function(graph: Graph, node: Node) -> str | None:
+    if not is_map(graph.shapes.get(node.output, ())):
+        return "its result is no map of shape (1, C, H, W) or (1, F)"
+    if not in_region(graph, node):
+        return "its constants must be the same for all values"
     return None
 
 
@@ -234,6 +301,9 @@ def _table(*rows: Operator) -> dict[str, Operator]:
     return {row.name: row for row in rows}
 
 
+_COPY = "a 1 x 1 window"
+_FUNCTION_LIMITS = "maps; also as a part of a function of one variable, in any combination"
+
 OPERATORS = _table(
     Operator(
         "Conv",
@@ -254,18 +324,44 @@ OPERATORS = _table(
         "constant statistics, inference mode",
         _check_batch_norm,
     ),
-    Operator("Relu", "activation of the operation before it, else a 1 x 1 window", "maps", _check_clip),
-    Operator(
-        "Clip",
-        "activation of the operation before it, else a 1 x 1 window",
-        "maps, constant limits",
-        _check_clip,
+    *(
+        Operator(name, f"limits of the operation before it, else {_COPY}", limits, _check_clip)
+        for name, limits in (
+            ("Relu", "maps"),
+            ("Clip", "maps, constant limits"),
+            ("Min", "a map and constants for all values"),
+            ("Max", "a map and constants for all values"),
+        )
     ),
-    Operator(
-        "Add",
-        "residual operand or bias of the operation before it, else a 1 x 1 window",
-        "two maps of the same shape, or a map and one constant per channel",
-        _check_add,
+    *(
+        Operator(
+            name,
+            f"residual operand of the operation before it, else {_COPY}; with a constant as Mul",
+            "two maps of the same shape, or a map and one constant per channel",
+            _check_sum,
+        )
+        for name in ("Add", "Sub")
+    ),
+    *(
+        Operator(
+            name,
+            "folded into the convolution before it, else a 1 x 1 convolution; or part of a function",
+            limits,
+            _check_product_of_maps,
+        )
+        for name, limits in (
+            ("Mul", "a map and one constant per channel; or a map and a function of itself"),
+            ("Div", "a map by one constant per channel; or in a function"),
+            ("Neg", "maps"),
+        )
+    ),
+    *(
+        Operator(name, f"table of the operation before it, else of {_COPY}", _FUNCTION_LIMITS, _check_function)
+        for name in NONLINEAR
+    ),
+    *(
+        Operator(name, f"table of the operation before it, else of {_COPY}", limits, _check_function)
+        for name, limits in (("Pow", "a constant exponent; maps"), ("PRelu", "one slope for all values; maps"))
     ),
     Operator(
         "MaxPool",

@@ -16,6 +16,7 @@ import numpy as np
 import onnx
 
 from tessera.compiler.errors import CompilerError
+from tessera.compiler.functions import Region, regions
 from tessera.compiler.graph import NO_ACTIVATION, Graph, Node, map_shape
 from tessera.compiler.onnx_import import graph_of_model, infer_shapes, load_model
 from tessera.compiler.operators import clip_limits, explicit_padding, npu_problem, pair
@@ -32,6 +33,7 @@ from tessera.compiler.qonnx_format import (
 from tessera.compiler.quantized import (
     BASE_DEPTH,
     QuantizedConvolution,
+    QuantizedFunction,
     QuantizedNetwork,
     QuantizedOperation,
     QuantizedTensor,
@@ -39,6 +41,7 @@ from tessera.compiler.quantized import (
     hosted_names,
 )
 from tessera.rtl.config import ACTIVATION_DEPTHS, WEIGHT_DEPTHS
+from tessera.rtl.isa import TableEntry
 
 _REWRITES: tuple[Pass, ...] = ()
 """Rewrites to the form that the reader knows."""
@@ -104,6 +107,7 @@ class _Parts:
     main: Node | None = None
     residual: str | None = None
     activation: tuple[float, float] = NO_ACTIVATION
+    function: QuantizedFunction | None = None
 
 
 class _Reader:
@@ -118,11 +122,23 @@ class _Reader:
         self.weights: dict[str, _Weights] = {}
         self.tensors: dict[str, QuantizedTensor] = {}
         self.names: dict[str, str] = {}  # tensor by the output of its Quant node
+        self.functions = self.find_functions()
+
+    def find_functions(self) -> dict[str, Region]:
+        """The functions between two Quant nodes, by the tensor that they compute."""
+        found = {}
+        for region in regions(self.graph):
+            source = self.makers.get(region.variable)
+            is_quantised = any(node.op == QUANT for node in self.graph.consumers(region.result))
+            if is_quantised and source is not None and source.op == QUANT:
+                found[region.result] = region
+        return found
 
     def network(self) -> QuantizedNetwork:
         """The network."""
         graph = self.graph
-        quants = [node for node in graph.nodes if node.op == QUANT]
+        operands = {region.variable for region in self.functions.values()}
+        quants = [node for node in graph.nodes if node.op == QUANT and node.output not in operands]
         for node in quants:
             if node.inputs[0] in graph.constants:
                 self.weights[node.output] = self.read_weights(node)
@@ -182,6 +198,8 @@ class _Reader:
     def trace(self, quant: Node) -> _Parts:
         """Follows an operation from its Quant node to its quantised operands."""
         parts = _Parts(quant, quant.inputs[0])
+        if parts.source in self.functions:
+            self.take_function(parts)
         node = self.step(parts)
         if node is not None and node.op in ("Relu", "Clip"):
             limits = clip_limits(self.graph, node)
@@ -201,6 +219,20 @@ class _Reader:
             raise self.error(node, f"computes the operand of an operation, but no {QUANT} node quantises its result")
         parts.source = self.names[parts.source]
         return parts
+
+    def take_function(self, parts: _Parts) -> None:
+        """Goes back over a function and the Quant node of its operand."""
+        region = self.functions[parts.source]
+        quant = self.makers[region.variable]
+        scale, depth = self.quantisation(quant, (TableEntry.OPERAND_BITS,))
+        if scale.size != 1 or not quant.attributes.get("signed", 1) or quant.attributes.get("narrow", 0):
+            raise self.error(
+                quant,
+                f"must have one scale, signed = 1 and narrow = 0, because a function with a table reads {depth} bits",
+            )
+        parts.function = QuantizedFunction(region.function, float(scale.reshape(())))
+        self.used.update((quant.name, *(node.name for node in region.nodes)))
+        parts.source = quant.inputs[0]
 
     def step(self, parts: _Parts) -> Node | None:
         """Goes back over reshapes; the node that computes the source, or ``None`` if the source is quantised."""
@@ -276,6 +308,7 @@ class _Reader:
             groups=node.attributes.get("group", 1),
             activation=parts.activation,
             residual=parts.residual,
+            function=parts.function,
         )
 
     def window(self, parts: _Parts) -> QuantizedWindow:
@@ -301,6 +334,7 @@ class _Reader:
             output=parts.quant.output,
             activation=parts.activation,
             residual=parts.residual,
+            function=parts.function,
             **facts,
         )
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import tempfile
 from pathlib import Path
@@ -14,7 +15,7 @@ import onnx.helper
 import onnx.numpy_helper
 
 from tessera.compiler.float_execution import make_onnx_node
-from tessera.compiler.graph import NO_ACTIVATION, Shape, map_shape, unique_name
+from tessera.compiler.graph import NO_ACTIVATION, Node, Shape, map_shape, unique_name
 from tessera.compiler.qonnx_format import (
     METADATA_KEY,
     QUANT,
@@ -25,13 +26,15 @@ from tessera.compiler.qonnx_format import (
 )
 from tessera.compiler.quantized import (
     QuantizedConvolution,
+    QuantizedFunction,
     QuantizedNetwork,
     QuantizedOperation,
     QuantizedTensor,
     QuantizedWindow,
 )
+from tessera.rtl.isa import TableEntry
 
-_RELU = (0.0, np.inf)
+_RELU = (0.0, math.inf)
 _IR_VERSION = 8
 """File format version that old tools read too."""
 
@@ -143,6 +146,8 @@ class _Writer:
             total = self.new_tensor(f"{operation.name}_total", target.shape)
             value = self.node("Add", [value, residual], total, f"{operation.name}_add")
         value = self.activation(operation, value, target)
+        if operation.function is not None:
+            value = self.function(operation.name, operation.function, value, target)
         is_named = not (isinstance(operation, QuantizedWindow) and is_copy(operation))
         self.quantize(f"{operation.name}_quant" if is_named else operation.name, value, operation.output, target)
         self.quantized[operation.output] = operation.output
@@ -215,6 +220,28 @@ class _Writer:
             for end, limit in zip(("low", "high"), operation.activation, strict=True)
         ]
         return self.node("Clip", [value, *limits], limited, name)
+
+    def function(self, name: str, quantized: QuantizedFunction, value: str, target: QuantizedTensor) -> str:
+        """Adds the Quant node of a function's operand, and its nodes with names of their own."""
+        operand = self.new_tensor(f"{name}_operand", target.shape)
+        function = quantized.function
+        self.quantize(
+            f"{name}_operand_quant",
+            value,
+            operand,
+            QuantizedTensor(target.shape, quantized.operand_scale, {}, TableEntry.OPERAND_BITS, True),
+        )
+        names = {function.VARIABLE: operand}
+        names |= {
+            old: self.constant(f"{name}_{old}", constant, constant.dtype.type)
+            for old, constant in function.constants.items()
+        }
+        for node in function.nodes:
+            names[node.output] = self.new_tensor(f"{name}_{node.output}", target.shape)
+            inputs = tuple(names.get(old, old) for old in node.inputs)
+            renamed = Node(f"{name}_{node.name}", node.op, inputs, (names[node.output],), node.attributes)
+            self.nodes.append(make_onnx_node(renamed))
+        return names[function.nodes[-1].output]
 
     def flatten(self, name: str, source: str) -> str:
         """The vector (1, F) of a tensor."""

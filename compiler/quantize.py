@@ -16,10 +16,12 @@ from tessera.compiler.fixed_point import (
     fixed_point,
     normal_shift,
 )
+from tessera.compiler.functions import Function, domain, operand_scale
 from tessera.compiler.graph import CONVOLUTION, Graph, Node, Placement
 from tessera.compiler.integer import residual_shift_limit
 from tessera.compiler.quantized import (
     QuantizedConvolution,
+    QuantizedFunction,
     QuantizedNetwork,
     QuantizedOperation,
     QuantizedTensor,
@@ -177,12 +179,14 @@ def _operation(
         "padding": node.attributes["padding"],
         "activation": node.activation,
         "residual": node.residual,
+        "function": _function(graph, node, tensors, calibration, weight_depth),
     }
     if node.op != CONVOLUTION:
         facts = {key: node.attributes[key] for key in ("reduction", "kernel", "divisor")}
         return QuantizedWindow(**common, **facts)
     weights, bias = (graph.constants[name].astype(np.float64) for name in node.inputs[1:3])
-    scales = _machine_scales(node, weights, bias, tensors, weight_depth)
+    step = tensors[node.output].scale if common["function"] is None else common["function"].operand_scale
+    scales = _machine_scales(node, weights, bias, tensors, step, weight_depth)
     integers = quantize_weights(weights, scales, weight_depth)
     mean = calibration.ranges[node.inputs[0]].mean
     bias = bias + _bias_correction(weights, integers, scales, mean, node.attributes["groups"])
@@ -198,27 +202,50 @@ def _operation(
     )
 
 
+def _function(
+    graph: Graph,
+    node: Node,
+    tensors: Mapping[str, QuantizedTensor],
+    calibration: Calibration,
+    weight_depth: int,
+) -> QuantizedFunction | None:
+    """The function of a node with the scale of its operand: as fine as its range, and the machine's largest factor
+    between the operand and what is summed to it, allow."""
+    function = node.function
+    if not isinstance(function, Function):
+        return None
+    measured = calibration.ranges[node.outputs[1]]
+    low, high = (float(limit) for limit in np.clip((measured.minimum, measured.maximum), *node.activation))
+    scale = operand_scale(*domain(function, low, high, tensors[node.output].scale / 4))
+    terms = [tensors[node.inputs[0]].scale / node.attributes.get("divisor", 1)]
+    if node.op == CONVOLUTION:
+        terms = [terms[0] * weight_scales(graph.constants[node.inputs[1]], weight_depth).max()]
+    if node.residual is not None:
+        terms.append(tensors[node.residual].scale)
+    return QuantizedFunction(function, float(np.float32(max(scale, max(terms) / (LARGEST_RATIO / 2)))))
+
+
 def _machine_scales(
     node: Node,
     weights: np.ndarray,
     bias: np.ndarray,
     tensors: Mapping[str, QuantizedTensor],
+    step: float,
     depth: int,
 ) -> np.ndarray:
-    """Weight scales (float32) for which the machine's multipliers are exact.
+    """Weight scales (float32) for which the machine's multipliers are exact; ``step`` is what the sums are scaled to.
 
     The scale with the least error is changed, by a part in 2 ** 16, such that ``input scale * weight scale /
     output scale`` is a multiplier / 2 ** shift. Where the machine's limits ask for it a scale is raised:
     channels whose weights vanish beside their bias or beside the residual operand.
     """
-    source, target = tensors[node.inputs[0]], tensors[node.output]
-    unit = source.scale / target.scale
+    unit = tensors[node.inputs[0]].scale / step
     ratio = weight_scales(weights, depth) * unit
     # Half of the limit, because the bias correction comes later.
-    smallest = np.maximum(SMALLEST_RATIO, np.abs(bias) / target.scale / (MAX_BIAS / 2))
+    smallest = np.maximum(SMALLEST_RATIO, np.abs(bias) / step / (MAX_BIAS / 2))
     ratio = np.clip(np.where(ratio > 0, ratio, 1.0), smallest, LARGEST_RATIO)
     if node.residual is not None:
-        limit = residual_shift_limit(tensors[node.residual].scale / target.scale, normal_shift(ratio))
+        limit = residual_shift_limit(tensors[node.residual].scale / step, normal_shift(ratio))
         ratio = np.maximum(ratio, 2.0 ** (MULTIPLIER_BITS - 1 - limit))
     multiplier, shift = fixed_point(ratio)
     return (np.ldexp(multiplier.astype(np.float64), -shift) / unit).astype(np.float32)

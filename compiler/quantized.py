@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from tessera.compiler.functions import Function
 from tessera.compiler.graph import NO_ACTIVATION, Graph, Node, Placement, Shape, map_shape
 from tessera.sim.golden.network import TensorType
 
@@ -64,6 +65,22 @@ class QuantizedTensor:
 
 
 @dataclass(frozen=True, eq=False)
+class QuantizedFunction:
+    """An activation function that is evaluated with a table.
+
+    Attributes
+    ----------
+    function
+        The function.
+    operand_scale
+        Real value of one step of its operand, a 16-bit signed integer; a float32 number.
+    """
+
+    function: Function
+    operand_scale: float
+
+
+@dataclass(frozen=True, eq=False)
 class QuantizedConvolution:
     """A convolution or fully connected layer with its bias, residual operand and activation.
 
@@ -85,6 +102,8 @@ class QuantizedConvolution:
         Real limits (low, high) of the result.
     residual
         Name of the residual operand.
+    function
+        Function of the limited result, with a table; ``None`` if there is none.
     """
 
     name: str
@@ -100,6 +119,7 @@ class QuantizedConvolution:
     groups: int = 1
     activation: tuple[float, float] = NO_ACTIVATION
     residual: str | None = None
+    function: QuantizedFunction | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -118,6 +138,8 @@ class QuantizedWindow:
         Real limits (low, high) of the result.
     residual
         Name of the residual operand.
+    function
+        As for a convolution.
     """
 
     name: str
@@ -130,6 +152,7 @@ class QuantizedWindow:
     divisor: int = 1
     activation: tuple[float, float] = NO_ACTIVATION
     residual: str | None = None
+    function: QuantizedFunction | None = None
 
 
 QuantizedOperation = QuantizedConvolution | QuantizedWindow
@@ -182,6 +205,11 @@ class QuantizedNetwork:
         read = {name for node in self.host_after for name in node.inputs}.union(self.outputs)
         return tuple(operation.output for operation in self.operations if operation.output in read)
 
+    def result_scale(self, operation: QuantizedOperation) -> float:
+        """Real value of one step of what an operation's sums are scaled to: its output, or its function's operand."""
+        function = operation.function
+        return self.tensors[operation.output].scale if function is None else function.operand_scale
+
     def host_part(self) -> Graph:
         """The host's nodes as a graph of float tensors: given are the network's inputs and what the NPU returns."""
         places = {node.name: Placement.HOST_BEFORE for node in self.host_before}
@@ -220,6 +248,8 @@ class QuantizedNetwork:
             facts += f" padding {operation.padding}"
         if operation.activation != NO_ACTIVATION:
             facts += " limits {:g}..{:g}".format(*operation.activation)
+        if operation.function is not None:
+            facts += f" function {operation.function.function} of steps of {operation.function.operand_scale:.6g}"
         target = self.tensors[operation.output]
         return f"{operation.output}: {target} = {kind} {operation.name}({operands}) {facts}"
 
@@ -237,12 +267,24 @@ def equal_quantized(first: QuantizedNetwork, second: QuantizedNetwork) -> bool:
     return _equal(first, second)
 
 
+_COMPARED = (
+    QuantizedNetwork,
+    QuantizedConvolution,
+    QuantizedWindow,
+    QuantizedTensor,
+    QuantizedFunction,
+    Function,
+    Node,
+)
+"""Classes that are compared attribute by attribute."""
+
+
 def _equal(first: Any, second: Any) -> bool:
     if isinstance(first, np.ndarray) and isinstance(second, np.ndarray):
         return first.dtype == second.dtype and np.array_equal(first, second)
     if type(first) is not type(second):
         return False
-    if isinstance(first, QuantizedNetwork | QuantizedConvolution | QuantizedWindow | QuantizedTensor | Node):
+    if isinstance(first, _COMPARED):
         return all(_equal(getattr(first, item.name), getattr(second, item.name)) for item in fields(first))
     if isinstance(first, Mapping):
         return first.keys() == second.keys() and all(_equal(first[key], second[key]) for key in first)

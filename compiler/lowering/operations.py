@@ -14,6 +14,8 @@ from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
+
 from tessera.compiler.errors import CompilerError
 from tessera.compiler.lowering.builder import StreamBuilder
 from tessera.compiler.lowering.operands import BandOperands
@@ -21,7 +23,7 @@ from tessera.compiler.lowering.partition import Partition, Tile, Work, Workers, 
 from tessera.compiler.lowering.reduction import map_reduction
 from tessera.compiler.lowering.regions import Box
 from tessera.compiler.lowering.tiling import HELD_FRACTION, INPUT, OUTPUT
-from tessera.compiler.lowering.weights import pack_parameters, pack_weights
+from tessera.compiler.lowering.weights import pack_parameters, pack_table, pack_weights
 from tessera.rtl.isa import (
     DEPTHWISE_TAPS,
     FIELD_LIMITS,
@@ -79,6 +81,7 @@ class _OperationEmitter(ABC):
         self.gangs = builder.lanes.gangs(self.operands.types[INPUT].depth)
         self.parameters = builder.add_data(pack_parameters(operation.post, self.config))
         self.blocks = self.loaded = range(0)
+        self.table_index = 0
         self.partition: Partition
 
     @abstractmethod
@@ -107,7 +110,9 @@ class _OperationEmitter(ABC):
         """Mask of the lanes that a worker uses."""
 
     def emit(self) -> None:
-        """Emits all bands."""
+        """Emits the load of its table, and all bands."""
+        if self.operation.post.table is not None:
+            self._load_table(self.operation.post.table)
         for band in self.tiling.bands:
             self._emit_band(band)
 
@@ -187,6 +192,17 @@ class _OperationEmitter(ABC):
         _, block, tile = job
         self.builder.emit(instruction, f"{self.operation.name} block {block} {tile}", self.operation.name)
 
+    def _load_table(self, table: np.ndarray) -> None:
+        beats = self.config.table_block_beats
+        self.table_index = self.builder.table_ring.allocate(1)
+        load = Load(
+            target=LoadTarget.TABLES,
+            address=self.builder.add_data(pack_table(table)),
+            columns=beats,
+            base=self.table_index * beats,
+        )
+        self.builder.emit(load, f"{self.operation.name} table", self.operation.name)
+
     def _load_parameters(self, blocks: range) -> None:
         beats = self.config.parameter_block_beats
         self.parameter_base = self.builder.parameter_ring.allocate(len(blocks))
@@ -216,6 +232,8 @@ class _OperationEmitter(ABC):
             output_half=block % 2,
             clamp_low=post.clamp_low,
             clamp_high=post.clamp_high,
+            table=int(post.table is not None),
+            table_index=self.table_index,
             **residual,
         )
 

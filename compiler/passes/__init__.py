@@ -3,14 +3,17 @@
 The list :data:`PASSES` is the front end's plan. After each pass the graph can be printed and is verified.
 """
 
-from tessera.compiler.passes.batch_norm import fold_batch_norm
+from tessera.compiler.passes.affine import fold_affine
 from tessera.compiler.passes.constants import fold_constants, remove_identities
-from tessera.compiler.passes.fusion import fuse_activation, fuse_bias, fuse_residual
+from tessera.compiler.passes.fusion import fuse_activation, fuse_residual
 from tessera.compiler.passes.host import keep_on_host
 from tessera.compiler.passes.lowering import (
+    lower_affine,
     lower_convolutions,
     lower_elementwise,
+    lower_functions,
     lower_products,
+    lower_subtractions,
     lower_windows,
 )
 from tessera.compiler.passes.partition import partition_host
@@ -24,8 +27,10 @@ PASSES: tuple[Pass, ...] = (
     keep_on_host,
     lower_convolutions,
     lower_products,
-    fold_batch_norm,
-    fuse_bias,
+    lower_subtractions,
+    fold_affine,
+    lower_functions,
+    lower_affine,
     lower_windows,
     lower_elementwise,
     remove_reshapes,
@@ -43,15 +48,17 @@ __all__ = [
     "PIPELINE",
     "Pass",
     "Pipeline",
-    "fold_batch_norm",
+    "fold_affine",
     "fold_constants",
     "fuse_activation",
-    "fuse_bias",
     "fuse_residual",
     "keep_on_host",
+    "lower_affine",
     "lower_convolutions",
     "lower_elementwise",
+    "lower_functions",
     "lower_products",
+    "lower_subtractions",
     "lower_windows",
     "partition_host",
     "remove_identities",

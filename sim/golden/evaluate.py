@@ -11,7 +11,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from tessera.sim.golden.arithmetic import round_half_even_shift, saturate
+from tessera.sim.golden.arithmetic import look_up, round_half_even_shift, saturate
 from tessera.sim.golden.network import (
     Convolution,
     IntegerNetwork,
@@ -60,7 +60,7 @@ def evaluate(
         target = network.tensors[operation.output]
         sums = operation_sums(operation, values[operation.input], network.tensors[operation.input])
         residual = None if operation.post.residual is None else values[operation.post.residual]
-        unlimited = post_process(operation.post, sums, residual)
+        unlimited = post_process(operation.post, sums, residual, target.depth)
         values[operation.output] = saturate(unlimited, target.depth, target.signed)
         if saturations is not None:
             saturations[operation.name] = int(np.count_nonzero(values[operation.output] != unlimited))
@@ -88,13 +88,17 @@ def operation_sums(operation: Operation, source: np.ndarray, source_type: Tensor
     return _reduce_windows(operation, source, source_type)
 
 
-def post_process(post: PostProcessing, sums: np.ndarray, residual: np.ndarray | None) -> np.ndarray:
-    """From sums (samples, channels, height, width) to activations before saturation; exact in int64."""
+def post_process(post: PostProcessing, sums: np.ndarray, residual: np.ndarray | None, depth: int) -> np.ndarray:
+    """From sums (samples, channels, height, width) to activations of ``depth`` bits before saturation; exact in int64.
+
+    The depth matters to a function in a table alone.
+    """
     bias, multiplier, shift = (array.reshape(1, -1, 1, 1) for array in (post.bias, post.multiplier, post.shift))
     total = (sums + bias) * multiplier
     if residual is not None:
         total += (residual * post.residual_multiplier) << (shift - post.residual_shift)
-    return np.clip(round_half_even_shift(total, shift), post.clamp_low, post.clamp_high)
+    values = np.clip(round_half_even_shift(total, shift), post.clamp_low, post.clamp_high)
+    return values if post.table is None else look_up(values, post.table[:, 0], post.table[:, 1], depth)
 
 
 def _convolve(operation: Convolution, source: np.ndarray, source_type: TensorType) -> np.ndarray:

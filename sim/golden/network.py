@@ -9,6 +9,7 @@ with exact integers, per output channel c::
     total = (sum + bias[c]) * multiplier[c]
     total += (residual * residual_multiplier) << (shift[c] - residual_shift)      (with a residual operand)
     value = clamp(round_half_even(total / 2 ** shift[c]), clamp_low, clamp_high)
+    value = look_up(value) in the table                                           (with a table)
     output = saturate(value, depth of the output tensor)
 """
 
@@ -21,7 +22,7 @@ from dataclasses import dataclass, fields
 import numpy as np
 
 from tessera.rtl.config import ACTIVATION_DEPTHS, WEIGHT_DEPTHS
-from tessera.rtl.isa import ChannelParameters, Field, PostProcess, fields_of
+from tessera.rtl.isa import ChannelParameters, Field, PostProcess, TableEntry, fields_of
 from tessera.sim.golden.arithmetic import depth_range
 
 MAX_BIAS = 1 << 30
@@ -95,6 +96,9 @@ class PostProcessing:
         Name of the residual operand's tensor, of the shape of the output; ``None`` if there is none.
     residual_multiplier, residual_shift
         Scale of the residual operand; ``0 <= shift[c] - residual_shift <= 15`` for every channel.
+    table
+        A function that follows the clamp, whose limits then have 16 bits: int64 array (``TableEntry.SEGMENTS``, 2) of
+        base and slope as `tessera.rtl.isa.TableEntry` describes them; ``None`` if there is none.
     """
 
     bias: np.ndarray
@@ -105,6 +109,7 @@ class PostProcessing:
     residual: str | None = None
     residual_multiplier: int = 0
     residual_shift: int = 0
+    table: np.ndarray | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -376,6 +381,8 @@ def _post_problems(network: IntegerNetwork, post: PostProcessing, target: Tensor
     low, high = CLAMP_RANGE
     if not low <= post.clamp_low <= post.clamp_high <= high:
         yield f"clamp limits {post.clamp_low}..{post.clamp_high} must rise and lie within {low}..{high}"
+    if post.table is not None:
+        yield from _table_problems(post, post.table, target)
     if post.residual is None:
         return
     if network.tensors[post.residual].shape != target.shape:
@@ -389,6 +396,23 @@ def _post_problems(network: IntegerNetwork, post: PostProcessing, target: Tensor
                 f"shift {shift} and residual shift {post.residual_shift} differ by "
                 f"{shift - post.residual_shift}, which is outside 0..{MAX_RESIDUAL_ALIGNMENT}"
             )
+
+
+def _table_problems(post: PostProcessing, table: np.ndarray, target: TensorType) -> Iterator[str]:
+    shape = (TableEntry.SEGMENTS, 2)
+    if table.dtype != np.int64 or table.shape != shape:
+        yield f"its table must be an int64 array of shape {shape}, not {table.dtype} of {table.shape}"
+        return
+    for name, values, signed, bits in (
+        ("bases", table[:, 0], target.signed, TableEntry.BASE_BITS),
+        ("slopes", table[:, 1], True, TableEntry.SLOPE_BITS),
+    ):
+        low, high = depth_range(bits, signed)
+        if values.min() < low or values.max() > high:
+            yield f"the {name} of its table, {values.min()}..{values.max()}, are outside {low}..{high}"
+    low, high = depth_range(TableEntry.OPERAND_BITS, signed=True)
+    if post.clamp_low < low or post.clamp_high > high:
+        yield f"clamp limits {post.clamp_low}..{post.clamp_high} before a table must lie within {low}..{high}"
 
 
 def _array_problems(name: str, array: np.ndarray, length: int, low: int, high: int) -> Iterator[str]:
@@ -414,6 +438,8 @@ def _format_operation(network: IntegerNetwork, operation: Operation) -> str:
         facts.append(f"dilation {_pair(operation.dilation)}")
     if (post.clamp_low, post.clamp_high) != CLAMP_RANGE:
         facts.append(f"clamp {post.clamp_low}..{post.clamp_high}")
+    if post.table is not None:
+        facts.append("table")
     operands = operation.input if post.residual is None else f"{operation.input} + {post.residual}"
     return (
         f"{operation.output}: {network.tensors[operation.output]} = {kind} {operation.name}({operands}) "
