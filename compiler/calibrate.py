@@ -12,13 +12,14 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from itertools import pairwise
 
 import networkx
 import numpy as np
 
 from tessera.compiler.errors import CompilerError
 from tessera.compiler.float_execution import batch_size, execute
-from tessera.compiler.graph import WINDOW, Graph, Node, Placement, map_shape
+from tessera.compiler.graph import STRUCTURAL, WINDOW, Graph, Node, Placement, map_shape
 from tessera.compiler.quantized import BASE_DEPTH
 from tessera.rtl.config import ACTIVATION_DEPTHS
 from tessera.sim.golden.arithmetic import depth_range
@@ -151,7 +152,7 @@ def npu_tensors(graph: Graph) -> tuple[str, ...]:
     if not nodes:
         raise CompilerError(f"network {graph.name!r} is not prepared: call prepare() before this")
     results = [node.output for node in nodes]
-    read = [name for node in nodes for name in (node.inputs[0], node.residual) if name is not None]
+    read = [name for node in nodes for name in node.operands]
     return tuple(dict.fromkeys([*(name for name in read if name not in results), *results]))
 
 
@@ -257,10 +258,12 @@ def _signed_tensors(graph: Graph, observed: Mapping[str, _Observation]) -> dict[
 
 
 def _can_be_negative(node: Node, signed: Mapping[str, bool]) -> bool:
+    any_operand = any(signed[name] for name in node.operands)
+    if node.op in STRUCTURAL:
+        return any_operand
     if node.activation[0] >= 0:
         return False
-    operands = [name for name in (node.inputs[0], node.residual) if name is not None]
-    return node.op != WINDOW or node.activation[1] < 0 or any(signed[name] for name in operands)
+    return node.op != WINDOW or node.activation[1] < 0 or any_operand
 
 
 def _exchanged_tensors(graph: Graph, names: tuple[str, ...]) -> set[str]:
@@ -270,10 +273,22 @@ def _exchanged_tensors(graph: Graph, names: tuple[str, ...]) -> set[str]:
     return {name for name in names if name not in made or name in read or name in graph.outputs}
 
 
+def storage_groups(graph: Graph) -> list[set[str]]:
+    """Tensors of the NPU that are parts of others, each group with its wholes; they share scale and depth."""
+    ties = networkx.Graph()
+    for node in graph.placed(Placement.NPU):
+        if node.op in STRUCTURAL:
+            ties.add_edges_from((name, node.output) for name in node.operands)
+    return list(networkx.connected_components(ties))
+
+
 def _scale_groups(graph: Graph, names: tuple[str, ...]) -> list[list[str]]:
-    """Tensors that share a scale: a maximum has the scale of its operand, so that it only copies integers."""
+    """Tensors that share a scale: those that share storage, and a maximum and its operand, so that it only copies
+    integers."""
     ties = networkx.Graph()
     ties.add_nodes_from(names)
+    for group in storage_groups(graph):
+        ties.add_edges_from(pairwise(group))
     for node in graph.placed(Placement.NPU):
         is_max = node.op == WINDOW and node.attributes["reduction"] == "max"
         if is_max and node.residual is None and node.function is None:

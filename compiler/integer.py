@@ -44,6 +44,7 @@ def to_integer(quantized: QuantizedNetwork) -> IntegerNetwork:
         inputs=quantized.npu_inputs,
         outputs=quantized.npu_outputs,
         operations=tuple(_integer_operation(quantized, operation) for operation in quantized.operations),
+        parts=dict(quantized.parts),
     )
     try:
         network.verify()
@@ -85,6 +86,7 @@ def _integer_operation(quantized: QuantizedNetwork, operation: QuantizedOperatio
         stride=operation.stride,
         padding=operation.padding,
         post=post,
+        repeat=operation.repeat,
     )
 
 

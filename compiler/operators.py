@@ -15,11 +15,15 @@ import numpy as np
 
 from tessera.compiler.functions import NONLINEAR, in_region
 from tessera.compiler.graph import Graph, Node, Placement, is_map, map_shape
+from tessera.rtl.isa import Window, fields_of
 
 OPSETS = range(11, 25)
 """Versions of the ONNX operators that can be read."""
 
 _DEFAULT_EPSILON = 1e-5  # of the ONNX operator BatchNormalization
+
+_LONGEST_STRIDE = next(field.maximum for field in fields_of(Window) if field.name == "stride_x")
+"""Of a window."""
 
 _BEYOND_HOST: dict[Placement | None, str] = {
     Placement.HOST_BEFORE: "its result is needed by a node that runs on the host",
@@ -108,6 +112,40 @@ def clip_limits(graph: Graph, node: Node) -> tuple[float, float] | None:
         if name:
             limits[index] = float(graph.constants[name].reshape(()))
     return limits[0], limits[1]
+
+
+def slice_ranges(graph: Graph, node: Node) -> tuple[range, ...] | None:
+    """The channels, rows and columns (or channels alone) that a Slice takes of a map, by rising index; ``None`` if it
+    is anything else."""
+    shape = graph.shapes.get(node.inputs[0], ())
+    operands = [graph.constants.get(name) if name else None for name in node.inputs[1:]]
+    if not is_map(shape) or len(operands) < 2 or any(name and name not in graph.constants for name in node.inputs[1:]):
+        return None
+    starts, stops = (value.tolist() for value in operands[:2] if value is not None)
+    axes = list(range(len(starts))) if len(operands) < 3 or operands[2] is None else operands[2].tolist()
+    steps = [1] * len(starts) if len(operands) < 4 or operands[3] is None else operands[3].tolist()
+    ranges = [range(size) for size in shape]
+    for axis, start, stop, step in zip(axes, starts, stops, steps, strict=True):
+        ranges[axis] = ranges[axis][start:stop:step]
+    if ranges[0] != range(1) or any(each.step < 1 for each in ranges) or ranges[1].step != 1:
+        return None
+    return tuple(ranges[1:])
+
+
+def crop_facts(graph: Graph, node: Node) -> dict[str, Any]:
+    """Padding (negative) and stride of the window of 1 x 1 that takes the rows and columns of a legal Slice."""
+    ranges = slice_ranges(graph, node)
+    assert ranges is not None, "the table of operators has checked it"
+    sides = graph.shapes[node.inputs[0]][2:]
+    before = [-each.start for each in ranges[1:]]
+    after = [each[-1] + 1 - size for each, size in zip(ranges[1:], sides, strict=True)]
+    return {"padding": (*before, *after), "stride": tuple(each.step for each in ranges[1:])}
+
+
+def integer_scales(graph: Graph, node: Node) -> tuple[int, int]:
+    """How often a Resize repeats each row and column: the quotients of its output's sides and input's."""
+    source, target = graph.shapes[node.inputs[0]], graph.shapes[node.output]
+    return target[2] // source[2], target[3] // source[3]
 
 
 def channel_constant(graph: Graph, name: str, target: str) -> np.ndarray | None:
@@ -277,6 +315,50 @@ def _check_mean(graph: Graph, node: Node) -> str | None:
     return None
 
 
+def _check_concat(graph: Graph, node: Node) -> str | None:
+    target = graph.shapes[node.output]
+    if not is_map(target) or node.attributes["axis"] % len(target) != 1:
+        return "it must join maps (1, C, H, W) or (1, F) along their channels (axis 1)"
+    if any(name in graph.constants for name in node.inputs):
+        return "it joins a constant, but the NPU joins only what it computes or is given"
+    return None
+
+
+def _check_split(graph: Graph, node: Node) -> str | None:
+    source = graph.shapes.get(node.inputs[0], ())
+    if not is_map(source) or node.attributes.get("axis", 0) % len(source) != 1:
+        return "it must divide a map (1, C, H, W) or (1, F) along its channels (axis 1)"
+    return None
+
+
+def _check_slice(graph: Graph, node: Node) -> str | None:
+    ranges = slice_ranges(graph, node)
+    if ranges is None or not all(map(len, ranges)):
+        return (
+            "it must take channels, rows or columns of a map (1, C, H, W) or (1, F) between constant limits, with "
+            "rising steps, and of channels with the step 1"
+        )
+    if any(each.step > _LONGEST_STRIDE for each in ranges):
+        return f"its step is more than {_LONGEST_STRIDE}"
+    return None
+
+
+def _check_upsampling(graph: Graph, node: Node) -> str | None:
+    if not _four_dimensional(graph, node):
+        return "its input is no map of shape (1, C, H, W)"
+    attributes = node.attributes
+    source, target = graph.shapes[node.inputs[0]], graph.shapes[node.output]
+    if target[:2] != source[:2] or any(large % small for large, small in zip(target[2:], source[2:], strict=True)):
+        return f"it changes {source} to {target}, but must enlarge height and width by integers"
+    if attributes.get("mode", "nearest") != "nearest":
+        return f"its mode is {attributes['mode']}, but must be nearest"
+    where = attributes.get("coordinate_transformation_mode", "half_pixel")
+    rounding = attributes.get("nearest_mode", "round_prefer_floor")
+    if not (where == "asymmetric" and rounding == "floor") and not (where == "half_pixel" and "round" in rounding):
+        return f"it rounds coordinates ({where}) by {rounding}, so that the values are not repeated equally often"
+    return None
+
+
 def _check_reshape(graph: Graph, node: Node) -> str | None:
     if node.inputs[0] in graph.constants:
         return None
@@ -376,6 +458,32 @@ OPERATORS = _table(
         _check_average_pool,
     ),
     Operator("GlobalAveragePool", "window (sum)", "2-D", _check_global_pool),
+    Operator("GlobalMaxPool", "window (maximum)", "2-D", _check_global_pool),
+    Operator(
+        "Concat",
+        "nothing: its operands are written into the result; a copy where one begins within an activation word, "
+        "or is in two results",
+        "along the channels of maps",
+        _check_concat,
+    ),
+    Operator(
+        "Split",
+        "nothing; a copy where a part begins within an activation word",
+        "along the channels of a map",
+        _check_split,
+    ),
+    Operator(
+        "Slice",
+        f"channels: as Split; rows and columns: {_COPY}",
+        f"constant limits; rising steps, up to {_LONGEST_STRIDE}, and 1 for channels",
+        _check_slice,
+    ),
+    Operator(
+        "Resize",
+        f"{_COPY} that repeats pixels",
+        "nearest, to integer multiples of height and width; asymmetric with floor, or half_pixel",
+        _check_upsampling,
+    ),
     Operator("ReduceMean", "window (sum)", "over the axes 2 and 3 of a map", _check_mean),
     Operator("Flatten", "nothing", "to (1, F); before a fully connected layer or where H = W = 1", _check_reshape),
     Operator("Reshape", "nothing", "as Flatten", _check_reshape),

@@ -19,7 +19,15 @@ from tessera.compiler.errors import CompilerError
 from tessera.compiler.functions import Region, regions
 from tessera.compiler.graph import NO_ACTIVATION, Graph, Node, map_shape
 from tessera.compiler.onnx_import import graph_of_model, infer_shapes, load_model
-from tessera.compiler.operators import clip_limits, explicit_padding, npu_problem, pair
+from tessera.compiler.operators import (
+    clip_limits,
+    crop_facts,
+    explicit_padding,
+    integer_scales,
+    npu_problem,
+    pair,
+    slice_ranges,
+)
 from tessera.compiler.passes import Pass
 from tessera.compiler.passes.reshapes import RESHAPES
 from tessera.compiler.qonnx_format import (
@@ -42,9 +50,13 @@ from tessera.compiler.quantized import (
 )
 from tessera.rtl.config import ACTIVATION_DEPTHS, WEIGHT_DEPTHS
 from tessera.rtl.isa import TableEntry
+from tessera.sim.golden.network import Part
 
 _REWRITES: tuple[Pass, ...] = ()
 """Rewrites to the form that the reader knows."""
+
+_MAIN = ("Conv", "Gemm", "MaxPool", "AveragePool", "GlobalAveragePool", "Concat", "Slice", "Resize", *RESHAPES)
+"""Operators that may stand between Quant nodes, besides additions and activations."""
 
 _DOMAINS = (QUANT_DOMAIN, *OLD_QUANT_DOMAINS)
 
@@ -123,6 +135,7 @@ class _Reader:
         self.tensors: dict[str, QuantizedTensor] = {}
         self.names: dict[str, str] = {}  # tensor by the output of its Quant node
         self.functions = self.find_functions()
+        self.parts: dict[str, Part] = {}
 
     def find_functions(self) -> dict[str, Region]:
         """The functions between two Quant nodes, by the tensor that they compute."""
@@ -150,7 +163,8 @@ class _Reader:
         for node in given:
             self.names[node.output] = node.inputs[0]
             self.tensors[node.inputs[0]] = self.read_tensor(node, node.inputs[0])
-        operations = tuple(self.operation(node) for node in activations if node not in given)
+        computed = (node for node in activations if node not in given and not self.structure(node))
+        operations = tuple(self.operation(node) for node in computed)
         return self.assemble(operations, [node.inputs[0] for node in given], internal)
 
     def assemble(
@@ -174,6 +188,7 @@ class _Reader:
             host_constants={name: value for name, value in graph.constants.items() if name in hosted},
             opset=graph.opset,
             operations=operations,
+            parts=self.parts,
         )
 
     def check_host(self, host: Sequence[Node]) -> None:
@@ -184,6 +199,51 @@ class _Reader:
                 raise self.error(node, f"has quantised weights, but no {QUANT} node quantises its input; put one there")
             for name in inside.intersection(node.inputs):
                 raise self.error(node, f"reads {name!r}, the quantised input of the NPU; let it read the float input")
+
+    def structure(self, quant: Node) -> bool:
+        """Takes note of a Concat, or a Slice of channels, between Quant nodes; false if there is none."""
+        node = self.makers.get(quant.inputs[0])
+        if node is None or not (node.op == "Concat" or (node.op == "Slice" and self.is_selection(node))):
+            return False
+        self.check_main(node)
+        self.used.update((quant.name, node.name))
+        whole = self.read_tensor(quant, quant.output)
+        self.names[quant.output], self.tensors[quant.output] = quant.output, whole
+        if node.op == "Slice":
+            ranges = slice_ranges(self.graph, node)
+            assert ranges is not None, "checked with the table of operators"
+            self.add_part(quant, quant.output, node.inputs[0], ranges[0].start)
+            return True
+        channel = 0
+        for name in node.inputs:
+            self.add_part(quant, name, quant.output, channel)
+            channel += self.graph.shapes[name][1]
+        return True
+
+    def is_selection(self, node: Node) -> bool:
+        """Whether a Slice leaves rows and columns as they are."""
+        ranges = slice_ranges(self.graph, node)
+        sides = self.graph.shapes[node.inputs[0]][2:]
+        return ranges is not None and all(len(each) == size for each, size in zip(ranges[1:], sides, strict=True))
+
+    def add_part(self, quant: Node, part: str, whole: str, channel: int) -> None:
+        """A tensor that is a part of another one; both are given by the outputs of their Quant nodes."""
+        for name in (part, whole):
+            if name not in self.names:
+                raise self.error(quant, f"joins or divides {name!r}, which no {QUANT} node quantises; put one there")
+        part, whole = self.names[part], self.names[whole]
+        first, second = self.tensors[part], self.tensors[whole]
+        if (first.scale, first.depth, first.signed) != (second.scale, second.depth, second.signed):
+            raise self.error(
+                quant,
+                f"has {part!r} of the scale {first.scale:g} and {first.depth} bits beside {whole!r} of the scale "
+                f"{second.scale:g} and {second.depth} bits, but they must be alike; put a {QUANT} node between",
+            )
+        if part in self.parts:
+            raise self.error(
+                quant, f"has {part!r}, which is a part of {self.parts[part].whole!r} already; copy it first"
+            )
+        self.parts[part] = Part(whole, channel)
 
     def operation(self, quant: Node) -> QuantizedOperation:
         """The operation that ends with a Quant node."""
@@ -274,7 +334,7 @@ class _Reader:
 
     def check_main(self, node: Node) -> None:
         """Refuses a node that is no operation of the NPU."""
-        if node.op not in ("Conv", "Gemm", "MaxPool", "AveragePool", "GlobalAveragePool", *RESHAPES):
+        if node.op not in _MAIN:
             raise self.error(node, f"lies between quantised tensors, but the NPU has no operator {node.op}")
         weights = {name: self.weights[name].integers for name in node.inputs[1:] if name in self.weights}
         if node.op in ("Conv", "Gemm") and not weights:
@@ -322,6 +382,10 @@ class _Reader:
         }
         if node is not None and node.op == "GlobalAveragePool":
             facts["kernel"] = map_shape(self.graph.shapes[node.inputs[0]])[1:]
+        elif node is not None and node.op == "Resize":
+            facts["repeat"] = integer_scales(self.graph, node)
+        elif node is not None and node.op == "Slice":
+            facts |= crop_facts(self.graph, node)
         elif node is not None:
             kernel = pair(node, "kernel_shape")
             padding = explicit_padding(self.graph, node, kernel)

@@ -33,6 +33,7 @@ from tessera.compiler.quantized import (
     QuantizedWindow,
 )
 from tessera.rtl.isa import TableEntry
+from tessera.sim.golden.network import IntegerNetwork
 
 _RELU = (0.0, math.inf)
 _IR_VERSION = 8
@@ -70,6 +71,8 @@ class _Writer:
         self.shapes = {name: shape for name, shape in network.shapes.items() if name not in self.constants}
         self.shapes.update({name: tensor.shape for name, tensor in network.tensors.items()})
         self.quantized: dict[str, str] = {}  # name in the file of each tensor of the NPU
+        types = {name: tensor.type for name, tensor in network.tensors.items()}
+        self.types = IntegerNetwork(network.name, types, network.npu_inputs, network.npu_outputs, (), network.parts)
 
     def model(self) -> onnx.ModelProto:
         """The model."""
@@ -80,7 +83,12 @@ class _Writer:
             self.quantized[name] = self.new_tensor(f"{name}_quantized", tensor.shape)
             self.quantize(f"{name}_quant", name, self.quantized[name], tensor)
         for operation in network.operations:
+            for operand in (operation.input, operation.residual):
+                if operand is not None:
+                    self.provide(operand)
             self.operation(operation)
+        for name in network.npu_outputs:
+            self.provide(name)
         self.nodes += [make_onnx_node(node) for node in network.host_after]
         return self.assemble()
 
@@ -133,6 +141,39 @@ class _Writer:
             self.constant(f"{name}_bits", tensor.depth),
         ]
         self.node(QUANT, inputs, target, name, signed=int(tensor.signed), narrow=0, rounding_mode=ROUNDING_MODE)
+
+    def provide(self, name: str, asked: frozenset[str] = frozenset()) -> None:
+        """Adds the nodes of a tensor that is a part of others, or consists of parts, if it is not there yet."""
+        found = None if name in self.quantized else self.types.derivation(name, self.quantized, asked)
+        if found is None:
+            return
+        for each in found.pieces if found.whole is None else (found.whole,):
+            self.provide(each, found.asked)
+        tensor = self.network.tensors[name]
+        value = self.new_tensor(f"{name}_placed", tensor.shape)
+        if found.whole is not None:
+            first = self.network.parts[name].channel
+            limits = [first], [first + tensor.shape[1]]
+            self.slice(f"{name}_slice", self.quantized[found.whole], value, *limits, [1], [1])
+        else:
+            self.node("Concat", [self.quantized[each] for each in found.pieces], value, f"{name}_concat", axis=1)
+        self.quantize(f"{name}_quant", value, name, tensor)
+        self.quantized[name] = name
+
+    def slice(
+        self,
+        name: str,
+        source: str,
+        target: str,
+        starts: list[int],
+        stops: list[int],
+        axes: list[int],
+        steps: list[int],
+    ) -> str:
+        """Adds a Slice node."""
+        operands = {"starts": starts, "stops": stops, "axes": axes, "steps": steps}
+        inputs = [self.constant(f"{name}_{key}", value, np.int64) for key, value in operands.items()]
+        return self.node("Slice", [source, *inputs], target, name)
 
     def operation(self, operation: QuantizedOperation) -> None:
         """Adds the nodes of one operation."""
@@ -194,6 +235,10 @@ class _Writer:
         source = self.quantized[operation.input]
         if is_copy(operation):
             return self.reshape(f"{operation.name}_input", source, target.shape)
+        if operation.repeat != (1, 1):
+            return self.resize(operation, target)
+        if min(operation.padding) < 0:
+            return self.crop(operation, target)
         op, extra = ("MaxPool", {}) if operation.reduction == "max" else ("AveragePool", {"count_include_pad": 1})
         sums = self.new_tensor(f"{operation.name}_sums", target.shape)
         return self.node(
@@ -206,6 +251,25 @@ class _Writer:
             pads=operation.padding,
             **extra,
         )
+
+    def resize(self, operation: QuantizedWindow, target: QuantizedTensor) -> str:
+        """Adds Resize."""
+        name = operation.name
+        inputs = [
+            self.quantized[operation.input],
+            self.constant(f"{name}_region", []),
+            self.constant(f"{name}_scales", [1, 1, *operation.repeat]),
+        ]
+        modes = {"mode": "nearest", "coordinate_transformation_mode": "asymmetric", "nearest_mode": "floor"}
+        return self.node("Resize", inputs, self.new_tensor(f"{name}_sums", target.shape), name, **modes)
+
+    def crop(self, operation: QuantizedWindow, target: QuantizedTensor) -> str:
+        """Adds the Slice of rows and columns."""
+        source = self.quantized[operation.input]
+        sums = self.new_tensor(f"{operation.name}_sums", target.shape)
+        starts = [-each for each in operation.padding[:2]]
+        stops = [size + each for size, each in zip(self.shapes[source][2:], operation.padding[2:], strict=True)]
+        return self.slice(operation.name, source, sums, starts, stops, [2, 3], list(operation.stride))
 
     def activation(self, operation: QuantizedOperation, value: str, target: QuantizedTensor) -> str:
         """Adds Relu or Clip where there is an activation."""
@@ -262,5 +326,5 @@ class _Writer:
 
 def is_copy(operation: QuantizedWindow) -> bool:
     """Whether a window changes nothing but scale, residual operand and activation."""
-    sizes = (operation.kernel, operation.stride, operation.padding, operation.divisor)
-    return sizes == ((1, 1), (1, 1), (0, 0, 0, 0), 1)
+    sizes = (operation.kernel, operation.stride, operation.padding, operation.divisor, operation.repeat)
+    return sizes == ((1, 1), (1, 1), (0, 0, 0, 0), 1, (1, 1))

@@ -8,14 +8,14 @@ that a file holds them exactly, and the integer network is a function of this re
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from typing import Any
 
 import numpy as np
 
 from tessera.compiler.functions import Function
 from tessera.compiler.graph import NO_ACTIVATION, Graph, Node, Placement, Shape, map_shape
-from tessera.sim.golden.network import TensorType
+from tessera.sim.golden.network import Part, TensorType
 
 BASE_DEPTH = 16
 """The deepest activation depth; a tensor's base scale belongs to it."""
@@ -134,6 +134,8 @@ class QuantizedWindow:
         As in :class:`tessera.sim.golden.network.Window`.
     divisor
         A sum is divided by it.
+    repeat
+        As in :class:`tessera.sim.golden.network.Window`.
     activation
         Real limits (low, high) of the result.
     residual
@@ -153,6 +155,7 @@ class QuantizedWindow:
     activation: tuple[float, float] = NO_ACTIVATION
     residual: str | None = None
     function: QuantizedFunction | None = None
+    repeat: tuple[int, int] = (1, 1)
 
 
 QuantizedOperation = QuantizedConvolution | QuantizedWindow
@@ -180,6 +183,8 @@ class QuantizedNetwork:
         Version of the ONNX operators of those nodes.
     operations
         What the NPU executes, in topological order.
+    parts
+        The tensors that are parts of others, by name; they share scale and depth.
     """
 
     name: str
@@ -192,18 +197,20 @@ class QuantizedNetwork:
     host_constants: dict[str, np.ndarray]
     opset: int
     operations: tuple[QuantizedOperation, ...]
+    parts: Mapping[str, Part] = field(default_factory=dict)
 
     @property
     def npu_inputs(self) -> tuple[str, ...]:
         """Tensors that the NPU is given."""
-        computed = {operation.output for operation in self.operations}
-        return tuple(name for name in self.tensors if name not in computed)
+        made = {name for node in self.host_before for name in node.outputs}.union(self.inputs)
+        return tuple(name for name in self.tensors if name in made)
 
     @property
     def npu_outputs(self) -> tuple[str, ...]:
         """Tensors that the NPU returns: outputs of the network, and operands of the host's nodes."""
         read = {name for node in self.host_after for name in node.inputs}.union(self.outputs)
-        return tuple(operation.output for operation in self.operations if operation.output in read)
+        given = self.npu_inputs
+        return tuple(name for name in self.tensors if name in read and name not in given)
 
     def result_scale(self, operation: QuantizedOperation) -> float:
         """Real value of one step of what an operation's sums are scaled to: its output, or its function's operand."""
@@ -231,6 +238,7 @@ class QuantizedNetwork:
         lines += [f"  {_format_host(node)}" for node in self.host_before]
         lines += [f"  quantise {name}: {self.tensors[name]}" for name in self.npu_inputs]
         lines += [f"  {self._format_operation(operation)}" for operation in self.operations]
+        lines += [f"  part {name}: {part.whole} from channel {part.channel}" for name, part in self.parts.items()]
         lines += [f"  {_format_host(node)}" for node in self.host_after]
         lines += [f"  output {name}: {_format_shape(self.shapes[name])}" for name in self.outputs]
         return "\n".join(lines)

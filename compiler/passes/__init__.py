@@ -19,6 +19,7 @@ from tessera.compiler.passes.lowering import (
 from tessera.compiler.passes.partition import partition_host
 from tessera.compiler.passes.pipeline import Pass, Pipeline
 from tessera.compiler.passes.reshapes import remove_reshapes, simplify_reshapes
+from tessera.compiler.passes.structure import lower_concatenations, lower_slices, lower_upsampling
 
 PASSES: tuple[Pass, ...] = (
     remove_identities,
@@ -32,8 +33,11 @@ PASSES: tuple[Pass, ...] = (
     lower_functions,
     lower_affine,
     lower_windows,
+    lower_slices,
+    lower_upsampling,
     lower_elementwise,
     remove_reshapes,
+    lower_concatenations,
     fuse_residual,
     fuse_activation,
     partition_host,
@@ -54,11 +58,14 @@ __all__ = [
     "fuse_residual",
     "keep_on_host",
     "lower_affine",
+    "lower_concatenations",
     "lower_convolutions",
     "lower_elementwise",
     "lower_functions",
     "lower_products",
+    "lower_slices",
     "lower_subtractions",
+    "lower_upsampling",
     "lower_windows",
     "partition_host",
     "remove_identities",

@@ -61,7 +61,7 @@ def is_activation(node: Node) -> bool:
 
 def _is_pointwise(node: Node) -> bool:
     """Whether each result of a node depends on the value at its own place, unchanged."""
-    places = {"kernel": (1, 1), "stride": (1, 1), "padding": (0, 0, 0, 0), "divisor": 1}
+    places = {"kernel": (1, 1), "stride": (1, 1), "padding": (0, 0, 0, 0), "divisor": 1, "repeat": (1, 1)}
     return node.op == WINDOW and all(node.attributes[name] == value for name, value in places.items())
 
 

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 
 import networkx
 
-from tessera.compiler.graph import CONVOLUTION, WINDOW, Graph, Node, Placement, is_map, map_shape
+from tessera.compiler.graph import CONVOLUTION, STRUCTURAL, WINDOW, Graph, Node, Placement, is_map, map_shape
 from tessera.compiler.operators import npu_problem
 from tessera.compiler.passes.reshapes import PRODUCTS, RESHAPES, product_source
 
@@ -69,7 +69,7 @@ def _is_weighted(graph: Graph, node: Node) -> bool:
 
 
 def _is_light(graph: Graph, node: Node) -> bool:
-    return node.op == WINDOW or (node.op not in _NOT_LIGHT and npu_problem(graph, node) is None)
+    return node.op in (WINDOW, *STRUCTURAL) or (node.op not in _NOT_LIGHT and npu_problem(graph, node) is None)
 
 
 def _is_free(graph: Graph, node: Node) -> bool:

@@ -14,6 +14,9 @@ from tessera.compiler.passes.reshapes import PRODUCTS, product_source
 
 _NO_PADDING = (0, 0, 0, 0)
 
+POOLS = ("MaxPool", "AveragePool", "GlobalMaxPool", "GlobalAveragePool", "ReduceMean")
+"""ONNX operators that reduce windows."""
+
 
 def lower_convolutions(graph: Graph) -> Graph:
     """Conv becomes Convolution."""
@@ -55,8 +58,8 @@ def lower_windows(graph: Graph) -> Graph:
     """Pooling becomes Window."""
     graph = graph.copy()
     for node in list(graph.nodes):
-        if node.op in ("MaxPool", "AveragePool", "GlobalAveragePool", "ReduceMean") and not npu_problem(graph, node):
-            graph.replace_node(node, _window(node, (node.inputs[0],), **_pooling(graph, node)))
+        if node.op in POOLS and not npu_problem(graph, node):
+            graph.replace_node(node, window(node, (node.inputs[0],), **_pooling(graph, node)))
     return graph
 
 
@@ -67,9 +70,9 @@ def lower_elementwise(graph: Graph) -> Graph:
         limits = clip_limits(graph, node) if node.op in LIMITS and npu_problem(graph, node) is None else None
         if limits is not None:
             source = next(name for name in node.inputs if name not in graph.constants)
-            graph.replace_node(node, _window(node, (source,), activation=limits))
+            graph.replace_node(node, window(node, (source,), activation=limits))
         elif node.op == "Add" and npu_problem(graph, node) is None:
-            graph.replace_node(node, _window(node, node.inputs))
+            graph.replace_node(node, window(node, node.inputs))
     return graph
 
 
@@ -98,8 +101,8 @@ def lower_functions(graph: Graph) -> Graph:
             root = region.nodes[-1]
             operand = unique_name(f"{root.output}_operand", [*graph.shapes, *graph.constants])
             graph.shapes[operand] = graph.shapes[root.output]
-            window = _window(root, (region.variable,), function=region.function)
-            graph.replace_node(root, replace(window, outputs=(root.output, operand)))
+            made = window(root, (region.variable,), function=region.function)
+            graph.replace_node(root, replace(made, outputs=(root.output, operand)))
     return graph
 
 
@@ -143,13 +146,15 @@ def _convolution(
     graph.replace_node(node, canonical)
 
 
-def _window(node: Node, inputs: tuple[str, ...], **attributes: Any) -> Node:
+def window(node: Node, inputs: tuple[str, ...], **attributes: Any) -> Node:
+    """The Window that computes the first output of a node; by default the sum of 1 x 1."""
     defaults = {
         "reduction": "sum",
         "kernel": (1, 1),
         "stride": (1, 1),
         "padding": _NO_PADDING,
         "divisor": 1,
+        "repeat": (1, 1),
         "activation": NO_ACTIVATION,
     }
     return Node(node.name, WINDOW, inputs, node.outputs[:1], {**defaults, **attributes})
@@ -159,6 +164,8 @@ def _pooling(graph: Graph, node: Node) -> dict[str, Any]:
     if node.op in ("GlobalAveragePool", "ReduceMean"):
         kernel = map_shape(graph.shapes[node.inputs[0]])[1:]
         return {"kernel": kernel, "divisor": kernel[0] * kernel[1]}
+    if node.op == "GlobalMaxPool":
+        return {"kernel": map_shape(graph.shapes[node.inputs[0]])[1:], "reduction": "max"}
     kernel = pair(node, "kernel_shape")
     facts = {
         "kernel": kernel,
