@@ -51,6 +51,9 @@ LINEAR = ("Add", "Sub", "Mul", "Div", "Neg")
 OTHERS = ("Pow", "PRelu")
 """Operators of two operands that need a table."""
 
+ELEMENTWISE = (*NONLINEAR, *LIMITS, *LINEAR, *OTHERS)
+"""Operators that compute each value of their result from one value of each operand."""
+
 _DOMAIN_SAMPLES = 4096
 """Points at which the interesting part of a function is searched."""
 
@@ -210,7 +213,7 @@ def tabulate(name: str, function: Function, step: float, scale: float, depth: in
 
 def _is_elementwise(graph: Graph, node: Node) -> bool:
     """Whether each value of a node's result depends on one value of each operand, or on constants for all values."""
-    if node.name in graph.placement or node.op not in (*NONLINEAR, *LIMITS, *LINEAR, *OTHERS) or len(node.outputs) != 1:
+    if node.name in graph.placement or node.op not in ELEMENTWISE or len(node.outputs) != 1:
         return False
     variables = [name for name in node.inputs if name and name not in graph.constants]
     fixed = [graph.constants[name] for name in node.inputs if name in graph.constants]

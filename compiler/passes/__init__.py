@@ -7,6 +7,7 @@ from tessera.compiler.passes.affine import fold_affine
 from tessera.compiler.passes.constants import fold_constants, remove_identities
 from tessera.compiler.passes.fusion import fuse_activation, fuse_residual
 from tessera.compiler.passes.host import keep_on_host
+from tessera.compiler.passes.layout import to_maps
 from tessera.compiler.passes.lowering import (
     lower_affine,
     lower_convolutions,
@@ -24,6 +25,8 @@ from tessera.compiler.passes.structure import lower_concatenations, lower_slices
 PASSES: tuple[Pass, ...] = (
     remove_identities,
     fold_constants,
+    to_maps,
+    remove_identities,
     simplify_reshapes,
     keep_on_host,
     lower_convolutions,
@@ -71,4 +74,5 @@ __all__ = [
     "remove_identities",
     "remove_reshapes",
     "simplify_reshapes",
+    "to_maps",
 ]
