@@ -132,6 +132,23 @@ def slice_ranges(graph: Graph, node: Node) -> tuple[range, ...] | None:
     return tuple(ranges[1:])
 
 
+def pad_sides(graph: Graph, node: Node) -> tuple[int, int, int, int] | None:
+    """Rows and columns of zeros (top, left, bottom, right) that a Pad adds to a map; ``None`` if it does anything else."""
+    operands = [graph.constants.get(name) if name else None for name in node.inputs[1:4]]
+    if len(graph.shapes.get(node.inputs[0], ())) != 4 or not operands or operands[0] is None:
+        return None
+    value, axes = (*operands[1:], None, None)[:2]
+    is_constant = all(not name or name in graph.constants for name in node.inputs[1:])
+    if not is_constant or node.attributes.get("mode", "constant") != "constant" or (value is not None and value.any()):
+        return None
+    pads = np.zeros((2, 4), np.int64)
+    pads[:, range(4) if axes is None else axes.tolist()] = operands[0].reshape(2, -1)
+    if pads.min() < 0 or pads[:, :2].any():
+        return None
+    top, left, bottom, right = (int(each) for each in pads[:, 2:].ravel())
+    return top, left, bottom, right
+
+
 def crop_facts(graph: Graph, node: Node) -> dict[str, Any]:
     """Padding (negative) and stride of the window of 1 x 1 that takes the rows and columns of a legal Slice."""
     ranges = slice_ranges(graph, node)
@@ -370,6 +387,14 @@ def _check_reshape(graph: Graph, node: Node) -> str | None:
     return f"it changes the shape {source} to {target}; only flattening a map to (1, F) costs nothing"
 
 
+def _check_pad(graph: Graph, node: Node) -> str | None:
+    return "only a Pad of zeros, in height and width, before convolutions with explicit padding costs nothing"
+
+
+def _check_transpose(graph: Graph, node: Node) -> str | None:
+    return "its order of axes is not undone, and no operation of the NPU reads it as a map with the channels last"
+
+
 def _check_removed(graph: Graph, node: Node) -> str | None:
     return None
 
@@ -390,7 +415,7 @@ OPERATORS = _table(
     Operator(
         "Conv",
         "convolution",
-        "2-D, constant weights; any groups, stride, dilation and (asymmetric) padding, auto_pad included",
+        "1-D and 2-D, constant weights; any groups, stride, dilation and (asymmetric) padding, auto_pad included",
         _check_convolution,
     ),
     Operator(
@@ -399,7 +424,12 @@ OPERATORS = _table(
         "(1, F) times a constant matrix, transA = 0; any alpha, beta, transB",
         _check_product,
     ),
-    Operator("MatMul", "fully connected layer", "(1, F) times a constant matrix", _check_product),
+    Operator(
+        "MatMul",
+        "fully connected layer, or 1 x 1 convolution",
+        "(1, F), (1, L, F) or (1, H, W, F) times a constant matrix",
+        _check_product,
+    ),
     Operator(
         "BatchNormalization",
         "folded into the convolution before it, else a 1 x 1 convolution",
@@ -448,13 +478,13 @@ OPERATORS = _table(
     Operator(
         "MaxPool",
         "window (maximum)",
-        "2-D, no dilation, no indices; auto_pad and ceil_mode included",
+        "1-D and 2-D, no dilation, no indices; auto_pad and ceil_mode included",
         _check_max_pool,
     ),
     Operator(
         "AveragePool",
         "window (sum)",
-        "2-D, no dilation; without padding, or with count_include_pad = 1",
+        "1-D and 2-D, no dilation; without padding, or with count_include_pad = 1",
         _check_average_pool,
     ),
     Operator("GlobalAveragePool", "window (sum)", "2-D", _check_global_pool),
@@ -489,6 +519,13 @@ OPERATORS = _table(
     Operator("Reshape", "nothing", "as Flatten", _check_reshape),
     Operator("Squeeze", "nothing", "as Flatten", _check_reshape),
     Operator("Unsqueeze", "nothing", "as Flatten", _check_reshape),
+    Operator(
+        "Transpose",
+        "nothing",
+        "channels first to last, or back, between operators of the NPU; else left to the host",
+        _check_transpose,
+    ),
+    Operator("Pad", "padding of the convolution behind it", "zeros, in height and width", _check_pad),
     Operator("Identity", "nothing", "none", _check_removed),
     Operator("Dropout", "nothing", "inference mode", _check_removed),
     Operator("Constant", "a constant", "none", _check_removed),

@@ -17,6 +17,7 @@ from tessera.compiler.passes.lowering import (
     lower_subtractions,
     lower_windows,
 )
+from tessera.compiler.passes.padding import fold_padding
 from tessera.compiler.passes.partition import partition_host
 from tessera.compiler.passes.pipeline import Pass, Pipeline
 from tessera.compiler.passes.reshapes import remove_reshapes, simplify_reshapes
@@ -27,6 +28,7 @@ PASSES: tuple[Pass, ...] = (
     fold_constants,
     to_maps,
     remove_identities,
+    fold_padding,
     simplify_reshapes,
     keep_on_host,
     lower_convolutions,
@@ -57,6 +59,7 @@ __all__ = [
     "Pipeline",
     "fold_affine",
     "fold_constants",
+    "fold_padding",
     "fuse_activation",
     "fuse_residual",
     "keep_on_host",

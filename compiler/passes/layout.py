@@ -102,7 +102,9 @@ class _Rewriter:
                 self.graph.shapes[name] != shape for name in variables
             ):
                 continue
-            constants = {name: self._constant(name, shape, axis) for name in node.inputs if name in self.graph.constants}
+            constants = {
+                name: self._constant(name, shape, axis) for name in node.inputs if name in self.graph.constants
+            }
             if any(value is None for value in constants.values()):
                 continue
             names = {name: self.graph.add_constant(f"{name}_map", value) for name, value in constants.items()}
@@ -128,12 +130,12 @@ class _Rewriter:
             if twins is self.last:
                 order = _TO_FIRST[len(shape)]
                 source = self._add(reader, "Transpose", (name,), tuple(shape[axis] for axis in order), perm=order)
-            twins[name] = source if len(shape) == 4 else self._reshape(reader, source, _map_of(self.graph.shapes[source]))
+            twins[name] = (
+                source if len(shape) == 4 else self._reshape(reader, source, _map_of(self.graph.shapes[source]))
+            )
         return twins[name]
 
-    def _replace(
-        self, node: Node, op: str, inputs: tuple[str, ...], attributes: Any, twins: dict[str, str]
-    ) -> None:
+    def _replace(self, node: Node, op: str, inputs: tuple[str, ...], attributes: Any, twins: dict[str, str]) -> None:
         """Puts a node that makes the twin of its output in the place of another one."""
         shape = self.graph.shapes[node.output]
         if twins is self.last:
