@@ -12,13 +12,14 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from itertools import pairwise
 
 import networkx
 import numpy as np
 
 from tessera.compiler.errors import CompilerError
 from tessera.compiler.float_execution import batch_size, execute
-from tessera.compiler.graph import WINDOW, Graph, Node, Placement, map_shape
+from tessera.compiler.graph import STRUCTURAL, WINDOW, Graph, Node, Placement, map_shape
 from tessera.compiler.quantized import BASE_DEPTH
 from tessera.rtl.config import ACTIVATION_DEPTHS
 from tessera.sim.golden.arithmetic import depth_range
@@ -40,6 +41,9 @@ _NEGLIGIBLE_ERROR = 1e-5
 
 _SMALLEST_RANGE = 1e-30
 """Tensors below this count as zero: their scales would not be normal float32 numbers."""
+
+_FUNCTION_SAMPLES = 1024
+"""Points at which it is looked whether an activation function is negative."""
 
 _SHALLOW_DEPTHS = tuple(depth for depth in ACTIVATION_DEPTHS if depth != BASE_DEPTH)
 
@@ -109,7 +113,7 @@ def calibrate(graph: Graph, data: Mapping[str, np.ndarray], *, power_of_two_io: 
         not finite.
     """
     samples = check_samples(graph, data)
-    names = npu_tensors(graph)
+    names = (*npu_tensors(graph), *function_operands(graph))
     observed = {name: _Observation(map_shape(graph.shapes[name])[0]) for name in names}
     for start in range(0, samples, _BATCH):
         batch = {name: np.asarray(data[name])[start : start + _BATCH] for name in graph.inputs}
@@ -148,8 +152,13 @@ def npu_tensors(graph: Graph) -> tuple[str, ...]:
     if not nodes:
         raise CompilerError(f"network {graph.name!r} is not prepared: call prepare() before this")
     results = [node.output for node in nodes]
-    read = [name for node in nodes for name in (node.inputs[0], node.residual) if name is not None]
+    read = [name for node in nodes for name in node.operands]
     return tuple(dict.fromkeys([*(name for name in read if name not in results), *results]))
+
+
+def function_operands(graph: Graph) -> tuple[str, ...]:
+    """The operands of the activation functions that need a table; they exist only inside the post-processing."""
+    return tuple(node.outputs[1] for node in graph.placed(Placement.NPU) if node.function is not None)
 
 
 def choose_scales(values: np.ndarray, signed: bool) -> tuple[float, dict[int, int]]:
@@ -241,14 +250,20 @@ def _signed_tensors(graph: Graph, observed: Mapping[str, _Observation]) -> dict[
     signed = {name: observation.minimum < 0 for name, observation in observed.items()}
     for node in graph.placed(Placement.NPU):
         signed[node.output] = _can_be_negative(node, signed)
+        if node.function is not None:
+            operand = observed[node.outputs[1]]
+            x = np.linspace(operand.minimum, operand.maximum, _FUNCTION_SAMPLES)
+            signed[node.outputs[1]], signed[node.output] = True, bool(node.function(x).min() < 0)
     return signed
 
 
 def _can_be_negative(node: Node, signed: Mapping[str, bool]) -> bool:
+    any_operand = any(signed[name] for name in node.operands)
+    if node.op in STRUCTURAL:
+        return any_operand
     if node.activation[0] >= 0:
         return False
-    operands = [name for name in (node.inputs[0], node.residual) if name is not None]
-    return node.op != WINDOW or node.activation[1] < 0 or any(signed[name] for name in operands)
+    return node.op != WINDOW or node.activation[1] < 0 or any_operand
 
 
 def _exchanged_tensors(graph: Graph, names: tuple[str, ...]) -> set[str]:
@@ -258,11 +273,24 @@ def _exchanged_tensors(graph: Graph, names: tuple[str, ...]) -> set[str]:
     return {name for name in names if name not in made or name in read or name in graph.outputs}
 
 
+def storage_groups(graph: Graph) -> list[set[str]]:
+    """Tensors of the NPU that are parts of others, each group with its wholes; they share scale and depth."""
+    ties = networkx.Graph()
+    for node in graph.placed(Placement.NPU):
+        if node.op in STRUCTURAL:
+            ties.add_edges_from((name, node.output) for name in node.operands)
+    return list(networkx.connected_components(ties))
+
+
 def _scale_groups(graph: Graph, names: tuple[str, ...]) -> list[list[str]]:
-    """Tensors that share a scale: a maximum has the scale of its operand, so that it only copies integers."""
+    """Tensors that share a scale: those that share storage, and a maximum and its operand, so that it only copies
+    integers."""
     ties = networkx.Graph()
     ties.add_nodes_from(names)
+    for group in storage_groups(graph):
+        ties.add_edges_from(pairwise(group))
     for node in graph.placed(Placement.NPU):
-        if node.op == WINDOW and node.attributes["reduction"] == "max" and node.residual is None:
+        is_max = node.op == WINDOW and node.attributes["reduction"] == "max"
+        if is_max and node.residual is None and node.function is None:
             ties.add_edge(node.inputs[0], node.output)
     return [sorted(group, key=names.index) for group in networkx.connected_components(ties)]

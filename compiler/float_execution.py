@@ -16,7 +16,17 @@ import onnx.numpy_helper
 import onnx.reference
 
 from tessera.compiler.errors import CompilerError
-from tessera.compiler.graph import CANONICAL, CONVOLUTION, Graph, Node, Shape, canonical_output, map_shape
+from tessera.compiler.graph import (
+    CANONICAL,
+    CONCATENATION,
+    CONVOLUTION,
+    SELECTION,
+    Graph,
+    Node,
+    Shape,
+    canonical_output,
+    map_shape,
+)
 from tessera.sim.golden.taps import pad_map, taps
 
 _BATCH_NORM_OPSET = 15
@@ -94,7 +104,16 @@ def run_node(graph: Graph, node: Node, values: dict[str, np.ndarray], dtype: typ
     """Computes one node: reads its operands from ``values`` (arrays (samples, *shape*)) and adds its outputs."""
     if node.op in CANONICAL:
         result = _run_canonical(graph, node, values, dtype)
-        values[node.output] = result.reshape(len(result), *graph.shapes[node.output])
+        shape = len(result), *graph.shapes[node.output]
+        if node.function is not None:
+            values[node.outputs[1]] = result.reshape(shape)
+            result = node.function(result)
+        values[node.output] = result.reshape(shape)
+    elif node.op == CONCATENATION:
+        values[node.output] = np.concatenate([values[name] for name in node.inputs], axis=2)
+    elif node.op == SELECTION:
+        first = node.attributes["channel"]
+        values[node.output] = values[node.inputs[0]][:, :, first : first + graph.shapes[node.output][1]]
     else:
         operands = [values.get(name) for name in node.inputs]
         constants = [graph.constants.get(name) for name in node.inputs]
@@ -186,6 +205,8 @@ def _reduce_windows(source: np.ndarray, node: Node, output_map: tuple[int, int])
     is_max = node.attributes["reduction"] == "max"
     neutral = -np.inf if is_max else 0
     reduce = np.maximum if is_max else np.add
+    for axis, times in enumerate(node.attributes["repeat"]):
+        source = np.repeat(source, times, axis=2 + axis)
     padded = pad_map(source, node.attributes["padding"], neutral)
     result = np.full((*source.shape[:2], *output_map), neutral, dtype=source.dtype)
     for _, _, values in taps(padded, output_map, node.attributes["kernel"], node.attributes["stride"]):

@@ -11,10 +11,19 @@ Shapes are those of the ONNX file, with a first axis of 1 (one sample). Two kind
       attributes: ``stride``, ``padding`` (top, left, bottom, right), ``dilation``, ``groups``, ``activation``.
   ``Window``
       inputs: map, and a residual operand if there is one. attributes: ``reduction`` ("sum" or "max"),
-      ``kernel``, ``stride``, ``padding``, ``divisor`` (a sum is divided by it), ``activation``.
+      ``kernel``, ``stride``, ``padding`` (a negative one crops), ``divisor`` (a sum is divided by it), ``repeat``
+      (how often each row and column of a window of 1 x 1 is repeated), ``activation``.
 
   ``activation`` is a pair (low, high) of floats that limits the result, infinite where there is no limit. The
-  output is ``limit(reduction + bias + residual)``.
+  output is ``limit(reduction + bias + residual)``, or ``function(limit(...))`` if the attribute ``function`` (a
+  :class:`tessera.compiler.functions.Function`) is there. The operand of the function is the node's second output;
+
+- *structural* nodes, which compute nothing: their tensors share memory.
+
+  ``Concatenation``
+      inputs: the parts, in the order of their channels.
+  ``Selection``
+      input: a map. attribute: ``channel``, the first one that is selected; how many, the output's shape says.
 
 A *map* is a tensor of shape (1, C, H, W), or (1, F), which is F channels of 1 x 1.
 """
@@ -22,7 +31,7 @@ A *map* is a tensor of shape (1, C, H, W), or (1, F), which is F channels of 1 x
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from typing import Any
@@ -37,6 +46,11 @@ CONVOLUTION = "Convolution"
 WINDOW = "Window"
 CANONICAL = (CONVOLUTION, WINDOW)
 """Operators of the nodes that the NPU executes."""
+
+CONCATENATION = "Concatenation"
+SELECTION = "Selection"
+STRUCTURAL = (CONCATENATION, SELECTION)
+"""Operators of the nodes that say where tensors of the NPU lie."""
 
 NO_ACTIVATION = (-math.inf, math.inf)
 
@@ -85,9 +99,21 @@ class Node:
         return self.inputs[count] if self.op in CANONICAL and len(self.inputs) > count else None
 
     @property
+    def operands(self) -> tuple[str, ...]:
+        """The maps that a canonical or structural node reads."""
+        if self.op == CONCATENATION:
+            return self.inputs
+        return self.inputs[:1] if self.residual is None else (self.inputs[0], self.residual)
+
+    @property
     def activation(self) -> tuple[float, float]:
         """Limits of a canonical node's activation function."""
         return self.attributes["activation"]
+
+    @property
+    def function(self) -> Callable[[np.ndarray], np.ndarray] | None:
+        """The function behind a canonical node's limits, if there is one."""
+        return self.attributes.get("function")
 
     def with_attributes(self, **attributes: Any) -> Node:
         """The node with some attributes replaced."""
@@ -303,6 +329,8 @@ def canonical_output(graph: Graph, node: Node) -> tuple[int, int, int]:
         channels, _, *kernel = graph.constants[node.inputs[1]].shape
     else:
         kernel = list(node.attributes["kernel"])
+        repeat_y, repeat_x = node.attributes["repeat"]
+        height, width = height * repeat_y, width * repeat_x
     top, left, bottom, right = node.attributes["padding"]
     (stride_y, stride_x), (dilation_y, dilation_x) = (
         node.attributes["stride"],

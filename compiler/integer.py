@@ -8,7 +8,10 @@ import numpy as np
 
 from tessera.compiler.errors import CompilerError
 from tessera.compiler.fixed_point import LARGEST_RATIO, MAX_SHIFT, fixed_point, normal_shift
+from tessera.compiler.functions import tabulate
 from tessera.compiler.quantized import QuantizedConvolution, QuantizedNetwork, QuantizedOperation
+from tessera.rtl.isa import TableEntry
+from tessera.sim.golden.arithmetic import depth_range
 from tessera.sim.golden.network import (
     CLAMP_RANGE,
     MAX_BIAS,
@@ -41,6 +44,7 @@ def to_integer(quantized: QuantizedNetwork) -> IntegerNetwork:
         inputs=quantized.npu_inputs,
         outputs=quantized.npu_outputs,
         operations=tuple(_integer_operation(quantized, operation) for operation in quantized.operations),
+        parts=dict(quantized.parts),
     )
     try:
         network.verify()
@@ -82,20 +86,26 @@ def _integer_operation(quantized: QuantizedNetwork, operation: QuantizedOperatio
         stride=operation.stride,
         padding=operation.padding,
         post=post,
+        repeat=operation.repeat,
     )
 
 
 def _post_processing(quantized: QuantizedNetwork, operation: QuantizedOperation) -> PostProcessing:
     scales = sum_scales(quantized, operation)
     target = quantized.tensors[operation.output]
-    ratio = scales / target.scale
+    step = quantized.result_scale(operation)
+    ratio = scales / step
     if not (ratio > 0).all() or ratio.max() > LARGEST_RATIO + 0.5:
         raise CompilerError(
             f"operation {operation.name!r}: a step of its sums is {ratio.min():g}..{ratio.max():g} steps of "
             f"its output, but must lie between 0 and {LARGEST_RATIO:g}; give the output a larger scale"
         )
     multiplier, shift = fixed_point(ratio)
-    low, high = (_clamp_limit(limit, target.scale) for limit in operation.activation)
+    low, high = (_clamp_limit(limit, step) for limit in operation.activation)
+    table = None
+    if operation.function is not None:
+        low, high = np.clip((low, high), *depth_range(TableEntry.OPERAND_BITS, signed=True)).tolist()
+        table = tabulate(operation.name, operation.function.function, step, target.scale, target.depth, target.signed)
     residual_multiplier, residual_shift = _residual(quantized, operation, shift)
     return PostProcessing(
         bias=_integer_bias(operation, scales),
@@ -106,6 +116,7 @@ def _post_processing(quantized: QuantizedNetwork, operation: QuantizedOperation)
         residual=operation.residual,
         residual_multiplier=residual_multiplier,
         residual_shift=residual_shift,
+        table=table,
     )
 
 
@@ -127,7 +138,7 @@ def _residual(quantized: QuantizedNetwork, operation: QuantizedOperation, shift:
     """Multiplier and shift of the residual operand; its product is aligned with every channel's."""
     if operation.residual is None:
         return 0, 0
-    ratio = residual_ratio(quantized, operation.residual, operation.output)
+    ratio = quantized.tensors[operation.residual].scale / quantized.result_scale(operation)
     multiplier, residual_shift = fixed_point(np.array(ratio), int(shift.min()))
     alignment = int(shift.max() - residual_shift)
     if ratio > LARGEST_RATIO or residual_shift < 0 or alignment > MAX_RESIDUAL_ALIGNMENT:
@@ -137,11 +148,6 @@ def _residual(quantized: QuantizedNetwork, operation: QuantizedOperation, shift:
             "larger scale"
         )
     return int(multiplier), int(residual_shift)
-
-
-def residual_ratio(quantized: QuantizedNetwork, residual: str, output: str) -> float:
-    """Steps of the output in one step of the residual operand."""
-    return quantized.tensors[residual].scale / quantized.tensors[output].scale
 
 
 def residual_shift_limit(ratio: float, shift: np.ndarray) -> int:

@@ -53,6 +53,11 @@ def _problems(network: IntegerNetwork, config: NpuConfig) -> Iterator[str]:
                 f"{', '.join(map(str, config.activation_depths))}; quantise it to one of these depths"
             )
     for operation in network.operations:
+        if operation.post.table is not None and not config.tables:
+            yield (
+                f"operation {operation.name!r}: its activation function needs a table, but the machine has tables = 0; "
+                f"use a configuration with tables >= 1"
+            )
         for problem in (*_encoding_problems(operation), *_arithmetic_problems(operation, config)):
             yield f"operation {operation.name!r}: {problem}"
 

@@ -5,9 +5,12 @@ form:
 
 - one Quant node per activation tensor and per weight tensor, zero point 0, rounding mode ROUND (half to
   even); weights are narrow (symmetric) with one scale per output channel, activations have one scale;
-- an operation is Conv, Gemm (after a Flatten where it has a map as input), MaxPool, AveragePool, or nothing
-  (a copy); then Add with a quantised tensor, if there is a residual operand; then Relu or Clip, if there is
-  an activation; then the Quant node of its output;
+- an operation is Conv, Gemm (after a Flatten where it has a map as input), MaxPool, AveragePool, Slice of rows and
+  columns, Resize, or nothing (a copy); then Add with a quantised tensor, if there is a residual operand; then Relu or
+  Clip, if there is an activation; then, if a function with a table follows, the Quant node (16 bits, signed) of its
+  operand and the function's nodes; then the Quant node of its output;
+- a tensor that is a part of another one, or consists of parts, is a Slice or Concat with a Quant node of the same
+  scale;
 - every other node runs on the host, before the first or behind the last Quant node.
 
 The operation's name is that of its Conv, Gemm or pooling node, else that of its Quant node. Facts that ONNX

@@ -16,9 +16,18 @@ import numpy as np
 import onnx
 
 from tessera.compiler.errors import CompilerError
+from tessera.compiler.functions import Region, regions
 from tessera.compiler.graph import NO_ACTIVATION, Graph, Node, map_shape
 from tessera.compiler.onnx_import import graph_of_model, infer_shapes, load_model
-from tessera.compiler.operators import clip_limits, explicit_padding, npu_problem, pair
+from tessera.compiler.operators import (
+    clip_limits,
+    crop_facts,
+    explicit_padding,
+    integer_scales,
+    npu_problem,
+    pair,
+    slice_ranges,
+)
 from tessera.compiler.passes import Pass
 from tessera.compiler.passes.reshapes import RESHAPES
 from tessera.compiler.qonnx_format import (
@@ -32,6 +41,7 @@ from tessera.compiler.qonnx_format import (
 from tessera.compiler.quantized import (
     BASE_DEPTH,
     QuantizedConvolution,
+    QuantizedFunction,
     QuantizedNetwork,
     QuantizedOperation,
     QuantizedTensor,
@@ -39,9 +49,14 @@ from tessera.compiler.quantized import (
     hosted_names,
 )
 from tessera.rtl.config import ACTIVATION_DEPTHS, WEIGHT_DEPTHS
+from tessera.rtl.isa import TableEntry
+from tessera.sim.golden.network import Part
 
 _REWRITES: tuple[Pass, ...] = ()
 """Rewrites to the form that the reader knows."""
+
+_MAIN = ("Conv", "Gemm", "MaxPool", "AveragePool", "GlobalAveragePool", "Concat", "Slice", "Resize", *RESHAPES)
+"""Operators that may stand between Quant nodes, besides additions and activations."""
 
 _DOMAINS = (QUANT_DOMAIN, *OLD_QUANT_DOMAINS)
 
@@ -104,6 +119,7 @@ class _Parts:
     main: Node | None = None
     residual: str | None = None
     activation: tuple[float, float] = NO_ACTIVATION
+    function: QuantizedFunction | None = None
 
 
 class _Reader:
@@ -118,11 +134,24 @@ class _Reader:
         self.weights: dict[str, _Weights] = {}
         self.tensors: dict[str, QuantizedTensor] = {}
         self.names: dict[str, str] = {}  # tensor by the output of its Quant node
+        self.functions = self.find_functions()
+        self.parts: dict[str, Part] = {}
+
+    def find_functions(self) -> dict[str, Region]:
+        """The functions between two Quant nodes, by the tensor that they compute."""
+        found = {}
+        for region in regions(self.graph):
+            source = self.makers.get(region.variable)
+            is_quantised = any(node.op == QUANT for node in self.graph.consumers(region.result))
+            if is_quantised and source is not None and source.op == QUANT:
+                found[region.result] = region
+        return found
 
     def network(self) -> QuantizedNetwork:
         """The network."""
         graph = self.graph
-        quants = [node for node in graph.nodes if node.op == QUANT]
+        operands = {region.variable for region in self.functions.values()}
+        quants = [node for node in graph.nodes if node.op == QUANT and node.output not in operands]
         for node in quants:
             if node.inputs[0] in graph.constants:
                 self.weights[node.output] = self.read_weights(node)
@@ -134,7 +163,8 @@ class _Reader:
         for node in given:
             self.names[node.output] = node.inputs[0]
             self.tensors[node.inputs[0]] = self.read_tensor(node, node.inputs[0])
-        operations = tuple(self.operation(node) for node in activations if node not in given)
+        computed = (node for node in activations if node not in given and not self.structure(node))
+        operations = tuple(self.operation(node) for node in computed)
         return self.assemble(operations, [node.inputs[0] for node in given], internal)
 
     def assemble(
@@ -158,6 +188,7 @@ class _Reader:
             host_constants={name: value for name, value in graph.constants.items() if name in hosted},
             opset=graph.opset,
             operations=operations,
+            parts=self.parts,
         )
 
     def check_host(self, host: Sequence[Node]) -> None:
@@ -168,6 +199,51 @@ class _Reader:
                 raise self.error(node, f"has quantised weights, but no {QUANT} node quantises its input; put one there")
             for name in inside.intersection(node.inputs):
                 raise self.error(node, f"reads {name!r}, the quantised input of the NPU; let it read the float input")
+
+    def structure(self, quant: Node) -> bool:
+        """Takes note of a Concat, or a Slice of channels, between Quant nodes; false if there is none."""
+        node = self.makers.get(quant.inputs[0])
+        if node is None or not (node.op == "Concat" or (node.op == "Slice" and self.is_selection(node))):
+            return False
+        self.check_main(node)
+        self.used.update((quant.name, node.name))
+        whole = self.read_tensor(quant, quant.output)
+        self.names[quant.output], self.tensors[quant.output] = quant.output, whole
+        if node.op == "Slice":
+            ranges = slice_ranges(self.graph, node)
+            assert ranges is not None, "checked with the table of operators"
+            self.add_part(quant, quant.output, node.inputs[0], ranges[0].start)
+            return True
+        channel = 0
+        for name in node.inputs:
+            self.add_part(quant, name, quant.output, channel)
+            channel += self.graph.shapes[name][1]
+        return True
+
+    def is_selection(self, node: Node) -> bool:
+        """Whether a Slice leaves rows and columns as they are."""
+        ranges = slice_ranges(self.graph, node)
+        sides = self.graph.shapes[node.inputs[0]][2:]
+        return ranges is not None and all(len(each) == size for each, size in zip(ranges[1:], sides, strict=True))
+
+    def add_part(self, quant: Node, part: str, whole: str, channel: int) -> None:
+        """A tensor that is a part of another one; both are given by the outputs of their Quant nodes."""
+        for name in (part, whole):
+            if name not in self.names:
+                raise self.error(quant, f"joins or divides {name!r}, which no {QUANT} node quantises; put one there")
+        part, whole = self.names[part], self.names[whole]
+        first, second = self.tensors[part], self.tensors[whole]
+        if (first.scale, first.depth, first.signed) != (second.scale, second.depth, second.signed):
+            raise self.error(
+                quant,
+                f"has {part!r} of the scale {first.scale:g} and {first.depth} bits beside {whole!r} of the scale "
+                f"{second.scale:g} and {second.depth} bits, but they must be alike; put a {QUANT} node between",
+            )
+        if part in self.parts:
+            raise self.error(
+                quant, f"has {part!r}, which is a part of {self.parts[part].whole!r} already; copy it first"
+            )
+        self.parts[part] = Part(whole, channel)
 
     def operation(self, quant: Node) -> QuantizedOperation:
         """The operation that ends with a Quant node."""
@@ -182,6 +258,8 @@ class _Reader:
     def trace(self, quant: Node) -> _Parts:
         """Follows an operation from its Quant node to its quantised operands."""
         parts = _Parts(quant, quant.inputs[0])
+        if parts.source in self.functions:
+            self.take_function(parts)
         node = self.step(parts)
         if node is not None and node.op in ("Relu", "Clip"):
             limits = clip_limits(self.graph, node)
@@ -201,6 +279,20 @@ class _Reader:
             raise self.error(node, f"computes the operand of an operation, but no {QUANT} node quantises its result")
         parts.source = self.names[parts.source]
         return parts
+
+    def take_function(self, parts: _Parts) -> None:
+        """Goes back over a function and the Quant node of its operand."""
+        region = self.functions[parts.source]
+        quant = self.makers[region.variable]
+        scale, depth = self.quantisation(quant, (TableEntry.OPERAND_BITS,))
+        if scale.size != 1 or not quant.attributes.get("signed", 1) or quant.attributes.get("narrow", 0):
+            raise self.error(
+                quant,
+                f"must have one scale, signed = 1 and narrow = 0, because a function with a table reads {depth} bits",
+            )
+        parts.function = QuantizedFunction(region.function, float(scale.reshape(())))
+        self.used.update((quant.name, *(node.name for node in region.nodes)))
+        parts.source = quant.inputs[0]
 
     def step(self, parts: _Parts) -> Node | None:
         """Goes back over reshapes; the node that computes the source, or ``None`` if the source is quantised."""
@@ -242,7 +334,7 @@ class _Reader:
 
     def check_main(self, node: Node) -> None:
         """Refuses a node that is no operation of the NPU."""
-        if node.op not in ("Conv", "Gemm", "MaxPool", "AveragePool", "GlobalAveragePool", *RESHAPES):
+        if node.op not in _MAIN:
             raise self.error(node, f"lies between quantised tensors, but the NPU has no operator {node.op}")
         weights = {name: self.weights[name].integers for name in node.inputs[1:] if name in self.weights}
         if node.op in ("Conv", "Gemm") and not weights:
@@ -276,6 +368,7 @@ class _Reader:
             groups=node.attributes.get("group", 1),
             activation=parts.activation,
             residual=parts.residual,
+            function=parts.function,
         )
 
     def window(self, parts: _Parts) -> QuantizedWindow:
@@ -289,6 +382,10 @@ class _Reader:
         }
         if node is not None and node.op == "GlobalAveragePool":
             facts["kernel"] = map_shape(self.graph.shapes[node.inputs[0]])[1:]
+        elif node is not None and node.op == "Resize":
+            facts["repeat"] = integer_scales(self.graph, node)
+        elif node is not None and node.op == "Slice":
+            facts |= crop_facts(self.graph, node)
         elif node is not None:
             kernel = pair(node, "kernel_shape")
             padding = explicit_padding(self.graph, node, kernel)
@@ -301,6 +398,7 @@ class _Reader:
             output=parts.quant.output,
             activation=parts.activation,
             residual=parts.residual,
+            function=parts.function,
             **facts,
         )
 

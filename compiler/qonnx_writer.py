@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import tempfile
 from pathlib import Path
@@ -14,7 +15,7 @@ import onnx.helper
 import onnx.numpy_helper
 
 from tessera.compiler.float_execution import make_onnx_node
-from tessera.compiler.graph import NO_ACTIVATION, Shape, map_shape, unique_name
+from tessera.compiler.graph import NO_ACTIVATION, Node, Shape, map_shape, unique_name
 from tessera.compiler.qonnx_format import (
     METADATA_KEY,
     QUANT,
@@ -25,13 +26,16 @@ from tessera.compiler.qonnx_format import (
 )
 from tessera.compiler.quantized import (
     QuantizedConvolution,
+    QuantizedFunction,
     QuantizedNetwork,
     QuantizedOperation,
     QuantizedTensor,
     QuantizedWindow,
 )
+from tessera.rtl.isa import TableEntry
+from tessera.sim.golden.network import IntegerNetwork
 
-_RELU = (0.0, np.inf)
+_RELU = (0.0, math.inf)
 _IR_VERSION = 8
 """File format version that old tools read too."""
 
@@ -67,6 +71,8 @@ class _Writer:
         self.shapes = {name: shape for name, shape in network.shapes.items() if name not in self.constants}
         self.shapes.update({name: tensor.shape for name, tensor in network.tensors.items()})
         self.quantized: dict[str, str] = {}  # name in the file of each tensor of the NPU
+        types = {name: tensor.type for name, tensor in network.tensors.items()}
+        self.types = IntegerNetwork(network.name, types, network.npu_inputs, network.npu_outputs, (), network.parts)
 
     def model(self) -> onnx.ModelProto:
         """The model."""
@@ -77,7 +83,12 @@ class _Writer:
             self.quantized[name] = self.new_tensor(f"{name}_quantized", tensor.shape)
             self.quantize(f"{name}_quant", name, self.quantized[name], tensor)
         for operation in network.operations:
+            for operand in (operation.input, operation.residual):
+                if operand is not None:
+                    self.provide(operand)
             self.operation(operation)
+        for name in network.npu_outputs:
+            self.provide(name)
         self.nodes += [make_onnx_node(node) for node in network.host_after]
         return self.assemble()
 
@@ -131,6 +142,39 @@ class _Writer:
         ]
         self.node(QUANT, inputs, target, name, signed=int(tensor.signed), narrow=0, rounding_mode=ROUNDING_MODE)
 
+    def provide(self, name: str, asked: frozenset[str] = frozenset()) -> None:
+        """Adds the nodes of a tensor that is a part of others, or consists of parts, if it is not there yet."""
+        found = None if name in self.quantized else self.types.derivation(name, self.quantized, asked)
+        if found is None:
+            return
+        for each in found.pieces if found.whole is None else (found.whole,):
+            self.provide(each, found.asked)
+        tensor = self.network.tensors[name]
+        value = self.new_tensor(f"{name}_placed", tensor.shape)
+        if found.whole is not None:
+            first = self.network.parts[name].channel
+            limits = [first], [first + tensor.shape[1]]
+            self.slice(f"{name}_slice", self.quantized[found.whole], value, *limits, [1], [1])
+        else:
+            self.node("Concat", [self.quantized[each] for each in found.pieces], value, f"{name}_concat", axis=1)
+        self.quantize(f"{name}_quant", value, name, tensor)
+        self.quantized[name] = name
+
+    def slice(
+        self,
+        name: str,
+        source: str,
+        target: str,
+        starts: list[int],
+        stops: list[int],
+        axes: list[int],
+        steps: list[int],
+    ) -> str:
+        """Adds a Slice node."""
+        operands = {"starts": starts, "stops": stops, "axes": axes, "steps": steps}
+        inputs = [self.constant(f"{name}_{key}", value, np.int64) for key, value in operands.items()]
+        return self.node("Slice", [source, *inputs], target, name)
+
     def operation(self, operation: QuantizedOperation) -> None:
         """Adds the nodes of one operation."""
         target = self.network.tensors[operation.output]
@@ -143,6 +187,8 @@ class _Writer:
             total = self.new_tensor(f"{operation.name}_total", target.shape)
             value = self.node("Add", [value, residual], total, f"{operation.name}_add")
         value = self.activation(operation, value, target)
+        if operation.function is not None:
+            value = self.function(operation.name, operation.function, value, target)
         is_named = not (isinstance(operation, QuantizedWindow) and is_copy(operation))
         self.quantize(f"{operation.name}_quant" if is_named else operation.name, value, operation.output, target)
         self.quantized[operation.output] = operation.output
@@ -189,6 +235,10 @@ class _Writer:
         source = self.quantized[operation.input]
         if is_copy(operation):
             return self.reshape(f"{operation.name}_input", source, target.shape)
+        if operation.repeat != (1, 1):
+            return self.resize(operation, target)
+        if min(operation.padding) < 0:
+            return self.crop(operation, target)
         op, extra = ("MaxPool", {}) if operation.reduction == "max" else ("AveragePool", {"count_include_pad": 1})
         sums = self.new_tensor(f"{operation.name}_sums", target.shape)
         return self.node(
@@ -201,6 +251,25 @@ class _Writer:
             pads=operation.padding,
             **extra,
         )
+
+    def resize(self, operation: QuantizedWindow, target: QuantizedTensor) -> str:
+        """Adds Resize."""
+        name = operation.name
+        inputs = [
+            self.quantized[operation.input],
+            self.constant(f"{name}_region", []),
+            self.constant(f"{name}_scales", [1, 1, *operation.repeat]),
+        ]
+        modes = {"mode": "nearest", "coordinate_transformation_mode": "asymmetric", "nearest_mode": "floor"}
+        return self.node("Resize", inputs, self.new_tensor(f"{name}_sums", target.shape), name, **modes)
+
+    def crop(self, operation: QuantizedWindow, target: QuantizedTensor) -> str:
+        """Adds the Slice of rows and columns."""
+        source = self.quantized[operation.input]
+        sums = self.new_tensor(f"{operation.name}_sums", target.shape)
+        starts = [-each for each in operation.padding[:2]]
+        stops = [size + each for size, each in zip(self.shapes[source][2:], operation.padding[2:], strict=True)]
+        return self.slice(operation.name, source, sums, starts, stops, [2, 3], list(operation.stride))
 
     def activation(self, operation: QuantizedOperation, value: str, target: QuantizedTensor) -> str:
         """Adds Relu or Clip where there is an activation."""
@@ -215,6 +284,28 @@ class _Writer:
             for end, limit in zip(("low", "high"), operation.activation, strict=True)
         ]
         return self.node("Clip", [value, *limits], limited, name)
+
+    def function(self, name: str, quantized: QuantizedFunction, value: str, target: QuantizedTensor) -> str:
+        """Adds the Quant node of a function's operand, and its nodes with names of their own."""
+        operand = self.new_tensor(f"{name}_operand", target.shape)
+        function = quantized.function
+        self.quantize(
+            f"{name}_operand_quant",
+            value,
+            operand,
+            QuantizedTensor(target.shape, quantized.operand_scale, {}, TableEntry.OPERAND_BITS, True),
+        )
+        names = {function.VARIABLE: operand}
+        names |= {
+            old: self.constant(f"{name}_{old}", constant, constant.dtype.type)
+            for old, constant in function.constants.items()
+        }
+        for node in function.nodes:
+            names[node.output] = self.new_tensor(f"{name}_{node.output}", target.shape)
+            inputs = tuple(names.get(old, old) for old in node.inputs)
+            renamed = Node(f"{name}_{node.name}", node.op, inputs, (names[node.output],), node.attributes)
+            self.nodes.append(make_onnx_node(renamed))
+        return names[function.nodes[-1].output]
 
     def flatten(self, name: str, source: str) -> str:
         """The vector (1, F) of a tensor."""
@@ -235,5 +326,5 @@ class _Writer:
 
 def is_copy(operation: QuantizedWindow) -> bool:
     """Whether a window changes nothing but scale, residual operand and activation."""
-    sizes = (operation.kernel, operation.stride, operation.padding, operation.divisor)
-    return sizes == ((1, 1), (1, 1), (0, 0, 0, 0), 1)
+    sizes = (operation.kernel, operation.stride, operation.padding, operation.divisor, operation.repeat)
+    return sizes == ((1, 1), (1, 1), (0, 0, 0, 0), 1, (1, 1))

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from tessera.compiler.calibrate import ActivationRange, Calibration, npu_tensors
+from tessera.compiler.calibrate import ActivationRange, Calibration, npu_tensors, storage_groups
 from tessera.compiler.errors import CompilerError
 from tessera.compiler.fixed_point import (
     LARGEST_RATIO,
@@ -16,10 +16,12 @@ from tessera.compiler.fixed_point import (
     fixed_point,
     normal_shift,
 )
-from tessera.compiler.graph import CONVOLUTION, Graph, Node, Placement
+from tessera.compiler.functions import Function, domain, operand_scale
+from tessera.compiler.graph import CANONICAL, CONCATENATION, CONVOLUTION, SELECTION, Graph, Node, Placement
 from tessera.compiler.integer import residual_shift_limit
 from tessera.compiler.quantized import (
     QuantizedConvolution,
+    QuantizedFunction,
     QuantizedNetwork,
     QuantizedOperation,
     QuantizedTensor,
@@ -27,7 +29,7 @@ from tessera.compiler.quantized import (
     hosted_names,
 )
 from tessera.rtl.config import ACTIVATION_DEPTHS, WEIGHT_DEPTHS
-from tessera.sim.golden.network import MAX_BIAS
+from tessera.sim.golden.network import MAX_BIAS, Part
 
 _CLIP_CANDIDATES = {4: np.linspace(0.4, 1.0, 31), 8: np.linspace(0.8, 1.0, 11)}
 """Parts of a channel's largest weight that are tried as the end of its range, by weight depth."""
@@ -80,12 +82,10 @@ def quantize(
     overrides = dict(overrides or {})
     _check_calibration(graph, calibration)
     _check_depths(graph, activation_depth, weight_depth, overrides)
-    tensors = {
-        name: _tensor(graph, name, calibration.ranges[name], _tensor_depth(graph, name, activation_depth, overrides))
-        for name in npu_tensors(graph)
-    }
+    depths = _tensor_depths(graph, activation_depth, overrides)
+    tensors = {name: _tensor(graph, name, calibration.ranges[name], depth) for name, depth in depths.items()}
     operations = []
-    for node in graph.placed(Placement.NPU):
+    for node in _computed(graph):
         depth = overrides.get(node.name, LayerDepths()).weight or weight_depth
         operations.append(_operation(graph, node, tensors, calibration, depth))
     return _network(graph, tensors, tuple(operations))
@@ -124,8 +124,8 @@ def _check_calibration(graph: Graph, calibration: Calibration) -> None:
 
 
 def _check_depths(graph: Graph, activation_depth: int, weight_depth: int, overrides: Mapping[str, LayerDepths]) -> None:
-    nodes = graph.placed(Placement.NPU)
-    results = {node.output for node in nodes}
+    nodes = _computed(graph)
+    results = {node.output for node in graph.placed(Placement.NPU)}
     known = [*(name for name in npu_tensors(graph) if name not in results), *(node.name for node in nodes)]
     _check_depth("the network", LayerDepths(activation_depth, weight_depth))
     for name, depths in overrides.items():
@@ -147,8 +147,21 @@ def _check_depth(name: str, depths: LayerDepths) -> None:
             )
 
 
+def _computed(graph: Graph) -> list[Node]:
+    """The nodes of the NPU that become operations."""
+    return [node for node in graph.placed(Placement.NPU) if node.op in CANONICAL]
+
+
+def _tensor_depths(graph: Graph, depth: int, overrides: Mapping[str, LayerDepths]) -> dict[str, int]:
+    """The depth of each tensor; those that share storage have the deepest one of them."""
+    depths = {name: _tensor_depth(graph, name, depth, overrides) for name in npu_tensors(graph)}
+    for group in storage_groups(graph):
+        depths |= dict.fromkeys(group, max(depths[name] for name in group))
+    return {name: depths[name] for name in npu_tensors(graph)}
+
+
 def _tensor_depth(graph: Graph, name: str, depth: int, overrides: Mapping[str, LayerDepths]) -> int:
-    producer = next((node for node in graph.placed(Placement.NPU) if node.output == name), None)
+    producer = next((node for node in graph.placed(Placement.NPU) if name in node.outputs), None)
     override = overrides.get(name if producer is None else producer.name, LayerDepths()).activation
     if override is not None:
         return override
@@ -177,12 +190,14 @@ def _operation(
         "padding": node.attributes["padding"],
         "activation": node.activation,
         "residual": node.residual,
+        "function": _function(graph, node, tensors, calibration, weight_depth),
     }
     if node.op != CONVOLUTION:
-        facts = {key: node.attributes[key] for key in ("reduction", "kernel", "divisor")}
+        facts = {key: node.attributes[key] for key in ("reduction", "kernel", "divisor", "repeat")}
         return QuantizedWindow(**common, **facts)
     weights, bias = (graph.constants[name].astype(np.float64) for name in node.inputs[1:3])
-    scales = _machine_scales(node, weights, bias, tensors, weight_depth)
+    step = tensors[node.output].scale if common["function"] is None else common["function"].operand_scale
+    scales = _machine_scales(node, weights, bias, tensors, step, weight_depth)
     integers = quantize_weights(weights, scales, weight_depth)
     mean = calibration.ranges[node.inputs[0]].mean
     bias = bias + _bias_correction(weights, integers, scales, mean, node.attributes["groups"])
@@ -198,27 +213,50 @@ def _operation(
     )
 
 
+def _function(
+    graph: Graph,
+    node: Node,
+    tensors: Mapping[str, QuantizedTensor],
+    calibration: Calibration,
+    weight_depth: int,
+) -> QuantizedFunction | None:
+    """The function of a node with the scale of its operand: as fine as its range, and the machine's largest factor
+    between the operand and what is summed to it, allow."""
+    function = node.function
+    if not isinstance(function, Function):
+        return None
+    measured = calibration.ranges[node.outputs[1]]
+    low, high = (float(limit) for limit in np.clip((measured.minimum, measured.maximum), *node.activation))
+    scale = operand_scale(*domain(function, low, high, tensors[node.output].scale / 4))
+    terms = [tensors[node.inputs[0]].scale / node.attributes.get("divisor", 1)]
+    if node.op == CONVOLUTION:
+        terms = [terms[0] * weight_scales(graph.constants[node.inputs[1]], weight_depth).max()]
+    if node.residual is not None:
+        terms.append(tensors[node.residual].scale)
+    return QuantizedFunction(function, float(np.float32(max(scale, max(terms) / (LARGEST_RATIO / 2)))))
+
+
 def _machine_scales(
     node: Node,
     weights: np.ndarray,
     bias: np.ndarray,
     tensors: Mapping[str, QuantizedTensor],
+    step: float,
     depth: int,
 ) -> np.ndarray:
-    """Weight scales (float32) for which the machine's multipliers are exact.
+    """Weight scales (float32) for which the machine's multipliers are exact; ``step`` is what the sums are scaled to.
 
     The scale with the least error is changed, by a part in 2 ** 16, such that ``input scale * weight scale /
     output scale`` is a multiplier / 2 ** shift. Where the machine's limits ask for it a scale is raised:
     channels whose weights vanish beside their bias or beside the residual operand.
     """
-    source, target = tensors[node.inputs[0]], tensors[node.output]
-    unit = source.scale / target.scale
+    unit = tensors[node.inputs[0]].scale / step
     ratio = weight_scales(weights, depth) * unit
     # Half of the limit, because the bias correction comes later.
-    smallest = np.maximum(SMALLEST_RATIO, np.abs(bias) / target.scale / (MAX_BIAS / 2))
+    smallest = np.maximum(SMALLEST_RATIO, np.abs(bias) / step / (MAX_BIAS / 2))
     ratio = np.clip(np.where(ratio > 0, ratio, 1.0), smallest, LARGEST_RATIO)
     if node.residual is not None:
-        limit = residual_shift_limit(tensors[node.residual].scale / target.scale, normal_shift(ratio))
+        limit = residual_shift_limit(tensors[node.residual].scale / step, normal_shift(ratio))
         ratio = np.maximum(ratio, 2.0 ** (MULTIPLIER_BITS - 1 - limit))
     multiplier, shift = fixed_point(ratio)
     return (np.ldexp(multiplier.astype(np.float64), -shift) / unit).astype(np.float32)
@@ -239,8 +277,8 @@ def _network(
     graph: Graph, tensors: dict[str, QuantizedTensor], operations: tuple[QuantizedOperation, ...]
 ) -> QuantizedNetwork:
     before, after = graph.placed(Placement.HOST_BEFORE), graph.placed(Placement.HOST_AFTER)
-    computed = {operation.output for operation in operations}
-    given = [name for name in tensors if name not in computed]
+    made = {node.output for node in graph.placed(Placement.NPU)}
+    given = [name for name in tensors if name not in made]
     hosted = hosted_names(graph.inputs, graph.outputs, (*before, *after), given)
     return QuantizedNetwork(
         name=graph.name,
@@ -253,4 +291,19 @@ def _network(
         host_constants={name: value for name, value in graph.constants.items() if name in hosted},
         opset=graph.opset,
         operations=operations,
+        parts=_parts(graph),
     )
+
+
+def _parts(graph: Graph) -> dict[str, Part]:
+    """What the structural nodes say."""
+    parts = {}
+    for node in graph.placed(Placement.NPU):
+        if node.op == SELECTION:
+            parts[node.output] = Part(node.inputs[0], node.attributes["channel"])
+        elif node.op == CONCATENATION:
+            channel = 0
+            for name in node.inputs:
+                parts[name] = Part(node.output, channel)
+                channel += graph.shapes[name][1]
+    return parts

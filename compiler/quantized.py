@@ -8,13 +8,14 @@ that a file holds them exactly, and the integer network is a function of this re
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from typing import Any
 
 import numpy as np
 
+from tessera.compiler.functions import Function
 from tessera.compiler.graph import NO_ACTIVATION, Graph, Node, Placement, Shape, map_shape
-from tessera.sim.golden.network import TensorType
+from tessera.sim.golden.network import Part, TensorType
 
 BASE_DEPTH = 16
 """The deepest activation depth; a tensor's base scale belongs to it."""
@@ -64,6 +65,22 @@ class QuantizedTensor:
 
 
 @dataclass(frozen=True, eq=False)
+class QuantizedFunction:
+    """An activation function that is evaluated with a table.
+
+    Attributes
+    ----------
+    function
+        The function.
+    operand_scale
+        Real value of one step of its operand, a 16-bit signed integer; a float32 number.
+    """
+
+    function: Function
+    operand_scale: float
+
+
+@dataclass(frozen=True, eq=False)
 class QuantizedConvolution:
     """A convolution or fully connected layer with its bias, residual operand and activation.
 
@@ -85,6 +102,8 @@ class QuantizedConvolution:
         Real limits (low, high) of the result.
     residual
         Name of the residual operand.
+    function
+        Function of the limited result, with a table; ``None`` if there is none.
     """
 
     name: str
@@ -100,6 +119,7 @@ class QuantizedConvolution:
     groups: int = 1
     activation: tuple[float, float] = NO_ACTIVATION
     residual: str | None = None
+    function: QuantizedFunction | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -114,10 +134,14 @@ class QuantizedWindow:
         As in :class:`tessera.sim.golden.network.Window`.
     divisor
         A sum is divided by it.
+    repeat
+        As in :class:`tessera.sim.golden.network.Window`.
     activation
         Real limits (low, high) of the result.
     residual
         Name of the residual operand.
+    function
+        As for a convolution.
     """
 
     name: str
@@ -130,6 +154,8 @@ class QuantizedWindow:
     divisor: int = 1
     activation: tuple[float, float] = NO_ACTIVATION
     residual: str | None = None
+    function: QuantizedFunction | None = None
+    repeat: tuple[int, int] = (1, 1)
 
 
 QuantizedOperation = QuantizedConvolution | QuantizedWindow
@@ -157,6 +183,8 @@ class QuantizedNetwork:
         Version of the ONNX operators of those nodes.
     operations
         What the NPU executes, in topological order.
+    parts
+        The tensors that are parts of others, by name; they share scale and depth.
     """
 
     name: str
@@ -169,18 +197,25 @@ class QuantizedNetwork:
     host_constants: dict[str, np.ndarray]
     opset: int
     operations: tuple[QuantizedOperation, ...]
+    parts: Mapping[str, Part] = field(default_factory=dict)
 
     @property
     def npu_inputs(self) -> tuple[str, ...]:
         """Tensors that the NPU is given."""
-        computed = {operation.output for operation in self.operations}
-        return tuple(name for name in self.tensors if name not in computed)
+        made = {name for node in self.host_before for name in node.outputs}.union(self.inputs)
+        return tuple(name for name in self.tensors if name in made)
 
     @property
     def npu_outputs(self) -> tuple[str, ...]:
         """Tensors that the NPU returns: outputs of the network, and operands of the host's nodes."""
         read = {name for node in self.host_after for name in node.inputs}.union(self.outputs)
-        return tuple(operation.output for operation in self.operations if operation.output in read)
+        given = self.npu_inputs
+        return tuple(name for name in self.tensors if name in read and name not in given)
+
+    def result_scale(self, operation: QuantizedOperation) -> float:
+        """Real value of one step of what an operation's sums are scaled to: its output, or its function's operand."""
+        function = operation.function
+        return self.tensors[operation.output].scale if function is None else function.operand_scale
 
     def host_part(self) -> Graph:
         """The host's nodes as a graph of float tensors: given are the network's inputs and what the NPU returns."""
@@ -203,6 +238,7 @@ class QuantizedNetwork:
         lines += [f"  {_format_host(node)}" for node in self.host_before]
         lines += [f"  quantise {name}: {self.tensors[name]}" for name in self.npu_inputs]
         lines += [f"  {self._format_operation(operation)}" for operation in self.operations]
+        lines += [f"  part {name}: {part.whole} from channel {part.channel}" for name, part in self.parts.items()]
         lines += [f"  {_format_host(node)}" for node in self.host_after]
         lines += [f"  output {name}: {_format_shape(self.shapes[name])}" for name in self.outputs]
         return "\n".join(lines)
@@ -220,6 +256,8 @@ class QuantizedNetwork:
             facts += f" padding {operation.padding}"
         if operation.activation != NO_ACTIVATION:
             facts += " limits {:g}..{:g}".format(*operation.activation)
+        if operation.function is not None:
+            facts += f" function {operation.function.function} of steps of {operation.function.operand_scale:.6g}"
         target = self.tensors[operation.output]
         return f"{operation.output}: {target} = {kind} {operation.name}({operands}) {facts}"
 
@@ -237,12 +275,24 @@ def equal_quantized(first: QuantizedNetwork, second: QuantizedNetwork) -> bool:
     return _equal(first, second)
 
 
+_COMPARED = (
+    QuantizedNetwork,
+    QuantizedConvolution,
+    QuantizedWindow,
+    QuantizedTensor,
+    QuantizedFunction,
+    Function,
+    Node,
+)
+"""Classes that are compared attribute by attribute."""
+
+
 def _equal(first: Any, second: Any) -> bool:
     if isinstance(first, np.ndarray) and isinstance(second, np.ndarray):
         return first.dtype == second.dtype and np.array_equal(first, second)
     if type(first) is not type(second):
         return False
-    if isinstance(first, QuantizedNetwork | QuantizedConvolution | QuantizedWindow | QuantizedTensor | Node):
+    if isinstance(first, _COMPARED):
         return all(_equal(getattr(first, item.name), getattr(second, item.name)) for item in fields(first))
     if isinstance(first, Mapping):
         return first.keys() == second.keys() and all(_equal(first[key], second[key]) for key in first)

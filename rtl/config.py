@@ -15,7 +15,7 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
-from tessera.rtl.isa import FIELD_LIMITS, MemoryFormat
+from tessera.rtl.isa import FIELD_LIMITS, MemoryFormat, TableEntry
 
 DIGIT_BITS = 4
 """Bits of one activation digit, the operand of a Micro-PE."""
@@ -46,6 +46,9 @@ WEIGHT_DEPTHS = (4, 8)
 
 FLOAT_FORMATS = tuple(item.name.lower() for item in MemoryFormat if item.is_float)
 """Floating-point formats in DRAM that the architecture knows."""
+
+_MAY_BE_ZERO = ("tables",)
+"""Counts of what need not be built."""
 
 PRESETS = ("tiny", "edge", "server")
 """Names of the shipped configurations, smallest first."""
@@ -86,6 +89,8 @@ class NpuConfig:
         Sizes of each lane's activation bank and weight bank, in bytes.
     parameter_bytes
         Size of each PPU slice's parameter memory, in bytes (8 per output channel).
+    tables
+        Tables of activation functions that each PPU slice holds; 0: the machine has none.
     accumulator_bits
         Width of a lane's accumulators, in bits.
     accumulator_pixels
@@ -109,6 +114,7 @@ class NpuConfig:
     activation_bank_bytes: int = 64 * 1024
     weight_bank_bytes: int = 16 * 1024
     parameter_bytes: int = 4 * 1024
+    tables: int = 2
     accumulator_bits: int = 24
     accumulator_pixels: int = 256
     queue_depth: int = 4
@@ -176,6 +182,21 @@ class NpuConfig:
     def parameter_blocks(self) -> int:
         """Blocks of ``cols`` output channels that the parameter memory holds."""
         return self.parameter_beats // self.parameter_block_beats
+
+    @property
+    def table_block_beats(self) -> int:
+        """AXI beats of a table."""
+        return TableEntry.SEGMENTS * TableEntry.BYTES // self.beat_bytes
+
+    @property
+    def table_beats(self) -> int:
+        """AXI beats that fill a PPU slice's table memory."""
+        return self.tables * self.table_block_beats
+
+    @property
+    def beat_entries(self) -> int:
+        """Table entries in an AXI beat. A load writes one of them per cycle."""
+        return self.beat_bytes // TableEntry.BYTES
 
     @property
     def max_gang(self) -> int:
@@ -292,8 +313,9 @@ def _type_problems(config: NpuConfig) -> Iterator[str]:
         yield f"name must be a Verilog identifier, not {config.name!r}"
     for field in dataclasses.fields(config):
         value = getattr(config, field.name)
-        if field.type == "int" and (isinstance(value, bool) or not isinstance(value, int) or value <= 0):
-            yield f"{field.name} must be a positive integer, not {value!r}"
+        least = 0 if field.name in _MAY_BE_ZERO else 1
+        if field.type == "int" and (isinstance(value, bool) or not isinstance(value, int) or value < least):
+            yield f"{field.name} must be {'a positive integer' if least else 'an integer from 0'}, not {value!r}"
         if field.type == "tuple[int, ...]" and not (
             isinstance(value, tuple) and all(isinstance(item, int) and not isinstance(item, bool) for item in value)
         ):
@@ -372,6 +394,7 @@ def _memory_problems(config: NpuConfig) -> Iterator[str]:
         ("activation_bank_bytes", config.activation_words, FIELD_LIMITS["activation_words"]),
         ("weight_bank_bytes", config.weight_beats, FIELD_LIMITS["weight_beats"]),
         ("parameter_bytes", config.parameter_blocks, FIELD_LIMITS["parameter_blocks"]),
+        ("tables", config.tables, FIELD_LIMITS["tables"]),
         ("accumulator_pixels", config.accumulator_pixels, FIELD_LIMITS["tile_side"]),
     ):
         if units > limit:

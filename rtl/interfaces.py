@@ -97,6 +97,19 @@ class BeatWrite(wiring.Signature):
         )
 
 
+class TableWrite(wiring.Signature):
+    """Writes one entry of the tables of activation functions, seen from the writer."""
+
+    def __init__(self, config: NpuConfig):
+        super().__init__(
+            {
+                "enable": Out(1),
+                "address": Out(address_bits(config.tables * isa.TableEntry.SEGMENTS)),
+                "data": Out(8 * isa.TableEntry.BYTES),
+            }
+        )
+
+
 class Drain(wiring.Signature):
     """Access to a lane's oldest finished tile, seen from the PPU.
 
@@ -127,6 +140,7 @@ __all__ = [
     "Drain",
     "GangRead",
     "LaneRead",
+    "TableWrite",
     "address_bits",
     "bank_words",
     "bank_write_layout",

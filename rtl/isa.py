@@ -60,6 +60,7 @@ FIELD_LIMITS = {
     "activation_words": 1 << 16,
     "weight_beats": 1 << 16,
     "parameter_blocks": 1 << 10,
+    "tables": 1 << 2,
     "tile_side": (1 << 9) - 1,
 }
 """Largest memories and tiles that the encoding can address."""
@@ -231,6 +232,7 @@ class LoadTarget(IntEnum):
     ACTIVATIONS = 0
     WEIGHTS = 1
     PARAMETERS = 2
+    TABLES = 3
 
 
 class Source(IntEnum):
@@ -365,7 +367,8 @@ class Transfer(Instruction):
     """Fields of both directions of the DMA: a 3-D block in DRAM, one on chip, and the conversion between them."""
 
     lanes: int = _field(
-        MAX_LANES, "mask of the lanes whose banks a load writes (parameters: ignored), or of the gang a store reads"
+        MAX_LANES,
+        "mask of the lanes whose banks a load writes (parameters, tables: ignored), or of the gang a store reads",
     )
     address: int = _field(40, "DRAM address of the first element, bytes")
     columns: int = _field(16, "elements per row, contiguous in DRAM", default=1)
@@ -406,7 +409,8 @@ class Load(Transfer):
     begins that many bytes after the one before, and the row is still read once. Where pixels of a few channels follow
     one another, an element so is a window of them.
 
-    Weights and parameters: an element is a beat, copied unchanged (format, depths, shift and policy are ignored).
+    Weights, parameters and tables: an element is a beat, copied unchanged (format, depths, shift and policy are
+    ignored).
     """
 
     opcode: ClassVar[int] = 0x10
@@ -549,9 +553,11 @@ class PostProcess(Instruction):
         total = (sum + bias[c]) * multiplier[c]
         total += (residual * residual_multiplier) << (shift[c] - residual_shift)       (if ``residual``)
         value = clamp(round_half_even(total / 2 ** shift[c]), clamp_low, clamp_high)
+        value = interpolate(table_index, value) / 2 ** (16 - output_depth), rounded    (if ``table``)
         output = saturate(value, output_depth)                                        (saturations are counted)
 
     ``sum`` is the gang's ``accumulator[l] << 4 * digit(l)`` added over its lanes, or the window reader's result.
+    ``interpolate`` is described at :class:`TableEntry`; the clamp limits of a program with a table have 16 bits.
     ``0 <= shift[c] - residual_shift <= 15`` must hold. Lane l of ``output_lanes`` gets digit
     ``l mod digits(output_depth)``; the residual operand is read from the gang ``residual_lanes``.
     """
@@ -573,6 +579,8 @@ class PostProcess(Instruction):
     output_half: int = _field(1, "half of the word that is written")
     clamp_low: int = _field(17, "lower limit of the activation function", signed=True, default=-(1 << 16))
     clamp_high: int = _field(17, "upper limit of the activation function", signed=True, default=(1 << 16) - 1)
+    table: int = _field(1, "1: the clamped value is the operand of the function in a table")
+    table_index: int = _field(2, "which of the loaded tables")
     residual: int = _field(1, "1: add a residual operand")
     residual_lanes: int = _field(MAX_LANES, "mask of the gang that holds the residual operand")
     residual_depth: Depth = _field(2, "depth of the residual operand", kind=Depth)
@@ -636,6 +644,42 @@ class ChannelParameters:
         bias = word & (1 << cls.BIAS_BITS) - 1
         bias -= (bias >> (cls.BIAS_BITS - 1)) << cls.BIAS_BITS
         return cls(bias, word >> 32 & 0xFFFF, word >> 48 & 0x3F)
+
+
+@dataclass(frozen=True)
+class TableEntry:
+    """A segment of a function that is tabulated for the post-processing: 32 bits in DRAM and in the table memories.
+
+    A table has ``SEGMENTS`` entries. The operand x, ``OPERAND_BITS`` bits in two's complement, lies in the segment of
+    its upper 8 bits; between the ends of a segment the function is a straight line::
+
+        entry = table[(x >> 8) mod 256]
+        interpolate(table, x) = entry.base + entry.slope * (x mod 256) / 256
+
+    Attributes
+    ----------
+    base
+        Value at the segment's start, in units of ``output step / 2 ** (16 - output_depth)``; 16 bits, signed if the
+        output is.
+    slope
+        What the function rises within the segment, in the same unit; 16 bits signed.
+    """
+
+    base: int
+    slope: int
+
+    BASE_BITS: ClassVar[int] = 16
+    SLOPE_BITS: ClassVar[int] = 16
+    OPERAND_BITS: ClassVar[int] = 16
+    SEGMENT_BITS: ClassVar[int] = 8
+    SEGMENTS: ClassVar[int] = 1 << SEGMENT_BITS
+    FRACTION_BITS: ClassVar[int] = OPERAND_BITS - SEGMENT_BITS
+    BYTES: ClassVar[int] = (BASE_BITS + SLOPE_BITS) // 8
+
+    def encode(self) -> bytes:
+        """The 4 bytes: base in bits 0..15, slope in bits 16..31."""
+        word = (self.base & (1 << self.BASE_BITS) - 1) | (self.slope & (1 << self.SLOPE_BITS) - 1) << self.BASE_BITS
+        return word.to_bytes(self.BYTES, "little")
 
 
 def lanes_of_mask(mask: int) -> tuple[int, ...]:

@@ -288,7 +288,7 @@ def _load_rules(config: NpuConfig) -> Iterator[Rule]:
     targets = isa.LoadTarget
     activations = Condition(field="target", values=(targets.ACTIVATIONS,))
     banks = Condition(field="target", values=(targets.ACTIVATIONS, targets.WEIGHTS))
-    beats = Condition(field="target", values=(targets.WEIGHTS, targets.PARAMETERS))
+    beats = Condition(field="target", values=(targets.WEIGHTS, targets.PARAMETERS, targets.TABLES))
     yield from _positive("columns", "rows", "planes")
     yield Positive(field="lanes", when=banks)
     yield Within(field="lanes", mask=_lane_mask(config), when=banks)
@@ -301,6 +301,7 @@ def _load_rules(config: NpuConfig) -> Iterator[Rule]:
         (targets.ACTIVATIONS, config.activation_words),
         (targets.WEIGHTS, config.weight_beats),
         (targets.PARAMETERS, config.parameter_beats),
+        (targets.TABLES, config.table_beats),
     ):
         yield Below(field="base", limit=limit, when=Condition(field="target", values=(target,)))
 
@@ -338,6 +339,7 @@ def _window_rules(config: NpuConfig) -> Iterator[Rule]:
 def _post_process_rules(config: NpuConfig) -> Iterator[Rule]:
     from_lanes = Condition(field="source", values=(isa.Source.LANES,))
     with_residual = Condition(field="residual", values=(1,))
+    with_table = Condition(field="table", values=(1,))
     sizes = sorted({digits_of_depth(depth) for depth in config.activation_depths})
     gangs = tuple(mask for size in sizes for mask in gang_masks(size, config.lanes))
     yield from _positive("tile_height", "tile_width", "output_lanes")
@@ -348,6 +350,10 @@ def _post_process_rules(config: NpuConfig) -> Iterator[Rule]:
     yield from _depth_rules(config, "output_depth")
     yield Below(field="output_base", limit=config.activation_words)
     yield NotAbove(field="clamp_low", other="clamp_high")
+    yield Within(field="table", mask=int(config.tables > 0))
+    yield Below(field="table_index", limit=config.tables, when=with_table)
+    for name in ("clamp_low", "clamp_high"):
+        yield SignedBits(field=name, bits=isa.TableEntry.OPERAND_BITS, when=with_table)
     yield from _depth_rules(config, "residual_depth", when=with_residual)
     yield GangOf(field="residual_lanes", depth="residual_depth", lanes=config.lanes, when=with_residual)
     yield Below(field="residual_base", limit=config.activation_words, when=with_residual)

@@ -127,6 +127,7 @@ class Npu(wiring.Component):
             connect(m, load.weight_write[index], lane.weight_write)
             connect(m, post_processor.drain[index], lane.drain)
         connect(m, load.parameter_write, post_processor.parameter_write)
+        connect(m, load.table_write, post_processor.table_write)
         readers = {"store": store.read}
         writers = {"load": load.write}
         for index in range(isa.PPU_SLICES):

@@ -76,8 +76,10 @@ class Timing:
     """From a post-process's transfer to its first pixel."""
     drain_ready: int = 2
     """From a tile's sums being ready to its first pixel."""
-    post: int = 6
-    """From a pixel's sums to its write."""
+    post: int = 7
+    """From a pixel's sums to its write, without the lookup in a table."""
+    lookup: int = 3
+    """More than that in a machine that has tables."""
     parameters: int = 1
     """From a post-process's transfer to its first pixel, besides one per beat of its parameters."""
     parameters_free: int = 3
@@ -426,7 +428,7 @@ class _Machine:
                 self._released[lane].append(last)
         state.free = last
         state.ready = max(taken + 1, state.ends[-1])
-        return first, last + self.timing.post
+        return first, last + self.timing.post + (self.timing.lookup if self.config.tables else 0)
 
     def _read_windows(self, index: int, first: int, pixels: int) -> tuple[int, int]:
         """When the first and last result of a slice's window reader are taken, if the first can be at a time."""
@@ -461,6 +463,8 @@ class _Machine:
             self._converts_floats[Unit.LOAD] = load.memory_format.is_float
         requested = first = max(taken + self.timing.load_request, self._requested)
         bursts = list(self._bursts(load))
+        if load.target is LoadTarget.TABLES:
+            bursts = [(beats, max(cycles, beats * self.config.beat_entries)) for beats, cycles in bursts]
         last_row = len(bursts) - len(bursts) // (load.rows * load.planes)
         for index, (beats, cycles) in enumerate(bursts):
             if index == last_row:

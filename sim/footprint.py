@@ -39,10 +39,16 @@ class Memory(IntEnum):
     """Weight bank of a lane; beats."""
     PARAMETERS = 2
     """Parameter memories, which hold the same in both slices; beats."""
-    DRAM = 3
+    TABLES = 3
+    """Table memories, which hold the same in both slices; beats."""
+    DRAM = 4
     """Bytes."""
-    DRAIN = 4
+    DRAIN = 5
     """Drain port of a lane, which one slice may use at a time; a single address."""
+
+
+_SHARED = {LoadTarget.PARAMETERS: Memory.PARAMETERS, LoadTarget.TABLES: Memory.TABLES}
+"""Memories that do not belong to a lane, by the target of the loads that fill them."""
 
 
 class Space(NamedTuple):
@@ -58,6 +64,7 @@ class Space(NamedTuple):
             Memory.ACTIVATIONS: config.activation_words,
             Memory.WEIGHTS: config.weight_beats,
             Memory.PARAMETERS: config.parameter_beats,
+            Memory.TABLES: config.table_beats,
             Memory.DRAM: 1 << 40,
             Memory.DRAIN: 1,
         }
@@ -203,8 +210,8 @@ def _dram(transfer: Load | Store, config: NpuConfig) -> Iterator[Access]:
 
 def _load(load: Load) -> Iterator[Access]:
     region = _chip_region(load)
-    if load.target is LoadTarget.PARAMETERS:
-        yield Access(Unit.LOAD, Space(Memory.PARAMETERS), region, True)
+    if load.target in _SHARED:
+        yield Access(Unit.LOAD, Space(_SHARED[load.target]), region, True)
         return
     for lane in lanes_of_mask(load.lanes):
         if load.target is LoadTarget.WEIGHTS:
@@ -236,6 +243,9 @@ def _post(post: PostProcess, config: NpuConfig) -> Iterator[Access]:
     unit = Unit.ppu(post.slice)
     beats = config.parameter_block_beats
     yield Access(unit, Space(Memory.PARAMETERS), Region(post.parameter_block * beats, beats), False)
+    if post.table:
+        beats = config.table_block_beats
+        yield Access(unit, Space(Memory.TABLES), Region(post.table_index * beats, beats), False)
     if post.residual:
         region = Region(post.residual_base, post.tile_width, post.tile_height, post.residual_row_pitch)
         yield from _reads(unit, post.residual_lanes, post.residual_half, region)

@@ -119,21 +119,11 @@ class FoldedTensor(DramTensor):
 
     @property
     def chip_type(self) -> TensorType:
-        return self.fold.on_chip(self.type)
+        return self.fold.on_chip
 
     @property
     def memory_bits(self) -> int:
         return self.fold.bits
-
-    @property
-    def column_bytes(self) -> int:
-        """Distance of windows in DRAM."""
-        return self.fold.column_bytes(self.type)
-
-    @property
-    def row_bytes(self) -> int:
-        """Distance of rows in DRAM."""
-        return self.fold.row_bytes(self.type)
 
     def pack(self, values: np.ndarray, config: NpuConfig) -> bytes:
         fill = np.array(self.fold.fill)
@@ -143,7 +133,7 @@ class FoldedTensor(DramTensor):
         return self.fold.pack(patterns, encode_floats(self.format.reals(fill), self.format.memory_format), config)
 
     def unpack(self, data: bytes, config: NpuConfig) -> np.ndarray:
-        patterns = self.fold.unpack(data, self.type, signed=self.type.signed and not self.format.is_float)
+        patterns = self.fold.unpack(data, signed=self.type.signed and not self.format.is_float)
         return decode_floats(patterns, self.format.memory_format) if self.format.is_float else patterns
 
 

@@ -24,6 +24,8 @@ class RowFold:
 
     Attributes
     ----------
+    tensor
+        Type of the tensor in DRAM.
     rows
         Rows that the tensor is divided into: its height, or 1 if it is a single row.
     kernel, stride
@@ -36,6 +38,7 @@ class RowFold:
         Bits of a value in DRAM: those of its floating-point format, or at least the tensor's depth.
     """
 
+    tensor: TensorType
     rows: int
     kernel: int
     stride: int
@@ -44,43 +47,46 @@ class RowFold:
     fill: int
     bits: int
 
-    def row(self, tensor: TensorType) -> int:
+    @property
+    def row(self) -> int:
         """Pixels of a row in DRAM, margins included."""
-        return self.left + tensor.height * tensor.width // self.rows + self.right
+        return self.left + self.tensor.height * self.tensor.width // self.rows + self.right
 
-    def on_chip(self, tensor: TensorType) -> TensorType:
+    @property
+    def on_chip(self) -> TensorType:
         """Type of the tensor that loads make on chip."""
-        width = (self.row(tensor) - self.kernel) // self.stride + 1
-        return replace(tensor, channels=self.kernel * tensor.channels, height=self.rows, width=width)
+        channels, width = self.kernel * self.tensor.channels, (self.row - self.kernel) // self.stride + 1
+        return replace(self.tensor, channels=channels, height=self.rows, width=width)
 
-    def row_bytes(self, tensor: TensorType) -> int:
+    @property
+    def row_bytes(self) -> int:
         """Distance of rows in DRAM."""
-        return -(-self.row(tensor) * tensor.channels * self.bits // 8)
+        return -(-self.row * self.tensor.channels * self.bits // 8)
 
-    def column_bytes(self, tensor: TensorType) -> int:
+    @property
+    def column_bytes(self) -> int:
         """Distance of windows in DRAM, a whole number of bytes where there are several."""
-        return self.stride * tensor.channels * self.bits // 8
+        return self.stride * self.tensor.channels * self.bits // 8
 
-    def size(self, tensor: TensorType, config: NpuConfig) -> int:
+    def size(self, config: NpuConfig) -> int:
         """DRAM bytes, to the end of what the last window's load reads."""
-        chip = self.on_chip(tensor)
-        last = (chip.width - 1) * self.column_bytes(tensor)
-        last += config.channel_blocks(chip.channels) * config.pixel_bytes(self.bits)
-        return (chip.height - 1) * self.row_bytes(tensor) + max(self.row_bytes(tensor), last)
+        chip = self.on_chip
+        element = config.channel_blocks(chip.channels) * config.pixel_bytes(self.bits)
+        last_row = max(self.row_bytes, (chip.width - 1) * self.column_bytes + element)
+        return (chip.height - 1) * self.row_bytes + last_row
 
     def pack(self, values: np.ndarray, fill: np.ndarray, config: NpuConfig) -> bytes:
         """The DRAM bytes of integers or bit patterns, an int64 array (channels, height, width), between margins of the
         value ``fill``; 0 behind the last row."""
-        channels, height, width = values.shape
-        pixels = values.reshape(channels, self.rows, -1).transpose(1, 2, 0)
+        pixels = values.reshape(self.tensor.channels, self.rows, -1).transpose(1, 2, 0)
         pixels = np.pad(pixels, ((0, 0), (self.left, self.right), (0, 0)), constant_values=fill.item())
         data = pack_integers(pixels.reshape(self.rows, -1), self.bits).tobytes()
-        return data.ljust(self.size(TensorType(channels, height, width, self.bits, False), config), b"\0")
+        return data.ljust(self.size(config), b"\0")
 
-    def unpack(self, data: bytes, tensor: TensorType, *, signed: bool) -> np.ndarray:
+    def unpack(self, data: bytes, *, signed: bool) -> np.ndarray:
         """The int64 array whose bytes are ``data``; inverse of `pack`."""
-        size, first = self.row_bytes(tensor), self.left * tensor.channels
-        rows = np.frombuffer(data, np.uint8)[: self.rows * size].reshape(self.rows, size)
-        values = tensor.height * tensor.width // self.rows * tensor.channels
-        pixels = unpack_integers(rows, self.bits, signed)[:, first : first + values]
-        return pixels.reshape(-1, tensor.channels).T.reshape(tensor.shape)
+        channels, height, width = self.tensor.shape
+        rows = np.frombuffer(data, np.uint8)[: self.rows * self.row_bytes].reshape(self.rows, -1)
+        first = self.left * channels
+        pixels = unpack_integers(rows, self.bits, signed)[:, first : first + height * width // self.rows * channels]
+        return pixels.reshape(-1, channels).T.reshape(self.tensor.shape)

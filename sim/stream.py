@@ -30,6 +30,7 @@ from tessera.rtl.isa import (
     Reduction,
     Source,
     Store,
+    TableEntry,
     Wait,
     WeightDepth,
     Window,
@@ -43,6 +44,7 @@ from tessera.sim.golden.arithmetic import (
     float_to_integer,
     integer_to_float,
     join_digits,
+    look_up,
     round_half_even_shift,
     saturate,
     split_digits,
@@ -106,6 +108,8 @@ class StreamModel:
         Bytes (uint8), shape (lanes, weight bank bytes).
     parameters
         Bytes (uint8) of the parameter memories; both slices hold the same.
+    tables
+        Bytes (uint8) of the table memories; both slices hold the same.
     tiles
         For each lane its finished tiles, oldest first: int64 arrays of shape (pixels, cols).
     open_tiles
@@ -127,6 +131,7 @@ class StreamModel:
         self.activations = np.zeros((config.lanes, config.activation_words, config.word_digits), np.uint8)
         self.weights = np.zeros((config.lanes, config.weight_bank_bytes), np.uint8)
         self.parameters = np.zeros(config.parameter_bytes, np.uint8)
+        self.tables = np.zeros(config.table_beats * config.beat_bytes, np.uint8)
         self.tiles: list[deque[np.ndarray]] = [deque() for _ in range(config.lanes)]
         self.open_tiles: list[np.ndarray | None] = [None] * config.lanes
         self.windows: list[deque[np.ndarray]] = [deque() for _ in range(PPU_SLICES)]
@@ -247,7 +252,7 @@ class StreamModel:
             self._write_activations(load, chip, values)
             return
         beats = self.dram[self._dram_addresses(load)]
-        memories = [self.parameters]
+        memories = [self.tables if load.target is LoadTarget.TABLES else self.parameters]
         if load.target is LoadTarget.WEIGHTS:
             memories = [self.weights[lane] for lane in lanes_of_mask(load.lanes)]
         for memory in memories:
@@ -415,6 +420,9 @@ class StreamModel:
             residual = self._residual(post)
             total += (residual * post.residual_multiplier) << (shift - post.residual_shift)
         values = np.clip(round_half_even_shift(total, shift), post.clamp_low, post.clamp_high)
+        if post.table:
+            base, slope = self._table(post)
+            values = look_up(values, base, slope, post.output_depth.bits)
         outputs = saturate(values, post.output_depth.bits, bool(post.output_signed))
         self.saturations += int(np.count_nonzero(outputs != values))
         digits = split_digits(outputs, post.output_depth.bits)
@@ -454,6 +462,13 @@ class StreamModel:
             np.array([channel.multiplier for channel in channels], np.int64),
             np.array([channel.shift for channel in channels], np.int64),
         )
+
+    def _table(self, post: PostProcess) -> tuple[np.ndarray, np.ndarray]:
+        """Base and slope of the segments of a post-process's table, int64 arrays."""
+        size = TableEntry.SEGMENTS * TableEntry.BYTES
+        data = self.tables[post.table_index * size : (post.table_index + 1) * size]
+        base, slope = data.view("<i2" if post.output_signed else "<u2"), data.view("<i2")
+        return base[0::2].astype(np.int64), slope[1::2].astype(np.int64)
 
     def _residual(self, post: PostProcess) -> np.ndarray:
         addresses = self._tile_addresses(post, post.residual_base, post.residual_row_pitch)

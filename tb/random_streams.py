@@ -225,12 +225,15 @@ class Job:
             yield self._load(residual)
         yield from parts
         yield program
-        result, post = self._post_process(tile, parameter_block, residual)
+        table = rng.randrange(self.config.tables) if self.config.tables and rng.random() < 0.3 else None
+        if table is not None:
+            yield self._load_table(table)
+        result, post = self._post_process(tile, parameter_block, residual, table)
         yield post
         if rng.random() < 0.4:
             window, tile = self._window(result)
             yield window
-            result, post = self._post_process(tile, parameter_block, None, window)
+            result, post = self._post_process(tile, parameter_block, None, window=window)
             yield post
         yield self._store(result)
 
@@ -377,8 +380,19 @@ class Job:
         beats = self.config.parameter_block_beats
         return Load(target=LoadTarget.PARAMETERS, address=address, columns=beats, base=block * beats)
 
+    def _load_table(self, index: int) -> Load:
+        """A table of random entries."""
+        beats = self.config.table_block_beats
+        address = self.memory.random_dram(beats * self.config.beat_bytes, alignment=self.config.beat_bytes)
+        return Load(target=LoadTarget.TABLES, address=address, columns=beats, base=index * beats)
+
     def _post_process(
-        self, tile: tuple[int, int], parameter_block: int, residual: Tensor | None, window: Window | None = None
+        self,
+        tile: tuple[int, int],
+        parameter_block: int,
+        residual: Tensor | None,
+        table: int | None = None,
+        window: Window | None = None,
     ) -> tuple[Tensor, PostProcess]:
         rng = self.rng
         depth = rng.choice(self.depths)
@@ -402,6 +416,11 @@ class Job:
                     max(0, self.greatest_shift - ChannelParameters.MAX_RESIDUAL_ALIGNMENT), self.least_shift
                 ),
             }
+        if table is not None:
+            low, high = sorted(rng.randint(-(1 << 15), (1 << 15) - 1) for _ in range(2))
+            if rng.random() < 0.7:
+                low, high = -(1 << 15), (1 << 15) - 1
+            clamp |= {"table": 1, "table_index": table, "clamp_low": low, "clamp_high": high}
         post = PostProcess(
             slice=window.slice if window else rng.randint(0, 1),
             source=Source.WINDOW if window else Source.LANES,

@@ -126,7 +126,7 @@ FILES = {
     "unknown key": (
         GOOD + "colour = 3\n",
         "{path}: unknown key 'colour'; the keys are name, rows, cols, lanes, activation_depths, weight_depths, "
-        "float_formats, activation_bank_bytes, weight_bank_bytes, parameter_bytes, accumulator_bits, "
+        "float_formats, activation_bank_bytes, weight_bank_bytes, parameter_bytes, tables, accumulator_bits, "
         "accumulator_pixels, queue_depth",
     ),
     "missing key": ("name = 'mine'\nrows = 8\n", "{path}: the key 'cols' is missing; add a line `cols = ...`"),

@@ -152,13 +152,13 @@ def test_rewritten_network_has_a_meaning() -> None:
 def test_layout(bits: int, signed: bool) -> None:
     """Packing is reversible; pixels follow one another, channel 0 lowest, between margins."""
     tensor = TensorType(3, 4, 5, bits, signed)
-    fold = RowFold(rows=4, kernel=3, stride=2, left=2, right=1, fill=5, bits=bits)
+    fold = RowFold(tensor, rows=4, kernel=3, stride=2, left=2, right=1, fill=5, bits=bits)
     low = -(1 << bits - 1) if signed else 0
     values = np.random.default_rng(0).integers(low, low + (1 << bits), tensor.shape)
     data = fold.pack(values, np.array(fold.fill), TINY)
-    assert len(data) == fold.size(tensor, TINY)
-    np.testing.assert_array_equal(fold.unpack(data, tensor, signed=signed), values)
-    row = int.from_bytes(data[fold.row_bytes(tensor) : 2 * fold.row_bytes(tensor)], "little")
+    assert len(data) == fold.size(TINY)
+    np.testing.assert_array_equal(fold.unpack(data, signed=signed), values)
+    row = int.from_bytes(data[fold.row_bytes : 2 * fold.row_bytes], "little")
     fields = [row >> bits * index & (1 << bits) - 1 for index in range(8 * 3)]
     margin = [5, 5, 5]
     pixels = [int(value) & (1 << bits) - 1 for value in values[:, 1].T.ravel()]

@@ -91,10 +91,6 @@ REFUSALS = {
         "fence: the unused bits 8..255 are not zero",
     ),
     "short": (lambda: isa.decode(bytes(31)), "an instruction has 32 bytes, not 31"),
-    "no member": (
-        lambda: isa.decode((isa.Load.opcode | 3 << isa.fields_of(isa.Load)[-1].offset).to_bytes(32, "little")),
-        "load: target = 3 is no LoadTarget; use one of 0 (ACTIVATIONS), 1 (WEIGHTS), 2 (PARAMETERS)",
-    ),
     "too large": (lambda: isa.Store(columns=1 << 16), "store: columns = 65536 is outside 0..65535"),
     "too small": (lambda: isa.LaneProgram(origin_x=-4097), "lane: origin_x = -4097 is outside -4096..4095"),
     "count too large": (

@@ -80,8 +80,9 @@ class StreamBuilder:
         Weights and parameters so far.
     steps
         Instructions so far, without waits.
-    weight_ring, parameter_ring
-        Allocation of the weight banks (beats, the same in all lanes) and of the parameter memory (blocks).
+    weight_ring, parameter_ring, table_ring
+        Allocation of the weight banks (beats, the same in all lanes), of the parameter memory (blocks), and of the
+        table memory (tables).
     """
 
     lanes: LaneSet
@@ -96,6 +97,7 @@ class StreamBuilder:
     def __post_init__(self) -> None:
         self.weight_ring = Ring(self.config.weight_beats)
         self.parameter_ring = Ring(self.config.parameter_blocks)
+        self.table_ring = Ring(self.config.tables)
 
     @property
     def config(self) -> NpuConfig:

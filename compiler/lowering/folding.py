@@ -60,14 +60,15 @@ def fold_inputs(network: IntegerNetwork, config: NpuConfig, formats: Mapping[str
         folded = _fold_convolution(convolution, fold)
         if map_reduction(folded, config).steps < map_reduction(convolution, config).steps:
             folds[name], operations[convolution.name] = fold, folded
-    tensors = network.tensors | {name: fold.on_chip(network.tensors[name]) for name, fold in folds.items()}
+    tensors = network.tensors | {name: fold.on_chip for name, fold in folds.items()}
     return FoldedNetwork(replace(network, tensors=tensors, operations=tuple(operations.values())), folds)
 
 
 def _only_reader(network: IntegerNetwork, name: str) -> Convolution | None:
-    """The convolution that alone reads a tensor, if there is one that can be folded."""
+    """The convolution that alone reads a tensor of its own storage, if there is one that can be folded."""
     readers = [operation for operation in network.operations if name in (operation.input, operation.post.residual)]
-    if name in network.outputs or len(readers) != 1:
+    shares_storage = name in network.parts or network.parts_of(name)
+    if shares_storage or name in network.outputs or len(readers) != 1:
         return None
     (reader,) = readers
     if not isinstance(reader, Convolution) or name != reader.input:
@@ -94,10 +95,10 @@ def _bits_in_dram(
 def _windows(convolution: Convolution, source: TensorType, target: TensorType, bits: int) -> RowFold:
     """The windows under the kernel; a kernel that covers the whole map sees a single one."""
     if convolution.kernel == (source.height, source.width) and not any(convolution.padding):
-        return RowFold(1, source.height * source.width, 1, 0, 0, convolution.pad_value, bits)
+        return RowFold(source, 1, source.height * source.width, 1, 0, 0, convolution.pad_value, bits)
     kernel, stride, left = convolution.kernel[1], convolution.stride[1], convolution.padding[1]
     right = max(0, (target.width - 1) * stride + kernel - left - source.width)
-    return RowFold(source.height, kernel, stride, left, right, convolution.pad_value, bits)
+    return RowFold(source, source.height, kernel, stride, left, right, convolution.pad_value, bits)
 
 
 def _fold_convolution(convolution: Convolution, fold: RowFold) -> Convolution:

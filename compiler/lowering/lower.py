@@ -10,11 +10,12 @@ from tessera.compiler.lowering.folding import fold_inputs
 from tessera.compiler.lowering.operations import emit_operation
 from tessera.compiler.lowering.placement import Name, on_chip, place, tensor_lifetimes
 from tessera.compiler.lowering.schedule import schedule
+from tessera.compiler.lowering.storage import Storage, with_addressable_parts
 from tessera.compiler.lowering.tiling import Tiling, buffer_lifetimes, operands, tilings
 from tessera.compiler.lowering.transfers import emit_load, emit_store
 from tessera.rtl.config import AXI_BURST_BYTES, NpuConfig
 from tessera.rtl.isa import End, encode_stream
-from tessera.sim.golden.network import IntegerNetwork
+from tessera.sim.golden.network import IntegerNetwork, TensorType
 from tessera.sim.program import DramFormat, DramTensor, FoldedTensor, Program
 from tessera.sim.row_fold import RowFold
 from tessera.sim.tensor_layout import tensor_bytes
@@ -51,23 +52,30 @@ def lower(
         remedy.
     """
     network.verify()
+    macs, formats = network.macs, io_formats or {}
+    network = with_addressable_parts(network, config, [name for name, each in formats.items() if each.is_float])
+    folded = fold_inputs(network, config, formats)
+    network, storage = folded.network, Storage(folded.network, config)
     lane_set = LaneSet(config, tuple(sorted(set(range(config.lanes) if lanes is None else lanes))))
-    folded = fold_inputs(network, config, io_formats or {})
-    check_fits(folded.network, lane_set)
-    tiling, bases = _place_on_chip(folded.network, config)
-    dram, data_address = _place_in_dram(network, tiling, folded.folds, config, dram_address, io_formats or {})
-    network = folded.network
+    check_fits(network, lane_set)
+    tiling, bases = _place_on_chip(network, config)
+    streamed = [name for name in _used(network) if storage.root(name) not in tiling.resident]
+    dram, data_address = _place_in_dram(storage, streamed, folded.folds, dram_address, formats)
+    roots = {
+        name: on_chip(network.tensors[name], base, config) for name, base in bases.items() if isinstance(name, str)
+    }
+    members = [name for name in network.tensors if storage.root(name) in roots]
     builder = StreamBuilder(
         lane_set,
-        {name: on_chip(network.tensors[name], base, config) for name, base in bases.items() if isinstance(name, str)},
+        {name: storage.on_chip(name, roots[storage.root(name)]) for name in members},
         tiling.operations,
         {name: base for name, base in bases.items() if not isinstance(name, str)},
         data_address,
         dram,
     )
-    _emit_network(builder, network)
+    _emit_network(builder, storage)
     steps = schedule(builder.steps, config)
-    return _finish(builder, network, steps)
+    return _finish(builder, network, steps, macs)
 
 
 def _place_on_chip(network: IntegerNetwork, config: NpuConfig) -> tuple[Tiling, dict[Name, int]]:
@@ -81,50 +89,68 @@ def _place_on_chip(network: IntegerNetwork, config: NpuConfig) -> tuple[Tiling, 
     raise AssertionError("the last tiling can be placed")
 
 
+def _used(network: IntegerNetwork) -> list[str]:
+    """The tensors that operations use."""
+    return list(dict.fromkeys(name for operation in network.operations for name in operands(operation).values()))
+
+
 def _place_in_dram(
-    network: IntegerNetwork,
-    tiling: Tiling,
+    storage: Storage,
+    streamed: Sequence[str],
     folds: Mapping[str, RowFold],
-    config: NpuConfig,
     address: int,
     formats: Mapping[str, DramFormat],
 ) -> tuple[dict[str, DramTensor], int]:
-    """Inputs, outputs and streamed tensors one after another; also returns the first address after them."""
-    used = {name for operation in network.operations for name in operands(operation).values()}
-    streamed = [name for name in network.tensors if name in used - tiling.resident]
+    """Inputs, outputs and streamed tensors one after another; also returns the first address after them.
+
+    Tensors whose root is streamed lie in their root, the others have places of their own.
+    """
+    network, config = storage.network, storage.config
+    roots = {storage.root(name) for name in streamed}
     placed: dict[str, DramTensor] = {}
-    address = _align(address)
-    for name in dict.fromkeys((*network.inputs, *network.outputs, *streamed)):
-        tensor, values = network.tensors[name], formats.get(name, DramFormat())
-        if name in folds:
-            size = folds[name].size(tensor, config)
-            placed[name] = FoldedTensor(tensor, address, size, values, fold=folds[name])
-        else:
-            placed[name] = DramTensor(tensor, address, tensor_bytes(tensor, config, values.memory_format), values)
-        address = _align(address + placed[name].size)
-    return placed, address
+    for name in (*network.inputs, *network.outputs, *streamed):
+        place = storage.root(name) if storage.root(name) in roots else name
+        if place not in placed:
+            address = _align(address)
+            values = formats.get(place, DramFormat())
+            placed[place] = _dram_tensor(network.tensors[place], address, values, folds.get(place), config)
+            address += placed[place].size
+        if name not in placed:
+            placed[name] = storage.in_dram(name, placed[place])
+    return placed, _align(address)
+
+
+def _dram_tensor(
+    tensor: TensorType, address: int, values: DramFormat, fold: RowFold | None, config: NpuConfig
+) -> DramTensor:
+    if fold is not None:
+        return FoldedTensor(fold.tensor, address, fold.size(config), values, fold=fold)
+    return DramTensor(tensor, address, tensor_bytes(tensor, config, values.memory_format), values)
 
 
 def _align(address: int) -> int:
     return -(-address // AXI_BURST_BYTES) * AXI_BURST_BYTES
 
 
-def _emit_network(builder: StreamBuilder, network: IntegerNetwork) -> None:
-    """Resident inputs are loaded before the operation that first reads them, resident outputs stored after the one
-    that makes them; streamed ones are loaded and stored by the operations."""
-    loaded: set[str] = set()
+def _emit_network(builder: StreamBuilder, storage: Storage) -> None:
+    """Resident inputs are loaded before the operation that first reads their storage, resident outputs stored after the
+    last one that writes theirs; streamed ones are loaded and stored by the operations."""
+    network = storage.network
+    inputs = [name for name in network.inputs if name in builder.placement]
+    outputs = [name for name in network.outputs if name in builder.placement and name not in network.inputs]
+    last = {storage.root(operation.output): operation.name for operation in network.operations}
     for operation in network.operations:
-        for name in (operation.input, operation.post.residual):
-            if name in network.inputs and name in builder.placement and name not in loaded:
-                loaded.add(name)
-                emit_load(builder, builder.placement[name], builder.dram[name], f"input {name}")
+        read = {storage.root(name) for name in (operation.input, operation.post.residual) if name is not None}
+        for name in [name for name in inputs if storage.root(name) in read]:
+            inputs.remove(name)
+            emit_load(builder, builder.placement[name], builder.dram[name], f"input {name}")
         emit_operation(builder, operation)
-        name = operation.output
-        if name in network.outputs and name in builder.placement:
-            emit_store(builder, builder.placement[name], builder.dram[name], f"output {name}")
+        for name in outputs:
+            if last[storage.root(name)] == operation.name:
+                emit_store(builder, builder.placement[name], builder.dram[name], f"output {name}")
 
 
-def _finish(builder: StreamBuilder, network: IntegerNetwork, steps: list[Step]) -> Program:
+def _finish(builder: StreamBuilder, network: IntegerNetwork, steps: list[Step], macs: int) -> Program:
     steps = [*steps, Step(End(), "end")]
     instructions = tuple(step.instruction for step in steps)
     code_address = builder.add_data(encode_stream(instructions))
@@ -143,5 +169,5 @@ def _finish(builder: StreamBuilder, network: IntegerNetwork, steps: list[Step]) 
         placement=builder.placement,
         streamed={name: tensor for name, tensor in builder.dram.items() if name not in builder.placement},
         end_address=_align(builder.data_address + len(builder.data)),
-        macs=network.macs,
+        macs=macs,
     )

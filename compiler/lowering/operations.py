@@ -11,8 +11,12 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from itertools import pairwise
 from typing import Any
+
+import numpy as np
 
 from tessera.compiler.errors import CompilerError
 from tessera.compiler.lowering.builder import StreamBuilder
@@ -21,7 +25,7 @@ from tessera.compiler.lowering.partition import Partition, Tile, Work, Workers, 
 from tessera.compiler.lowering.reduction import map_reduction
 from tessera.compiler.lowering.regions import Box
 from tessera.compiler.lowering.tiling import HELD_FRACTION, INPUT, OUTPUT
-from tessera.compiler.lowering.weights import pack_parameters, pack_weights
+from tessera.compiler.lowering.weights import pack_parameters, pack_table, pack_weights
 from tessera.rtl.isa import (
     DEPTHWISE_TAPS,
     FIELD_LIMITS,
@@ -53,7 +57,8 @@ def emit_operation(builder: StreamBuilder, operation: golden.Operation) -> None:
         if isinstance(operation, golden.Convolution):
             _ConvolutionEmitter(builder, operation).emit()
         else:
-            _WindowEmitter(builder, operation).emit()
+            emitter = _WindowEmitter if operation.repeat == (1, 1) else _RepeatEmitter
+            emitter(builder, operation).emit()
     except IsaError as error:
         raise CompilerError(
             f"operation {operation.name!r} cannot be encoded: {error}; split the operation in the network"
@@ -79,6 +84,7 @@ class _OperationEmitter(ABC):
         self.gangs = builder.lanes.gangs(self.operands.types[INPUT].depth)
         self.parameters = builder.add_data(pack_parameters(operation.post, self.config))
         self.blocks = self.loaded = range(0)
+        self.table_index = 0
         self.partition: Partition
 
     @abstractmethod
@@ -107,7 +113,9 @@ class _OperationEmitter(ABC):
         """Mask of the lanes that a worker uses."""
 
     def emit(self) -> None:
-        """Emits all bands."""
+        """Emits the load of its table, and all bands."""
+        if self.operation.post.table is not None:
+            self._load_table(self.operation.post.table)
         for band in self.tiling.bands:
             self._emit_band(band)
 
@@ -187,6 +195,17 @@ class _OperationEmitter(ABC):
         _, block, tile = job
         self.builder.emit(instruction, f"{self.operation.name} block {block} {tile}", self.operation.name)
 
+    def _load_table(self, table: np.ndarray) -> None:
+        beats = self.config.table_block_beats
+        self.table_index = self.builder.table_ring.allocate(1)
+        load = Load(
+            target=LoadTarget.TABLES,
+            address=self.builder.add_data(pack_table(table)),
+            columns=beats,
+            base=self.table_index * beats,
+        )
+        self.builder.emit(load, f"{self.operation.name} table", self.operation.name)
+
     def _load_parameters(self, blocks: range) -> None:
         beats = self.config.parameter_block_beats
         self.parameter_base = self.builder.parameter_ring.allocate(len(blocks))
@@ -216,6 +235,8 @@ class _OperationEmitter(ABC):
             output_half=block % 2,
             clamp_low=post.clamp_low,
             clamp_high=post.clamp_high,
+            table=int(post.table is not None),
+            table_index=self.table_index,
             **residual,
         )
 
@@ -377,3 +398,60 @@ class _WindowEmitter(_OperationEmitter):
             half=block % 2,
             **self._geometry(tile),
         )
+
+
+class _RepeatEmitter(_WindowEmitter):
+    """Window instructions that repeat rows and columns.
+
+    A tile is a *run*: the copies of some pixels of a row, or some copies of one pixel. To the window reader its pixels
+    are rows of a single column, which a horizontal stride of 0 reads again and again.
+    """
+
+    def _divide(self, band: Box, blocks: range) -> None:
+        super()._divide(band, blocks)
+        repeat = self.operation.repeat[1]
+        runs = [run for tile in self.partition.tiles for run in _runs(tile, band.columns.start, repeat)]
+        self.partition = replace(self.partition, tiles=tuple(runs))
+
+    def _run(self, tile: Tile) -> tuple[int, int]:
+        """Pixels of a run, and the copies of each."""
+        repeat = self.operation.repeat[1]
+        return max(1, tile.width // repeat), min(repeat, tile.width)
+
+    def sums(self, worker: int, block: int, tile: Tile, part: int) -> Window:
+        pixels, copies = self._run(tile)
+        repeat_y, repeat_x = self.operation.repeat
+        return Window(
+            slice=worker % PPU_SLICES,
+            lanes=self.gang(worker),
+            depth=Depth.of(self.input.type.depth),
+            signed=int(self.input.type.signed),
+            reduction=Reduction.SUM,
+            input_base=self.input.address(block // 2, tile.y // repeat_y, tile.x // repeat_x),
+            half=block % 2,
+            row_pitch=1,
+            input_height=pixels,
+            input_width=1,
+            stride_y=1,
+            stride_x=0,
+            tile_height=pixels,
+            tile_width=copies,
+        )
+
+    def _post(self, worker: int, block: int, tile: Tile) -> PostProcess:
+        pixels, copies = self._run(tile)
+        post = super()._post(worker, block, tile)
+        pitch = copies if post.residual else post.residual_row_pitch
+        return replace(post, tile_height=pixels, tile_width=copies, output_row_pitch=copies, residual_row_pitch=pitch)
+
+
+def _runs(tile: Tile, origin: int, repeat: int) -> Iterator[Tile]:
+    """The runs of a tile; ``origin`` is the column of the output at which its own columns begin."""
+    first, last = tile.x + origin, tile.x + origin + tile.width
+    inner = range(-(-first // repeat) * repeat, last // repeat * repeat)
+    bounds = sorted({first, last, *((inner.start, inner.stop) if inner else ())})
+    if not inner and first // repeat != (last - 1) // repeat:
+        bounds = [first, inner.start, last]
+    for y in range(tile.y, tile.y + tile.height):
+        for start, stop in pairwise(bounds):
+            yield Tile(y, start - origin, 1, stop - start)

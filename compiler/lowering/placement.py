@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
+from tessera.compiler.lowering.storage import Storage
 from tessera.rtl.config import NpuConfig
 from tessera.sim.golden.network import IntegerNetwork, TensorType
 from tessera.sim.program import OnChipTensor
@@ -71,13 +72,15 @@ def place(lifetimes: Sequence[Lifetime], size: int) -> dict[Name, int] | None:
 
 
 def tensor_lifetimes(network: IntegerNetwork, config: NpuConfig) -> list[Lifetime]:
-    """Lifetimes of all tensors in the order of first use. An input lives from the first operation that reads it."""
-    uses: dict[str, list[int]] = {name: [] for name in network.inputs}
+    """Lifetimes of all roots of storage in the order of first use. An input lives from the first operation that reads
+    it."""
+    root = Storage(network, config).root
+    uses: dict[str, list[int]] = {root(name): [] for name in network.inputs}
     for index, operation in enumerate(network.operations):
         operands = (operation.input, operation.post.residual, operation.output)
         for name in operands:
             if name is not None:
-                uses.setdefault(name, []).append(index)
+                uses.setdefault(root(name), []).append(index)
     lifetimes = []
     for name, indices in uses.items():
         tensor = network.tensors[name]

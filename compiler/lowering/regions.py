@@ -10,7 +10,7 @@ from itertools import pairwise, product
 from tessera.compiler.lowering.reduction import map_reduction
 from tessera.rtl.config import NpuConfig
 from tessera.rtl.isa import DEPTHWISE_TAPS
-from tessera.sim.golden.network import Convolution, Operation, TensorType
+from tessera.sim.golden.network import Convolution, Operation, TensorType, Window
 
 
 @dataclass(frozen=True)
@@ -89,6 +89,9 @@ def input_box(operation: Operation, source: TensorType, output: Box, part: Part,
     """
     (top, left, _, _), (stride_y, stride_x) = operation.padding, operation.stride
     (dilation_y, dilation_x), taps = reach(operation, config)
+    if isinstance(operation, Window) and operation.repeat != (1, 1):
+        sides = zip((output.rows, output.columns), operation.repeat, strict=True)
+        return Box(output.blocks, *(_repeated(span, times) for span, times in sides))
     return Box(
         input_blocks(operation, output.blocks, part, config),
         _under(output.rows, part.rows, stride_y, dilation_y, 1, top, source.height),
@@ -113,6 +116,12 @@ def input_blocks(operation: Operation, output: Span, part: Part, config: NpuConf
     blocks = range(output.start * per_word, min(output.stop * per_word, len(mapping.first_slices)))
     words = mapping.words(blocks, range(part.steps.start, part.steps.stop))
     return Span(words.start, len(words))
+
+
+def _repeated(output: Span, times: int) -> Span:
+    """The positions that a span holds, each repeated so often."""
+    first = output.start // times
+    return Span(first, (output.stop - 1) // times - first + 1)
 
 
 def _under(output: Span, kernel: Span, stride: int, dilation: int, taps: int, before: int, size: int) -> Span:

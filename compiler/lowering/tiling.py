@@ -34,10 +34,11 @@ from tessera.compiler.lowering.regions import (
     whole_box,
     whole_reduction,
 )
+from tessera.compiler.lowering.storage import Storage
 from tessera.compiler.lowering.weights import block_bytes
 from tessera.rtl.config import NpuConfig
 from tessera.rtl.isa import LaneProgram, fields_of
-from tessera.sim.golden.network import Convolution, IntegerNetwork, Operation
+from tessera.sim.golden.network import Convolution, IntegerNetwork, Operation, Window
 
 _FIELDS = {field.name: field.maximum for field in fields_of(LaneProgram)}
 
@@ -95,7 +96,7 @@ class Tiling:
     Attributes
     ----------
     resident
-        Names of the tensors that stay on chip.
+        Names of the roots of storage that stay on chip.
     operations
         How each operation is cut, by its name.
     """
@@ -146,10 +147,11 @@ class _Search:
 
     def __init__(self, network: IntegerNetwork, config: NpuConfig):
         self.network, self.config = network, config
+        self._root = Storage(network, config).root
         self._tilers = {operation.name: _OperationTiler(network, operation, config) for operation in network.operations}
         lifetimes = tensor_lifetimes(network, config)
         self._lives = {life.name: life for life in lifetimes if isinstance(life.name, str)}
-        uses = [name for operation in network.operations for name in operands(operation).values()]
+        uses = [self._root(name) for operation in network.operations for name in operands(operation).values()]
         sides = {name: max(network.tensors[name].shape[1:]) for name in self._lives}
         self.oversize = {name for name, side in sides.items() if side > LONGEST_SIDE}
 
@@ -164,7 +166,8 @@ class _Search:
         free = self._free(resident)
         chosen = {}
         for operation, words in zip(self.network.operations, free, strict=True):
-            streamed = frozenset(role for role, name in operands(operation).items() if name not in resident)
+            names = operands(operation).items()
+            streamed = frozenset(role for role, name in names if self._root(name) not in resident)
             tiling = self._tilers[operation.name].choose(streamed, words)
             if tiling is None:
                 return None
@@ -183,7 +186,7 @@ class _Search:
     def traffic(self, tiling: Tiling) -> int:
         """Estimated DRAM bytes of a tiling, without what all tilings share."""
         ends = (*self.network.inputs, *self.network.outputs)
-        once = sum(self._bytes(name) for name in ends if name in tiling.resident)
+        once = sum(self._bytes(name) for name in map(self._root, ends) if name in tiling.resident)
         return once + sum(each.traffic for each in tiling.operations.values())
 
     def _bytes(self, name: str) -> int:
@@ -287,6 +290,10 @@ class _OperationTiler:
         )
         rows = (height - 1) * stride_y + (part.rows.size - 1) * dilation_y + 1
         columns = (width - 1) * stride_x + (part.columns.size - 1) * dilation_x + taps
+        if isinstance(self.operation, Window):
+            # As many positions as a span can begin and end in.
+            repeat_y, repeat_x = self.operation.repeat
+            rows, columns = (rows - 2) // repeat_y + 2, (columns - 2) // repeat_x + 2
         return Box(
             Span(0, self._input_blocks(blocks, part)),
             Span(0, min(rows, self.source.height)),

@@ -92,7 +92,7 @@ def _pixels(chip: OnChipTensor, dram: DramTensor, config: NpuConfig, rows: range
 def _overlap(dram: FoldedTensor, config: NpuConfig) -> bool:
     """Whether the windows of a folded tensor can be the columns of a transfer: at most a beat, and without gaps."""
     size = config.pixel_bytes(dram.memory_bits)
-    return size <= config.beat_bytes and dram.column_bytes <= size
+    return size <= config.beat_bytes and dram.fold.column_bytes <= size
 
 
 def _overlapping_windows(
@@ -102,9 +102,9 @@ def _overlapping_windows(
     return {
         "address": _window_address(chip, dram, config, rows, planes),
         "columns": chip.type.width,
-        "column_pitch": dram.column_bytes,
+        "column_pitch": dram.fold.column_bytes,
         "rows": len(rows),
-        "row_pitch": dram.row_bytes,
+        "row_pitch": dram.fold.row_bytes,
         "planes": len(planes),
         "plane_pitch": config.pixel_bytes(dram.memory_bits),
         "base": chip.address(planes.start, rows.start, chip.x),
@@ -120,9 +120,9 @@ def _single_windows(
     return {
         "address": _window_address(chip, dram, config, rows, planes),
         "rows": chip.type.width,
-        "row_pitch": dram.column_bytes,
+        "row_pitch": dram.fold.column_bytes,
         "planes": len(rows),
-        "plane_pitch": dram.row_bytes,
+        "plane_pitch": dram.fold.row_bytes,
         "base": chip.address(planes.start, rows.start, chip.x),
         "chip_row_pitch": 1,
         "chip_plane_pitch": chip.row_pitch,
@@ -132,4 +132,4 @@ def _single_windows(
 def _window_address(chip: OnChipTensor, dram: FoldedTensor, config: NpuConfig, rows: range, planes: range) -> int:
     """DRAM address of the first window, from its first channel block on."""
     blocks = planes.start * config.pixel_bytes(dram.memory_bits)
-    return dram.address + rows.start * dram.row_bytes + chip.x * dram.column_bytes + blocks
+    return dram.address + rows.start * dram.fold.row_bytes + chip.x * dram.fold.column_bytes + blocks

@@ -6,7 +6,7 @@ import numpy as np
 
 from tessera.compiler.lowering.reduction import ReductionMapping, map_reduction
 from tessera.rtl.config import DIGIT_BITS, NpuConfig
-from tessera.rtl.isa import DEPTHWISE_TAPS, ChannelParameters
+from tessera.rtl.isa import DEPTHWISE_TAPS, ChannelParameters, TableEntry
 from tessera.sim.golden.network import Convolution, PostProcessing
 
 
@@ -51,6 +51,11 @@ def _pack_dense(convolution: Convolution, config: NpuConfig, mapping: ReductionM
         low, high = words[..., : config.rows, :], words[..., config.rows :, :]
         words = (low & (1 << DIGIT_BITS) - 1) | (high << DIGIT_BITS)
     return np.ascontiguousarray(words.astype(np.int8))
+
+
+def pack_table(table: np.ndarray) -> bytes:
+    """The entries of a table (segments, 2), see `PostProcessing.table`."""
+    return b"".join(TableEntry(int(base), int(slope)).encode() for base, slope in table)
 
 
 def pack_parameters(post: PostProcessing, config: NpuConfig) -> bytes:

@@ -6,22 +6,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from tessera.compiler.graph import CANONICAL, CONVOLUTION, NO_ACTIVATION, WINDOW, Graph, Node
-from tessera.compiler.operators import channel_constant, npu_problem
-
-
-def fuse_bias(graph: Graph) -> Graph:
-    """Adds a constant per channel that follows a Convolution to its bias."""
-    graph = graph.copy()
-    for node in list(graph.nodes):
-        if node.op != "Add" or npu_problem(graph, node) is not None:
-            continue
-        constants = [name for name in node.inputs if name in graph.constants]
-        sources = [name for name in node.inputs if name not in graph.constants]
-        producer = graph.producer(sources[0]) if constants else None
-        if producer is not None and _is_bare_convolution(graph, producer):
-            _add_bias(graph, producer, node, channel_constant(graph, constants[0], node.output))
-    return graph
+from tessera.compiler.graph import CANONICAL, NO_ACTIVATION, WINDOW, Graph, Node
 
 
 def fuse_residual(graph: Graph) -> Graph:
@@ -46,7 +31,7 @@ def fuse_residual(graph: Graph) -> Graph:
 
 
 def fuse_activation(graph: Graph) -> Graph:
-    """Makes Relu and Clip the activation of the operation before them."""
+    """Makes limits, and functions behind them, the activation of the operation before them."""
     graph = graph.copy()
     for node in list(graph.nodes):
         if not is_activation(node):
@@ -54,46 +39,37 @@ def fuse_activation(graph: Graph) -> Graph:
         node = next(item for item in graph.nodes if item.name == node.name)
         producer = graph.producer(node.inputs[0])
         if producer is not None and producer.op in CANONICAL and graph.is_private(producer.output):
+            if producer.function is not None:
+                continue
             limits = tuple(float(np.clip(limit, *node.activation)) for limit in producer.activation)
+            functions = {} if node.function is None else {"function": node.function}
+            fused = producer.with_attributes(activation=limits, **functions)
             graph.replace_node(node)
-            graph.replace_node(producer, replace(producer.with_attributes(activation=limits), outputs=node.outputs))
+            graph.replace_node(producer, replace(fused, outputs=node.outputs))
     return graph
 
 
 def is_sum(node: Node) -> bool:
     """Whether a node does nothing but add two maps."""
-    return _is_pointwise(node) and node.residual is not None and node.activation == NO_ACTIVATION
+    return _is_pointwise(node) and node.residual is not None and not _is_limited(node)
 
 
 def is_activation(node: Node) -> bool:
-    """Whether a node does nothing but limit a map."""
+    """Whether a node does nothing but limit a map, and compute a function of it."""
     return _is_pointwise(node) and node.residual is None
 
 
 def _is_pointwise(node: Node) -> bool:
     """Whether each result of a node depends on the value at its own place, unchanged."""
-    return node.op == WINDOW and node.attributes["kernel"] == (1, 1) and node.attributes["stride"] == (1, 1)
+    places = {"kernel": (1, 1), "stride": (1, 1), "padding": (0, 0, 0, 0), "divisor": 1, "repeat": (1, 1)}
+    return node.op == WINDOW and all(node.attributes[name] == value for name, value in places.items())
+
+
+def _is_limited(node: Node) -> bool:
+    """Whether a canonical node has an activation, so that nothing can be added behind its sums any more."""
+    return node.activation != NO_ACTIVATION or node.function is not None
 
 
 def _is_bare(graph: Graph, node: Node) -> bool:
     """Whether a residual operand can be added to what a node computes."""
-    return (
-        node.op in CANONICAL
-        and node.residual is None
-        and node.activation == NO_ACTIVATION
-        and graph.is_private(node.output)
-    )
-
-
-def _is_bare_convolution(graph: Graph, node: Node) -> bool:
-    return node.op == CONVOLUTION and _is_bare(graph, node)
-
-
-def _add_bias(graph: Graph, producer: Node, node: Node, addend: np.ndarray | None) -> None:
-    if addend is None:
-        return
-    source, weights, bias_name = producer.inputs
-    bias = graph.constants[bias_name] + addend
-    inputs = (source, weights, graph.add_constant(f"{producer.name}_fused_bias", bias.astype(np.float32)))
-    graph.replace_node(node)
-    graph.replace_node(producer, replace(producer, inputs=inputs, outputs=node.outputs))
+    return node.op in CANONICAL and node.residual is None and not _is_limited(node) and graph.is_private(node.output)

@@ -6,24 +6,15 @@ from collections.abc import Iterable
 
 import networkx
 
-from tessera.compiler.graph import CONVOLUTION, WINDOW, Graph, Node, Placement, is_map, map_shape
+from tessera.compiler.graph import CONVOLUTION, STRUCTURAL, WINDOW, Graph, Node, Placement, is_map, map_shape
 from tessera.compiler.operators import npu_problem
 from tessera.compiler.passes.reshapes import PRODUCTS, RESHAPES, product_source
 
 _WEIGHTED = ("Conv", *PRODUCTS)
 """Operators with most of a network's work, which are never left to the host."""
 
-_LIGHT = (
-    "BatchNormalization",
-    "Relu",
-    "Clip",
-    "Add",
-    "MaxPool",
-    "AveragePool",
-    "GlobalAveragePool",
-    "ReduceMean",
-)
-"""Operators of the NPU that the host may execute as well."""
+_NOT_LIGHT = (*_WEIGHTED, *RESHAPES, "Identity", "Dropout", "Constant")
+"""Operators of the NPU that the host does not take over, and those that are no work."""
 
 
 def keep_on_host(graph: Graph) -> Graph:
@@ -78,7 +69,7 @@ def _is_weighted(graph: Graph, node: Node) -> bool:
 
 
 def _is_light(graph: Graph, node: Node) -> bool:
-    return node.op == WINDOW or (node.op in _LIGHT and npu_problem(graph, node) is None)
+    return node.op in (WINDOW, *STRUCTURAL) or (node.op not in _NOT_LIGHT and npu_problem(graph, node) is None)
 
 
 def _is_free(graph: Graph, node: Node) -> bool:

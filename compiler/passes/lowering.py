@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
-from tessera.compiler.graph import CONVOLUTION, NO_ACTIVATION, WINDOW, Graph, Node, map_shape
-from tessera.compiler.operators import channel_constant, clip_limits, explicit_padding, npu_problem, pair
+from tessera.compiler.functions import LIMITS, regions
+from tessera.compiler.graph import CONVOLUTION, NO_ACTIVATION, WINDOW, Graph, Node, map_shape, unique_name
+from tessera.compiler.operators import affine_of, clip_limits, explicit_padding, npu_problem, pair
 from tessera.compiler.passes.reshapes import PRODUCTS, product_source
 
 _NO_PADDING = (0, 0, 0, 0)
+
+POOLS = ("MaxPool", "AveragePool", "GlobalMaxPool", "GlobalAveragePool", "ReduceMean")
+"""ONNX operators that reduce windows."""
 
 
 def lower_convolutions(graph: Graph) -> Graph:
@@ -53,22 +58,61 @@ def lower_windows(graph: Graph) -> Graph:
     """Pooling becomes Window."""
     graph = graph.copy()
     for node in list(graph.nodes):
-        if node.op in ("MaxPool", "AveragePool", "GlobalAveragePool", "ReduceMean") and not npu_problem(graph, node):
-            graph.replace_node(node, _window(node, (node.inputs[0],), **_pooling(graph, node)))
+        if node.op in POOLS and not npu_problem(graph, node):
+            graph.replace_node(node, window(node, (node.inputs[0],), **_pooling(graph, node)))
     return graph
 
 
 def lower_elementwise(graph: Graph) -> Graph:
-    """Relu, Clip and Add of two maps become Window of 1 x 1."""
+    """Limits and the sum of two maps become Window of 1 x 1."""
     graph = graph.copy()
     for node in list(graph.nodes):
-        if node.op in ("Relu", "Clip") and npu_problem(graph, node) is None:
-            limits = clip_limits(graph, node)
-            graph.replace_node(node, _window(node, (node.inputs[0],), activation=limits))
-        elif node.op == "Add" and npu_problem(graph, node) is None and not _has_constant(graph, node):
-            graph.replace_node(node, _window(node, node.inputs))
+        limits = clip_limits(graph, node) if node.op in LIMITS and npu_problem(graph, node) is None else None
+        if limits is not None:
+            source = next(name for name in node.inputs if name not in graph.constants)
+            graph.replace_node(node, window(node, (source,), activation=limits))
         elif node.op == "Add" and npu_problem(graph, node) is None:
-            diagonal_convolution(graph, node, *_added_constant(graph, node))
+            graph.replace_node(node, window(node, node.inputs))
+    return graph
+
+
+def lower_subtractions(graph: Graph) -> Graph:
+    """The difference of two maps becomes the sum of one and the other times -1."""
+    graph = graph.copy()
+    tabulated = {node.name for region in regions(graph) for node in region.nodes}
+    for node in list(graph.nodes):
+        is_difference = node.op == "Sub" and not any(name in graph.constants for name in node.inputs)
+        if is_difference and node.name not in tabulated and npu_problem(graph, node) is None:
+            first, second = node.inputs
+            minus_one = graph.add_constant(f"{node.name}_sign", np.array(-1, np.float32))
+            negated = unique_name(f"{node.name}_negated", [*graph.shapes, *graph.constants])
+            graph.shapes[negated] = graph.shapes[second]
+            name = unique_name(f"{node.name}_negation", [other.name for other in graph.nodes])
+            negation = Node(name, "Mul", (second, minus_one), (negated,))
+            graph.replace_node(node, negation, replace(node, op="Add", inputs=(first, negated)))
+    return graph
+
+
+def lower_functions(graph: Graph) -> Graph:
+    """Functions of one variable that need a table become Window of 1 x 1 with a function."""
+    graph = graph.copy()
+    for region in list(regions(graph)):
+        if all(npu_problem(graph, node) is None for node in region.nodes):
+            root = region.nodes[-1]
+            operand = unique_name(f"{root.output}_operand", [*graph.shapes, *graph.constants])
+            graph.shapes[operand] = graph.shapes[root.output]
+            made = window(root, (region.variable,), function=region.function)
+            graph.replace_node(root, replace(made, outputs=(root.output, operand)))
+    return graph
+
+
+def lower_affine(graph: Graph) -> Graph:
+    """What multiplies or adds a constant per channel, and is not folded, becomes a diagonal 1 x 1 Convolution."""
+    graph = graph.copy()
+    for node in list(graph.nodes):
+        affine = affine_of(graph, node) if npu_problem(graph, node) is None else None
+        if affine is not None:
+            diagonal_convolution(graph, node, affine.source, affine.scale, affine.offset)
     return graph
 
 
@@ -102,13 +146,15 @@ def _convolution(
     graph.replace_node(node, canonical)
 
 
-def _window(node: Node, inputs: tuple[str, ...], **attributes: Any) -> Node:
+def window(node: Node, inputs: tuple[str, ...], **attributes: Any) -> Node:
+    """The Window that computes the first output of a node; by default the sum of 1 x 1."""
     defaults = {
         "reduction": "sum",
         "kernel": (1, 1),
         "stride": (1, 1),
         "padding": _NO_PADDING,
         "divisor": 1,
+        "repeat": (1, 1),
         "activation": NO_ACTIVATION,
     }
     return Node(node.name, WINDOW, inputs, node.outputs[:1], {**defaults, **attributes})
@@ -118,6 +164,8 @@ def _pooling(graph: Graph, node: Node) -> dict[str, Any]:
     if node.op in ("GlobalAveragePool", "ReduceMean"):
         kernel = map_shape(graph.shapes[node.inputs[0]])[1:]
         return {"kernel": kernel, "divisor": kernel[0] * kernel[1]}
+    if node.op == "GlobalMaxPool":
+        return {"kernel": map_shape(graph.shapes[node.inputs[0]])[1:], "reduction": "max"}
     kernel = pair(node, "kernel_shape")
     facts = {
         "kernel": kernel,
@@ -146,16 +194,3 @@ def _operand(graph: Graph, node: Node, index: int, default: np.ndarray) -> str:
     if len(node.inputs) > index and node.inputs[index]:
         return node.inputs[index]
     return graph.add_constant(f"{node.name}_bias", default)
-
-
-def _has_constant(graph: Graph, node: Node) -> bool:
-    return any(name in graph.constants for name in node.inputs)
-
-
-def _added_constant(graph: Graph, node: Node) -> tuple[str, np.ndarray, np.ndarray]:
-    source = next(name for name in node.inputs if name not in graph.constants)
-    constant = next(name for name in node.inputs if name in graph.constants)
-    offset = channel_constant(graph, constant, node.output)
-    if offset is None:
-        raise ValueError(f"node {node.name!r} adds no constant per channel")
-    return source, np.ones_like(offset), offset

@@ -6,9 +6,11 @@ import math
 from dataclasses import replace
 
 from tessera.compiler.errors import CompilerError
-from tessera.compiler.graph import CANONICAL, Graph, Node, Placement, is_map, map_shape
+from tessera.compiler.graph import CANONICAL, STRUCTURAL, Graph, Node, Placement, is_map, map_shape
 from tessera.compiler.operators import npu_problem
 from tessera.compiler.passes.reshapes import RESHAPES
+
+_ON_NPU = (*CANONICAL, *STRUCTURAL)
 
 
 def partition_host(graph: Graph) -> Graph:
@@ -26,11 +28,11 @@ def partition_host(graph: Graph) -> Graph:
         raise CompilerError(f"network {graph.name!r} has no node that the NPU can execute ({reasons})")
     after_npu: set[str] = set()
     for node in graph.nodes:
-        if node.op in CANONICAL or after_npu.intersection(node.inputs):
+        if node.op in _ON_NPU or after_npu.intersection(node.inputs):
             after_npu.update(node.outputs)
     before_npu: set[str] = set()
     for node in reversed(graph.nodes):
-        if node.op in CANONICAL or before_npu.intersection(node.outputs):
+        if node.op in _ON_NPU or before_npu.intersection(node.outputs):
             before_npu.update(node.inputs)
     for node in graph.nodes:
         graph.placement[node.name] = _place(graph, node, after_npu, before_npu)
@@ -49,7 +51,7 @@ def host_report(graph: Graph) -> list[str]:
 
 
 def _place(graph: Graph, node: Node, after_npu: set[str], before_npu: set[str]) -> Placement:
-    if node.op in CANONICAL:
+    if node.op in _ON_NPU:
         _check_operands(graph, node)
         return Placement.NPU
     is_after = bool(after_npu.intersection(node.inputs))
@@ -62,8 +64,8 @@ def _place(graph: Graph, node: Node, after_npu: set[str], before_npu: set[str]) 
 
 
 def _check_operands(graph: Graph, node: Node) -> None:
-    for name in (node.inputs[0], node.residual):
-        if name is not None and name in graph.shapes and not is_map(graph.shapes[name]):
+    for name in node.operands:
+        if name in graph.shapes and not is_map(graph.shapes[name]):
             raise CompilerError(
                 f"network {graph.name!r}: node {node.name!r} reads {name!r} of shape {graph.shapes[name]}, "
                 "but the NPU takes maps of shape (1, C, H, W) or (1, F)"

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from tessera.compiler.graph import CANONICAL, Graph, Node, map_shape
+from tessera.compiler.graph import CANONICAL, STRUCTURAL, Graph, Node, map_shape
 from tessera.compiler.operators import npu_problem
 
 RESHAPES = ("Flatten", "Reshape", "Squeeze", "Unsqueeze")
@@ -30,7 +30,7 @@ def remove_reshapes(graph: Graph) -> Graph:
     """Lets canonical nodes read the operand of a reshape that leaves channels, height and width as they are."""
     graph = graph.copy()
     for index, node in enumerate(graph.nodes):
-        if node.op in CANONICAL:
+        if node.op in (*CANONICAL, *STRUCTURAL, "Concat"):
             graph.nodes[index] = replace(node, inputs=tuple(_origin(graph, name) for name in node.inputs))
     return graph
 

@@ -29,7 +29,7 @@ from tessera.rtl.dma.chunk_converter import ChunkConverter, write_settings
 from tessera.rtl.dma.convert import RESULT_BITS, converted_layout
 from tessera.rtl.dma.fifo import StreamFifo
 from tessera.rtl.dma.unpack import Unpacker, chunk_layout
-from tessera.rtl.interfaces import BeatWrite, address_bits, bank_write_layout, layout_of
+from tessera.rtl.interfaces import BeatWrite, TableWrite, address_bits, bank_write_layout, layout_of
 from tessera.rtl.window import window_input
 
 
@@ -273,6 +273,8 @@ class LoadEngine(wiring.Component):
         Weights.
     parameter_write : Out(BeatWrite)
         Parameters, for both slices.
+    table_write : Out(TableWrite)
+        Tables of activation functions, for both slices.
     done : Out(1)
         1 in the cycle in which the last word or beat of an instruction is written.
     error : Out(1)
@@ -312,6 +314,7 @@ class LoadEngine(wiring.Component):
                 "write": Out(stream.Signature(bank_write_layout(config))),
                 "weight_write": Out(BeatWrite(config, beats=config.weight_beats)).array(config.lanes),
                 "parameter_write": Out(BeatWrite(config, beats=config.parameter_beats)),
+                "table_write": Out(TableWrite(config)),
                 "done": Out(1),
                 "error": Out(1),
                 "not_a_number": Out(1),
@@ -364,16 +367,18 @@ class LoadEngine(wiring.Component):
         return m
 
     def _route(self, m: Module, chunks: stream.Interface, converter: ChunkConverter) -> Signal:
-        """Sends activations to the converter and beats to the weights and parameters; returns when the latter.
+        """Sends activations to the converter and beats to the other memories; returns when the latter.
 
         Beats wait until the converter is empty, so that instructions complete in order.
         """
         chunk, settings = chunks.payload, chunks.payload.settings
         is_activation = settings.target == isa.LoadTarget.ACTIVATIONS
-        copied = Signal()
+        copied, copying, complete = Signal(), Signal(), Signal()
         m.d.comb += [
-            copied.eq(chunks.valid & ~is_activation & converter.empty),
-            chunks.ready.eq(Mux(is_activation, converter.chunks.ready, converter.empty)),
+            copying.eq(chunks.valid & ~is_activation & converter.empty),
+            complete.eq(self._write_tables(m, chunk, enable=copying)),
+            copied.eq(copying & complete),
+            chunks.ready.eq(Mux(is_activation, converter.chunks.ready, converter.empty & complete)),
             converter.chunks.payload.eq(chunk),
             converter.chunks.valid.eq(chunks.valid & is_activation),
         ]
@@ -383,3 +388,19 @@ class LoadEngine(wiring.Component):
         for port, enable in [*ports, (self.parameter_write, to_parameters)]:
             m.d.comb += [port.enable.eq(enable), port.address.eq(chunk.address), port.data.eq(chunk.data)]
         return copied
+
+    def _write_tables(self, m: Module, chunk: data.View, *, enable: Value) -> Value:
+        """Writes a beat of tables entry by entry; returns whether this cycle is the last (or only) one of a beat."""
+        if not self._config.tables:
+            return Const(1)
+        entries = self._config.beat_entries
+        is_table = chunk.settings.target == isa.LoadTarget.TABLES
+        entry = Signal(range(entries))
+        m.d.comb += [
+            self.table_write.enable.eq(enable & is_table),
+            self.table_write.address.eq(chunk.address * entries + entry),
+            self.table_write.data.eq(chunk.data.word_select(entry, len(self.table_write.data))),
+        ]
+        with m.If(self.table_write.enable):
+            m.d.sync += entry.eq(entry + 1)
+        return ~is_table | (entry == entries - 1)

@@ -7,7 +7,7 @@ from amaranth.lib import stream, wiring
 from amaranth.lib.wiring import In, Out
 
 from tessera.rtl.config import NpuConfig
-from tessera.rtl.interfaces import BeatWrite, Drain, GangRead, bank_write_layout, layout_of
+from tessera.rtl.interfaces import BeatWrite, Drain, GangRead, TableWrite, bank_write_layout, layout_of
 from tessera.rtl.isa import PPU_SLICES, PostProcess, Window
 from tessera.rtl.ppu.slice import PostProcessSlice
 from tessera.rtl.ppu.window import WindowReader
@@ -37,6 +37,8 @@ class PostProcessor(wiring.Component):
         The activations.
     parameter_write : In(BeatWrite)
         Fills the parameter memories of both slices alike.
+    table_write : In(TableWrite)
+        Fills the table memories of both slices alike.
     done, window_done : Out(1) x PPU_SLICES
         1 for a cycle when a slice or window reader has completed a program.
     saturations : Out(range(PPU_SLICES * cols + 1))
@@ -54,6 +56,7 @@ class PostProcessor(wiring.Component):
                 "residual_read": Out(GangRead(config)).array(PPU_SLICES),
                 "write": Out(stream.Signature(bank_write_layout(config))).array(PPU_SLICES),
                 "parameter_write": In(BeatWrite(config, beats=config.parameter_beats)),
+                "table_write": In(TableWrite(config)),
                 "done": Out(1).array(PPU_SLICES),
                 "window_done": Out(1).array(PPU_SLICES),
                 "saturations": Out(range(PPU_SLICES * config.cols + 1)),
@@ -73,10 +76,16 @@ class PostProcessor(wiring.Component):
             wiring.connect(m, window.read, wiring.flipped(self.window_read[index]))
             wiring.connect(m, part.residual_read, wiring.flipped(self.residual_read[index]))
             wiring.connect(m, part.write, wiring.flipped(self.write[index]))
+            for inner, outer in (
+                (part.parameter_write, self.parameter_write),
+                (part.table_write, self.table_write),
+            ):
+                m.d.comb += [
+                    inner.enable.eq(outer.enable),
+                    inner.address.eq(outer.address),
+                    inner.data.eq(outer.data),
+                ]
             m.d.comb += [
-                part.parameter_write.enable.eq(self.parameter_write.enable),
-                part.parameter_write.address.eq(self.parameter_write.address),
-                part.parameter_write.data.eq(self.parameter_write.data),
                 self.done[index].eq(part.done),
                 self.window_done[index].eq(window.done),
             ]

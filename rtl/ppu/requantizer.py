@@ -23,9 +23,9 @@ ROUNDED_BITS = layout_of(PostProcess)["clamp_low"].shape.width + 1
 """Width of a rounded value. One bit more than a clamp limit: what does not fit lies beyond either limit."""
 
 
-def rounded_layout(config: NpuConfig) -> data.ArrayLayout:
-    """Rounded values of ``cols`` channels of one pixel."""
-    return data.ArrayLayout(signed(ROUNDED_BITS), config.cols)
+def rounded_layout(config: NpuConfig) -> data.StructLayout:
+    """Rounded ``values`` of ``cols`` channels of one pixel; ``last`` marks the last pixel of a tile."""
+    return data.StructLayout({"values": data.ArrayLayout(signed(ROUNDED_BITS), config.cols), "last": 1})
 
 
 class ChannelPipeline(wiring.Component):
@@ -188,7 +188,7 @@ class Requantizer(wiring.Component):
                 pipeline.shift.eq(parameters.shift[channel]),
                 pipeline.residual_multiplier.eq(residual_multiplier),
                 pipeline.residual_shift.eq(residual_shift),
-                self.rounded.payload[channel].eq(pipeline.rounded),
+                self.rounded.payload.values[channel].eq(pipeline.rounded),
             ]
         return m
 
@@ -196,15 +196,16 @@ class Requantizer(wiring.Component):
         """Joins pixels, residuals and parameters, and tracks what is in the pipeline's registers."""
         advance, taken = Signal(), Signal()
         valid = Signal(self.LATENCY)  # bit i: register i + 1 holds a pixel
-        last = Signal(ChannelPipeline.LAST_PARAMETER_STAGE)  # bit i: it is a tile's last pixel
+        last = Signal(self.LATENCY)  # bit i: it is a tile's last pixel
         closed = Signal()  # the last pixel of the tile whose parameters are loaded has been taken
         m.d.comb += [
             self.rounded.valid.eq(valid[-1]),
+            self.rounded.payload.last.eq(last[-1]),
             advance.eq(~valid[-1] | self.rounded.ready),
             taken.eq(advance & parameters.loaded & ~closed & self.pixels.valid & (~residual | self.residuals.valid)),
             self.pixels.ready.eq(taken),
             self.residuals.ready.eq(taken & residual),
-            parameters.release.eq(advance & last[-1]),
+            parameters.release.eq(advance & last[ChannelPipeline.LAST_PARAMETER_STAGE - 1]),
             load.eq(Mux(advance, Cat(taken, valid), 0)),  # registers without a pixel rest
         ]
         with m.If(advance):

@@ -7,8 +7,9 @@ from amaranth.lib import stream, wiring
 from amaranth.lib.wiring import In, Out
 
 from tessera.rtl.config import NpuConfig
-from tessera.rtl.interfaces import BeatWrite, Drain, GangRead, bank_write_layout, combined_sums, layout_of
+from tessera.rtl.interfaces import BeatWrite, Drain, GangRead, TableWrite, bank_write_layout, combined_sums, layout_of
 from tessera.rtl.isa import PostProcess
+from tessera.rtl.ppu.activation import ActivationFunction
 from tessera.rtl.ppu.parameters import ParameterMemory
 from tessera.rtl.ppu.requantizer import Requantizer
 from tessera.rtl.ppu.residual import ResidualReader
@@ -19,9 +20,9 @@ from tessera.rtl.ppu.writer import OutputWriter
 class PostProcessSlice(wiring.Component):
     """Executes `PostProcess` programs; see there for what it computes. One pixel of ``cols`` channels per cycle.
 
-    Four parts, joined by streams, take each program in their own time, so that tiles follow closely on each other:
-    `TileSource`, `ResidualReader`, `Requantizer` and `OutputWriter`. A program sees the writes of those before it: its
-    residual operand is read only after they have been accepted.
+    Five parts, joined by streams, take each program in their own time, so that tiles follow closely on each other:
+    `TileSource`, `ResidualReader`, `Requantizer`, `ActivationFunction` and `OutputWriter`. A program sees the writes of
+    those before it: its residual operand is read only after they have been accepted.
 
     Parameters
     ----------
@@ -42,6 +43,8 @@ class PostProcessSlice(wiring.Component):
         The activations.
     parameter_write : In(BeatWrite)
         Fills the parameter memory.
+    table_write : In(TableWrite)
+        Fills the table memory.
     done : Out(1)
         1 in the cycle in which the last write of a program is taken.
     saturations : Out(range(cols + 1))
@@ -58,6 +61,7 @@ class PostProcessSlice(wiring.Component):
                 "residual_read": Out(GangRead(config)),
                 "write": Out(stream.Signature(bank_write_layout(config))),
                 "parameter_write": In(BeatWrite(config, beats=config.parameter_beats)),
+                "table_write": In(TableWrite(config)),
                 "done": Out(1),
                 "saturations": Out(range(config.cols + 1)),
             }
@@ -67,13 +71,15 @@ class PostProcessSlice(wiring.Component):
     def latency(self) -> int:
         """Cycles from a program's transfer, when idle, to its first write, if its operands wait and nothing stalls."""
         operands = max(TileSource.LANES_LATENCY, TileSource.WINDOW_LATENCY, ResidualReader.LATENCY)
-        return max(operands, ParameterMemory.load_cycles(self._config)) + Requantizer.LATENCY + OutputWriter.LATENCY
+        pixel = Requantizer.LATENCY + ActivationFunction.latency(self._config) + OutputWriter.LATENCY
+        return max(operands, ParameterMemory.load_cycles(self._config)) + pixel
 
     def elaborate(self, platform: object) -> Module:
         m = Module()
         m.submodules.source = source = TileSource(self._config)
         m.submodules.residual = residual = ResidualReader(self._config)
         m.submodules.requantizer = requantizer = Requantizer(self._config)
+        m.submodules.activation = activation = ActivationFunction(self._config)
         m.submodules.writer = writer = OutputWriter(self._config)
         for outer, inner in zip(self.drain, source.drain, strict=True):
             wiring.connect(m, inner, wiring.flipped(outer))
@@ -82,7 +88,9 @@ class PostProcessSlice(wiring.Component):
         wiring.connect(m, wiring.flipped(self.parameter_write), requantizer.parameter_write)
         wiring.connect(m, source.pixels, requantizer.pixels)
         wiring.connect(m, residual.residuals, requantizer.residuals)
-        wiring.connect(m, requantizer.rounded, writer.rounded)
+        wiring.connect(m, wiring.flipped(self.table_write), activation.table_write)
+        wiring.connect(m, requantizer.rounded, activation.rounded)
+        wiring.connect(m, activation.activated, writer.activated)
         wiring.connect(m, writer.write, wiring.flipped(self.write))
         m.d.comb += [self.done.eq(writer.done), self.saturations.eq(writer.saturations)]
 
@@ -92,7 +100,8 @@ class PostProcessSlice(wiring.Component):
         with m.If(self.program.valid & self.program.ready):
             m.d.sync += writing.eq(1)
         may_read = ~self.program.payload.residual | ~writing
-        self._fork(m, (source.program, 1), (requantizer.program, 1), (writer.program, 1), (residual.program, may_read))
+        parts = (source, requantizer, activation, writer)
+        self._fork(m, *((part.program, 1) for part in parts), (residual.program, may_read))
         return m
 
     def _fork(self, m: Module, *parts: tuple[stream.Interface, ValueLike]) -> None:

@@ -1,4 +1,4 @@
-"""The last stage of a post-processing slice: activation function, saturation, and the way into the banks."""
+"""The last stage of a post-processing slice: saturation, and the way into the banks."""
 
 from __future__ import annotations
 
@@ -9,12 +9,13 @@ from amaranth.lib.wiring import In, Out
 from tessera.rtl.config import DIGIT_BITS, NpuConfig, digits_of_depth
 from tessera.rtl.interfaces import bank_write_layout, layout_of
 from tessera.rtl.isa import Depth, PostProcess
-from tessera.rtl.ppu.requantizer import ROUNDED_BITS, rounded_layout
+from tessera.rtl.ppu.activation import activated_layout
+from tessera.rtl.ppu.requantizer import ROUNDED_BITS
 from tessera.rtl.ppu.tile_addresses import TileAddresses
 
 
 class OutputWriter(wiring.Component):
-    """Clamps and saturates rounded values, splits them into digits, and writes them; one pixel per cycle.
+    """Saturates values, splits them into digits, and writes them; one pixel per cycle.
 
     Parameters
     ----------
@@ -25,7 +26,7 @@ class OutputWriter(wiring.Component):
     -------
     program : In(stream of PostProcess)
         The tiles. One is accepted when idle or together with the last write of the one before.
-    rounded : In(stream of rounded_layout)
+    activated : In(stream of activated_layout)
         The values.
     write : Out(stream of bank_write_layout)
         The writes, one cycle after the values.
@@ -43,7 +44,7 @@ class OutputWriter(wiring.Component):
         super().__init__(
             {
                 "program": In(stream.Signature(layout_of(PostProcess))),
-                "rounded": In(stream.Signature(rounded_layout(config))),
+                "activated": In(stream.Signature(activated_layout(config))),
                 "write": Out(stream.Signature(bank_write_layout(config))),
                 "done": Out(1),
                 "saturations": Out(range(config.cols + 1)),
@@ -54,7 +55,7 @@ class OutputWriter(wiring.Component):
         m = Module()
         m.submodules.addresses = addresses = TileAddresses(self._config)
         new = self.program.payload
-        names = ("output_lanes", "output_depth", "output_half", "clamp_low", "clamp_high")
+        names = ("output_lanes", "output_depth", "output_half")
         program = {name: Signal.like(new[name], name=name, reset_less=True) for name in names}
         limits = [Signal(signed(ROUNDED_BITS), name=name, reset_less=True) for name in ("lowest", "highest")]
         busy, accepted = Signal(), Signal()
@@ -73,7 +74,7 @@ class OutputWriter(wiring.Component):
             self._set_limits(m, *limits)
 
         taken = self._flow(m, addresses)
-        values, saturated = self._saturate(m, program, limits)
+        values, saturated = self._saturate(m, limits)
         planes = [
             Signal(self._config.word_bits // 2, name=f"plane_{digit}", reset_less=True)
             for digit in range(self._config.max_gang)
@@ -95,8 +96,8 @@ class OutputWriter(wiring.Component):
         address = Signal.like(payload.address, reset_less=True)
         room = ~valid | self.write.ready
         m.d.comb += [
-            taken.eq(room & addresses.address.valid & self.rounded.valid),
-            self.rounded.ready.eq(taken),
+            taken.eq(room & addresses.address.valid & self.activated.valid),
+            self.activated.ready.eq(taken),
             addresses.address.ready.eq(taken),
             self.write.valid.eq(valid),
             self.write.payload.address.eq(address),
@@ -119,23 +120,18 @@ class OutputWriter(wiring.Component):
                         highest.eq(Mux(new.output_signed, (1 << (bits - 1)) - 1, (1 << bits) - 1)),
                     ]
 
-    def _saturate(
-        self, m: Module, program: dict[str, Signal], limits: list[Signal]
-    ) -> tuple[list[Signal], list[Value]]:
-        """The values within the clamp limits and the depth; flags of the saturated ones."""
+    def _saturate(self, m: Module, limits: list[Signal]) -> tuple[list[Signal], list[Value]]:
+        """The values within the depth; flags of the saturated ones."""
         lowest, highest = limits
-        clamp_low, clamp_high = program["clamp_low"], program["clamp_high"]
         values, saturated = [], []
         for channel in range(self._config.cols):
-            rounded = self.rounded.payload[channel]
-            clamped = Signal(signed(ROUNDED_BITS), name=f"clamped_{channel}")
+            activated = self.activated.payload[channel]
             low, high = Signal(name=f"low_{channel}"), Signal(name=f"high_{channel}")
             value = Signal(DIGIT_BITS * self._config.max_gang, name=f"value_{channel}")
             m.d.comb += [
-                clamped.eq(Mux(rounded > clamp_high, clamp_high, Mux(rounded < clamp_low, clamp_low, rounded))),
-                low.eq(clamped < lowest),
-                high.eq(clamped > highest),
-                value.eq(Mux(low, lowest, Mux(high, highest, clamped))),
+                low.eq(activated < lowest),
+                high.eq(activated > highest),
+                value.eq(Mux(low, lowest, Mux(high, highest, activated))),
             ]
             values.append(value)
             saturated.append(low | high)

@@ -22,7 +22,7 @@ from typing import Any
 import numpy as np
 
 from tessera.rtl.config import DIGIT_BITS, digits_of_depth
-from tessera.rtl.isa import MemoryFormat
+from tessera.rtl.isa import MemoryFormat, TableEntry
 
 _DIGIT_VALUES = 1 << DIGIT_BITS
 
@@ -65,6 +65,24 @@ def saturate(x: Any, depth: int, signed: bool) -> Any:
 def convert_depth(x: Any, shift: Any, depth: int, signed: bool) -> Any:
     """``x`` at another depth: ``saturate(round_half_even(x / 2 ** shift), depth)``; ``shift`` may be negative."""
     return saturate(round_half_even_shift(x, shift), depth, signed)
+
+
+def look_up(x: Any, base: np.ndarray, slope: np.ndarray, depth: int) -> Any:
+    """The tabulated function of 16-bit operands ``x`` at ``depth`` bits, rounded half to even and not saturated.
+
+    Parameters
+    ----------
+    x
+        int64 array.
+    base, slope
+        int64 arrays of shape (``TableEntry.SEGMENTS``,): the table as `tessera.rtl.isa.TableEntry` describes it.
+    depth
+        Depth of the result in bits.
+    """
+    segment = x >> TableEntry.FRACTION_BITS & (TableEntry.SEGMENTS - 1)
+    fraction = x & (1 << TableEntry.FRACTION_BITS) - 1
+    exact = (base[segment] << TableEntry.FRACTION_BITS) + slope[segment] * fraction
+    return round_half_even_shift(exact, TableEntry.FRACTION_BITS + TableEntry.BASE_BITS - depth)
 
 
 def split_digits(x: Any, depth: int) -> np.ndarray:

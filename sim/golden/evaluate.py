@@ -11,7 +11,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from tessera.sim.golden.arithmetic import round_half_even_shift, saturate
+from tessera.sim.golden.arithmetic import look_up, round_half_even_shift, saturate
 from tessera.sim.golden.network import (
     Convolution,
     IntegerNetwork,
@@ -58,13 +58,37 @@ def evaluate(
     values = {name: _input_batch(network, name, inputs[name], batched) for name in network.inputs}
     for operation in network.operations:
         target = network.tensors[operation.output]
-        sums = operation_sums(operation, values[operation.input], network.tensors[operation.input])
-        residual = None if operation.post.residual is None else values[operation.post.residual]
-        unlimited = post_process(operation.post, sums, residual)
+        source = _value(network, operation.input, values)
+        sums = operation_sums(operation, source, network.tensors[operation.input])
+        residual = None if operation.post.residual is None else _value(network, operation.post.residual, values)
+        unlimited = post_process(operation.post, sums, residual, target.depth)
         values[operation.output] = saturate(unlimited, target.depth, target.signed)
         if saturations is not None:
             saturations[operation.name] = int(np.count_nonzero(values[operation.output] != unlimited))
+    for name in network.tensors:
+        if network.is_known(name, values):
+            _value(network, name, values)
     return values if batched else {name: value[0] for name, value in values.items()}
+
+
+def _value(
+    network: IntegerNetwork, name: str, values: dict[str, np.ndarray], asked: frozenset[str] = frozenset()
+) -> np.ndarray:
+    """A tensor; cut out of, or put together from, other values if it is not there, and then kept."""
+    found = None if name in values else network.derivation(name, values, asked)
+    if found is None:
+        return values[name]
+    if found.whole is not None:
+        first = network.parts[name].channel
+        whole = _value(network, found.whole, values, found.asked)
+        values[name] = whole[:, first : first + network.tensors[name].channels]
+        return values[name]
+    pieces = {network.parts[each].channel: _value(network, each, values, found.asked) for each in found.pieces}
+    result = np.zeros((len(next(iter(pieces.values()))), *network.tensors[name].shape), np.int64)
+    for first, piece in pieces.items():
+        result[:, first : first + piece.shape[1]] = piece
+    values[name] = result
+    return result
 
 
 def operation_sums(operation: Operation, source: np.ndarray, source_type: TensorType) -> np.ndarray:
@@ -88,13 +112,17 @@ def operation_sums(operation: Operation, source: np.ndarray, source_type: Tensor
     return _reduce_windows(operation, source, source_type)
 
 
-def post_process(post: PostProcessing, sums: np.ndarray, residual: np.ndarray | None) -> np.ndarray:
-    """From sums (samples, channels, height, width) to activations before saturation; exact in int64."""
+def post_process(post: PostProcessing, sums: np.ndarray, residual: np.ndarray | None, depth: int) -> np.ndarray:
+    """From sums (samples, channels, height, width) to activations of ``depth`` bits before saturation; exact in int64.
+
+    The depth matters to a function in a table alone.
+    """
     bias, multiplier, shift = (array.reshape(1, -1, 1, 1) for array in (post.bias, post.multiplier, post.shift))
     total = (sums + bias) * multiplier
     if residual is not None:
         total += (residual * post.residual_multiplier) << (shift - post.residual_shift)
-    return np.clip(round_half_even_shift(total, shift), post.clamp_low, post.clamp_high)
+    values = np.clip(round_half_even_shift(total, shift), post.clamp_low, post.clamp_high)
+    return values if post.table is None else look_up(values, post.table[:, 0], post.table[:, 1], depth)
 
 
 def _convolve(operation: Convolution, source: np.ndarray, source_type: TensorType) -> np.ndarray:
@@ -114,6 +142,8 @@ def _reduce_windows(operation: Window, source: np.ndarray, source_type: TensorTy
     height, width = output_map(operation, source_type)
     is_max = operation.reduction == "max"
     neutral = source_type.range[0] if is_max else 0
+    for axis, times in enumerate(operation.repeat):
+        source = np.repeat(source, times, axis=2 + axis)
     reduce = np.maximum if is_max else np.add
     padded = pad_map(source, operation.padding, neutral)
     result = np.full((*source.shape[:2], height, width), neutral, dtype=np.int64)

@@ -9,19 +9,20 @@ with exact integers, per output channel c::
     total = (sum + bias[c]) * multiplier[c]
     total += (residual * residual_multiplier) << (shift[c] - residual_shift)      (with a residual operand)
     value = clamp(round_half_even(total / 2 ** shift[c]), clamp_low, clamp_high)
+    value = look_up(value) in the table                                           (with a table)
     output = saturate(value, depth of the output tensor)
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
-from dataclasses import dataclass, fields
+from collections.abc import Collection, Iterator, Mapping
+from dataclasses import dataclass, field, fields, replace
 
 import numpy as np
 
 from tessera.rtl.config import ACTIVATION_DEPTHS, WEIGHT_DEPTHS
-from tessera.rtl.isa import ChannelParameters, Field, PostProcess, fields_of
+from tessera.rtl.isa import ChannelParameters, Field, PostProcess, TableEntry, fields_of
 from tessera.sim.golden.arithmetic import depth_range
 
 MAX_BIAS = 1 << 30
@@ -95,6 +96,9 @@ class PostProcessing:
         Name of the residual operand's tensor, of the shape of the output; ``None`` if there is none.
     residual_multiplier, residual_shift
         Scale of the residual operand; ``0 <= shift[c] - residual_shift <= 15`` for every channel.
+    table
+        A function that follows the clamp, whose limits then have 16 bits: int64 array (``TableEntry.SEGMENTS``, 2) of
+        base and slope as `tessera.rtl.isa.TableEntry` describes them; ``None`` if there is none.
     """
 
     bias: np.ndarray
@@ -105,6 +109,7 @@ class PostProcessing:
     residual: str | None = None
     residual_multiplier: int = 0
     residual_shift: int = 0
+    table: np.ndarray | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -171,9 +176,11 @@ class Window:
     kernel, stride
         (height, width), (vertical, horizontal).
     padding
-        Rows and columns added at (top, left, bottom, right).
+        Rows and columns added at (top, left, bottom, right); a negative number crops the input.
     post
         What is done with the reduced values.
+    repeat
+        How often each row, and each column, of a window of 1 x 1 is repeated: upsampling to the nearest value.
     """
 
     name: str
@@ -184,6 +191,7 @@ class Window:
     stride: tuple[int, int]
     padding: tuple[int, int, int, int]
     post: PostProcessing
+    repeat: tuple[int, int] = (1, 1)
 
     @property
     def dilation(self) -> tuple[int, int]:
@@ -192,6 +200,44 @@ class Window:
 
 
 Operation = Convolution | Window
+
+
+@dataclass(frozen=True)
+class Part:
+    """Says that a tensor is some channels of another one: nothing is computed, the integers are the same.
+
+    A tensor whose channels are all made as parts is their concatenation; a part of a tensor that is made as a whole is
+    a slice of it.
+
+    Attributes
+    ----------
+    whole
+        Name of the other tensor, of the same height, width, depth and sign.
+    channel
+        Its channel that is channel 0 of the part.
+    """
+
+    whole: str
+    channel: int
+
+
+@dataclass(frozen=True)
+class Derivation:
+    """How a tensor is derived from others.
+
+    Attributes
+    ----------
+    whole
+        The tensor of which it is a part, or ``None``.
+    pieces
+        The parts that it consists of, by their first channel, if there is no such whole.
+    asked
+        The tensors that are derived with it: the whole and the pieces are not derived from them.
+    """
+
+    whole: str | None
+    pieces: tuple[str, ...]
+    asked: frozenset[str]
 
 
 @dataclass(frozen=True, eq=False)
@@ -207,7 +253,10 @@ class IntegerNetwork:
     inputs, outputs
         Names of the tensors that are given and of those that are asked for.
     operations
-        In topological order: an operation reads inputs and outputs of earlier operations.
+        In topological order: an operation reads inputs and outputs of earlier operations, or what they are parts of or
+        consist of.
+    parts
+        The tensors that are parts of others, by name.
     """
 
     name: str
@@ -215,6 +264,30 @@ class IntegerNetwork:
     inputs: tuple[str, ...]
     outputs: tuple[str, ...]
     operations: tuple[Operation, ...]
+    parts: Mapping[str, Part] = field(default_factory=dict)
+
+    def parts_of(self, whole: str) -> list[str]:
+        """Names of the parts of a tensor, by their first channel."""
+        names = [name for name, part in self.parts.items() if part.whole == whole]
+        return sorted(names, key=lambda name: self.parts[name].channel)
+
+    def is_known(self, name: str, known: Collection[str], asked: frozenset[str] = frozenset()) -> bool:
+        """Whether a tensor is among ``known`` ones, or can be derived from them (not by way of those in ``asked``)."""
+        return name in known or self.derivation(name, known, asked) is not None
+
+    def derivation(self, name: str, known: Collection[str], asked: frozenset[str] = frozenset()) -> Derivation | None:
+        """How a tensor that is not known is derived from known ones; ``None`` if it cannot be."""
+        if name in asked or name not in self.tensors:
+            return None
+        asked |= {name}
+        if name in self.parts and self.is_known(self.parts[name].whole, known, asked):
+            return Derivation(self.parts[name].whole, (), asked)
+        pieces = tuple(each for each in self.parts_of(name) if self.is_known(each, known, asked))
+        missing = np.ones(self.tensors[name].channels, bool)
+        for each in pieces:
+            first = self.parts[each].channel
+            missing[first : first + self.tensors[each].channels] = False
+        return None if missing.any() else Derivation(None, pieces, asked)
 
     @property
     def macs(self) -> int:
@@ -247,6 +320,7 @@ class IntegerNetwork:
         lines = [f"integer network {self.name}"]
         lines += [f"  input  {name}: {self.tensors[name]}" for name in self.inputs]
         lines += [f"  {_format_operation(self, operation)}" for operation in self.operations]
+        lines += [f"  {_format_part(self, name)}" for name in self.parts]
         lines += [f"  output {name}: {self.tensors[name]}" for name in self.outputs]
         return "\n".join(lines)
 
@@ -269,9 +343,10 @@ def output_map(operation: Operation, source: TensorType) -> tuple[int, int]:
     top, left, bottom, right = operation.padding
     (kernel_y, kernel_x), (stride_y, stride_x) = operation.kernel, operation.stride
     dilation_y, dilation_x = operation.dilation
+    repeat_y, repeat_x = operation.repeat if isinstance(operation, Window) else (1, 1)
     return (
-        output_size(source.height, kernel_y, stride_y, top, bottom, dilation_y),
-        output_size(source.width, kernel_x, stride_x, left, right, dilation_x),
+        output_size(source.height * repeat_y, kernel_y, stride_y, top, bottom, dilation_y),
+        output_size(source.width * repeat_x, kernel_x, stride_x, left, right, dilation_x),
     )
 
 
@@ -281,6 +356,8 @@ def _problems(network: IntegerNetwork) -> Iterator[str]:
     for name in (*network.inputs, *network.outputs):
         if name not in network.tensors:
             yield f"{name!r} is an input or output, but no tensor"
+    for name in network.parts:
+        yield from _part_problems(network, name)
     known = set(network.inputs)
     names: set[str] = set()
     for operation in network.operations:
@@ -291,7 +368,7 @@ def _problems(network: IntegerNetwork) -> Iterator[str]:
             yield f"operation {operation.name!r}: {problem}"
         known.add(operation.output)
     for name in network.outputs:
-        if name not in known:
+        if not network.is_known(name, known):
             yield f"output {name!r} is never computed"
 
 
@@ -303,13 +380,28 @@ def _tensor_problems(name: str, tensor: TensorType) -> Iterator[str]:
         yield f"tensor {name!r} has {tensor.depth} bits, but depths are {depths}"
 
 
+def _part_problems(network: IntegerNetwork, name: str) -> Iterator[str]:
+    part, tensors = network.parts[name], network.tensors
+    if name not in tensors or part.whole not in tensors:
+        yield f"{name!r} is a part of {part.whole!r}, but both must be tensors"
+        return
+    here, whole = tensors[name], tensors[part.whole]
+    if replace(here, channels=whole.channels) != whole:
+        yield f"{name!r} is {here}, but its whole {part.whole!r} is {whole}; they may differ in channels alone"
+    if not 0 <= part.channel <= whole.channels - here.channels:
+        yield (
+            f"{name!r} has the channels {part.channel}..{part.channel + here.channels - 1} of {part.whole!r}, "
+            f"which has {whole.channels}"
+        )
+
+
 def _operation_problems(network: IntegerNetwork, operation: Operation, known: set[str]) -> Iterator[str]:
     for name in (operation.input, operation.post.residual):
-        if name is not None and name not in known:
+        if name is not None and not network.is_known(name, known):
             yield f"{name!r} is read before it is computed"
     if operation.output not in network.tensors:
         yield f"its output {operation.output!r} is no tensor of the network"
-    if operation.output in known:
+    if network.is_known(operation.output, known):
         yield f"its output {operation.output!r} is computed twice"
     source, target = network.tensors[operation.input], network.tensors[operation.output]
     if isinstance(operation, Convolution):
@@ -353,6 +445,11 @@ def _window_problems(operation: Window) -> Iterator[str]:
     ):
         if pad >= kernel:
             yield f"padding {pad} ({side}) must be less than the window's side {kernel}"
+    if min(operation.repeat) < 1:
+        yield f"repeat {operation.repeat} must be at least 1"
+    shape = (operation.kernel, operation.stride, operation.padding)
+    if operation.repeat != (1, 1) and shape != ((1, 1), (1, 1), (0, 0, 0, 0)):
+        yield f"repeat {operation.repeat} needs a window of 1 x 1 with stride 1 and without padding"
 
 
 def _geometry_problems(operation: Operation) -> Iterator[str]:
@@ -360,7 +457,7 @@ def _geometry_problems(operation: Operation) -> Iterator[str]:
         ("kernel", operation.kernel, 1),
         ("stride", operation.stride, 1),
         ("dilation", operation.dilation, 1),
-        ("padding", operation.padding, 0),
+        ("padding", operation.padding, 0 if isinstance(operation, Convolution) else -math.inf),
     ):
         if min(values) < least:
             yield f"{name} {values} must be at least {least}"
@@ -376,6 +473,8 @@ def _post_problems(network: IntegerNetwork, post: PostProcessing, target: Tensor
     low, high = CLAMP_RANGE
     if not low <= post.clamp_low <= post.clamp_high <= high:
         yield f"clamp limits {post.clamp_low}..{post.clamp_high} must rise and lie within {low}..{high}"
+    if post.table is not None:
+        yield from _table_problems(post, post.table, target)
     if post.residual is None:
         return
     if network.tensors[post.residual].shape != target.shape:
@@ -391,11 +490,33 @@ def _post_problems(network: IntegerNetwork, post: PostProcessing, target: Tensor
             )
 
 
+def _table_problems(post: PostProcessing, table: np.ndarray, target: TensorType) -> Iterator[str]:
+    shape = (TableEntry.SEGMENTS, 2)
+    if table.dtype != np.int64 or table.shape != shape:
+        yield f"its table must be an int64 array of shape {shape}, not {table.dtype} of {table.shape}"
+        return
+    for name, values, signed, bits in (
+        ("bases", table[:, 0], target.signed, TableEntry.BASE_BITS),
+        ("slopes", table[:, 1], True, TableEntry.SLOPE_BITS),
+    ):
+        low, high = depth_range(bits, signed)
+        if values.min() < low or values.max() > high:
+            yield f"the {name} of its table, {values.min()}..{values.max()}, are outside {low}..{high}"
+    low, high = depth_range(TableEntry.OPERAND_BITS, signed=True)
+    if post.clamp_low < low or post.clamp_high > high:
+        yield f"clamp limits {post.clamp_low}..{post.clamp_high} before a table must lie within {low}..{high}"
+
+
 def _array_problems(name: str, array: np.ndarray, length: int, low: int, high: int) -> Iterator[str]:
     if array.dtype != np.int64 or array.shape != (length,):
         yield f"{name} must be an int64 array of shape {(length,)}, not {array.dtype} of {array.shape}"
     elif array.min() < low or array.max() > high:
         yield f"{name} {array.min()}..{array.max()} is outside {low}..{high}"
+
+
+def _format_part(network: IntegerNetwork, name: str) -> str:
+    whole, first = network.parts[name].whole, network.parts[name].channel
+    return f"part   {name} = {whole} channels {first}..{first + network.tensors[name].channels - 1}"
 
 
 def _format_operation(network: IntegerNetwork, operation: Operation) -> str:
@@ -414,6 +535,8 @@ def _format_operation(network: IntegerNetwork, operation: Operation) -> str:
         facts.append(f"dilation {_pair(operation.dilation)}")
     if (post.clamp_low, post.clamp_high) != CLAMP_RANGE:
         facts.append(f"clamp {post.clamp_low}..{post.clamp_high}")
+    if post.table is not None:
+        facts.append("table")
     operands = operation.input if post.residual is None else f"{operation.input} + {post.residual}"
     return (
         f"{operation.output}: {network.tensors[operation.output]} = {kind} {operation.name}({operands}) "
@@ -428,8 +551,8 @@ def _pair(pair: tuple[int, int]) -> str:
 def equal_networks(first: IntegerNetwork, second: IntegerNetwork) -> bool:
     """Whether two networks are the same bit by bit: tensors, operations and every integer."""
     return (
-        (first.name, first.tensors, first.inputs, first.outputs)
-        == (second.name, second.tensors, second.inputs, second.outputs)
+        (first.name, first.tensors, first.inputs, first.outputs, first.parts)
+        == (second.name, second.tensors, second.inputs, second.outputs, second.parts)
         and len(first.operations) == len(second.operations)
         and all(map(_equal_parts, first.operations, second.operations))
     )

@@ -8,10 +8,14 @@ import numpy as np
 
 
 def pad_map(source: np.ndarray, padding: tuple[int, int, int, int], value: float) -> np.ndarray:
-    """``source`` (..., height, width) with rows and columns of ``value`` added at (top, left, bottom, right)."""
-    top, left, bottom, right = padding
+    """``source`` (..., height, width) with rows and columns of ``value`` added at (top, left, bottom, right), or
+    removed where the number is negative."""
+    top, left, bottom, right = (max(each, 0) for each in padding)
     sides = [(0, 0)] * (source.ndim - 2) + [(top, bottom), (left, right)]
-    return np.pad(source, sides, constant_values=value)
+    first_row, first_column, last_rows, last_columns = (max(-each, 0) for each in padding)
+    height, width = source.shape[-2:]
+    kept = source[..., first_row : height - last_rows, first_column : width - last_columns]
+    return np.pad(kept, sides, constant_values=value)
 
 
 def taps(
