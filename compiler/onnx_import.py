@@ -267,4 +267,3 @@ def _attribute(path: Path, node: str, attribute: onnx.AttributeProto) -> Any:
         _check_finite(path, node, array)
         return array
     return list(value) if isinstance(value, list | tuple) else value
-

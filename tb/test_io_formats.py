@@ -125,6 +125,17 @@ def test_network_on_the_npu(memory_format: MemoryFormat) -> None:
     assert result.inferences.runs[0].overflows > 0
 
 
+def test_numbers_that_the_format_cannot_hold_are_refused() -> None:
+    """65519 is the largest float32 integer that rounds to a finite FP16 number; BF16 has the range of FP32."""
+    compiled = compile_network(quantized("digits_mlp"), TINY, MemoryFormat.FP16)
+    inputs = samples("digits_mlp", 2, 9)
+    (name,) = compiled.program.inputs
+    next(iter(inputs.values())).ravel()[[3, 70]] = -65520, 65519
+    message = f"input {name!r} has the value -65520, which is infinity in fp16; scale the data, or use another format"
+    with pytest.raises(CompilerError, match=f"^{re.escape(message)}$"):
+        run_network(compiled, inputs)
+
+
 @pytest.mark.cosim
 def test_nan_from_the_host_stops_the_stream() -> None:
     compiled = compile_network(quantized("digits_mlp"), TINY, MemoryFormat.FP32)
