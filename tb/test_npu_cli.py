@@ -61,7 +61,8 @@ def test_profile(tessera: Command, samples: Path, tmp_path: Path) -> None:
     assert outcome.status == 0, outcome.err
     (network,) = json.loads(path.read_text())["networks"]
     assert network["cycles"] == pytest.approx(network["predicted_cycles"], rel=0.1)
-    assert all(row["cycles"] > 0 for row in network["operations"])
+    for row in network["operations"]:
+        assert row["cycles"] == pytest.approx(row["predicted_cycles"], rel=0.1, abs=30), row
 
 
 @pytest.mark.slow
