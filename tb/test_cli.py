@@ -151,6 +151,13 @@ WRONG_USAGE: dict[str, tuple[list[str], str]] = {
     "two inputs without a name": (["run", str(MLP), "-i", "x.npz", "-i", "y.npz"], r"y\.npz.*NETWORK=FILE"),
     "waveforms of another simulator": (["run", str(MLP), "-i", "x.npz", "--waves", "w.fst"], r"w\.fst.*\.vcd"),
     "input of no network": (["run", str(MLP), "--input", "other=x.npz"], r"'other'.*digits_mlp"),
+    "layer given twice": (
+        ["plan", str(MLP), "--layer", "linear1=a4w4", "--layer", "linear1=a8"],
+        r"'linear1=a8'.*another.*'linear1'",
+    ),
+    "calibration of no network": (["plan", str(MLP), "-c", "other=x.npz"], r"--calibration other=.*digits_mlp"),
+    "name of two networks": (["run", "a/net.onnx", "b/net.onnx", "-i", "net=x.npz"], r"net=.*a/net\.onnx, b/net\.onnx"),
+    "format that no machine has": (["profile", str(MLP), "--io-format", "fp8"], r"'fp8'.*integer, fp16, bf16, fp32"),
     "two waveforms": (["run", str(MLP), str(MLP), "--input", "x.npz", "--waves", "w.vcd"], r"one network"),
 }
 
@@ -276,6 +283,36 @@ def test_quantize_and_plan(tessera: Command, samples: Path, tmp_path: Path) -> N
     assert plan.status == 0, plan.err
     assert "linear1" in plan.out
     assert "post" in plan.out
+
+
+def test_two_networks(tessera: Command, samples: Path, tmp_path: Path) -> None:
+    """Every float network has its own calibration data; a quantised one keeps its depths, and that is said."""
+    network, quantised, data = _softmax_network(tmp_path, [1, 4])
+    assert tessera("quantize", network, "-o", quantised, "-c", data).status == 0
+    summary = tmp_path / "plan=1.json"
+    calibrations = ("-c", f"digits_mlp={samples}", "-c", f"{network}={data}")
+    outcome = tessera("plan", MLP, network, quantised, *calibrations, "-a", 4, "--json", summary)
+    assert outcome.status == 0, outcome.err
+    assert outcome.out.count("is quantised already and keeps its depths") == 1
+    rows = json.loads(summary.read_text())["networks"]
+    assert [row["name"] for row in rows] == ["digits_mlp", "net", "net"]
+    _assert_refused(tessera("plan", MLP, network, *calibrations[:2]), r"net\.onnx is a float network.*--calibration")
+
+
+def test_file_with_an_equals_sign(tessera: Command, samples: Path, tmp_path: Path) -> None:
+    """The name of a file that exists is no assignment."""
+    odd = samples.rename(tmp_path / "run=1.npz")
+    outcome = tessera("plan", MLP, "-c", odd)
+    assert outcome.status == 0, outcome.err
+    title = next(line for line in outcome.out.splitlines() if "cycles predicted" in line)
+    assert title.endswith("instructions")
+
+
+def test_floats_in_dram_are_planned(tessera: Command, samples: Path) -> None:
+    """The stream of a plan is that of the run with the same options."""
+    outcome = tessera("plan", MLP, "-c", samples, "--io-format", "fp32", "--print")
+    assert outcome.status == 0, outcome.err
+    assert "memory_format=FP32" in outcome.out
 
 
 def test_reasons_of_the_host(tessera: Command, tmp_path: Path) -> None:

@@ -59,7 +59,9 @@ def _sentence(error: Exception | str) -> str:
 
 def print_table(columns: Sequence[str], rows: Sequence[Sequence[str]], *, title: str | None = None) -> None:
     """A table whose first column is text and whose others are numbers."""
-    table = Table(title=title, title_justify="left", box=None, pad_edge=False)
+    if title is not None:  # as a line: a table would wrap it at its own width
+        console.print(title, style="italic", markup=False, highlight=False, soft_wrap=True)
+    table = Table(box=None, pad_edge=False)
     for index, column in enumerate(columns):
         table.add_column(column, justify="left" if index == 0 else "right", no_wrap=True)
     for row in rows:
