@@ -21,8 +21,9 @@ from tessera.sim.windows import MemoryWindows
 MIN_MEMORY_BYTES = {Simulator.VERILATOR: 1 << 24, Simulator.ICARUS: 1 << 20}
 """Smallest simulated DRAM: each size is a build of its own, so that most programs share one."""
 
-TIMEOUT_CYCLES = 50_000_000
-"""Cycles after which a stream that has not ended counts as hung."""
+TIMEOUT_CYCLES = 1_000_000_000
+"""Cycles after which a stream that still moves is given up, a hundred times a large network's; the watchdog ends those
+that do not move."""
 
 Integers = Mapping[str, np.ndarray]
 
