@@ -13,6 +13,7 @@ import numpy as np
 from tessera.firmware.driver import RunResult
 from tessera.rtl import verilog
 from tessera.rtl.config import NpuConfig
+from tessera.rtl.isa import lanes_of_mask
 from tessera.sim.cosim import CosimDesign, CosimError, CosimResult, Simulator, build_simulation, run_cosim
 from tessera.sim.cosim.build import default_build_folder
 from tessera.sim.program import Program
@@ -164,13 +165,19 @@ def run_program(
     Raises
     ------
     CosimError
-        As `simulate`, or the NPU stopped with an error.
+        As `simulate`, or the NPU stopped with an error, or an accumulator overflowed.
     """
     results, simulation = simulate(program.config, program_starts(program, inputs), options, on_progress)
     runs = []
     for index, result in enumerate(results):
         if result.run is None:
-            raise CosimError(f"the NPU stopped at sample {index} of {program.name}: {result.error}")
+            raise CosimError(f"sample {index} of {program.name}: {result.error}")
+        if result.run.overflow:
+            lanes = ", ".join(map(str, lanes_of_mask(result.run.overflow)))
+            raise CosimError(
+                f"sample {index} of {program.name}: accumulators of the lanes {lanes} have overflowed, although the "
+                "compiler proved that they cannot; its results are wrong"
+            )
         runs.append(result.run)
     trace = tuple((cycle, mask) for cycle, mask in simulation.value["trace"])
     return Inferences(unpack_outputs(program, results), tuple(runs), trace, simulation)
