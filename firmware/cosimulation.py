@@ -10,12 +10,13 @@ from typing import Any
 
 import numpy as np
 
-from tessera.firmware.driver import RunResult
+from tessera.firmware.driver import WATCHDOG_CYCLES, RunResult
 from tessera.rtl import verilog
 from tessera.rtl.config import NpuConfig
 from tessera.rtl.isa import lanes_of_mask
 from tessera.sim.cosim import CosimDesign, CosimError, CosimResult, Simulator, build_simulation, run_cosim
 from tessera.sim.cosim.build import default_build_folder
+from tessera.sim.cycles import longest_silence
 from tessera.sim.program import Program
 from tessera.sim.windows import MemoryWindows
 
@@ -43,12 +44,15 @@ class Start:
         (DRAM byte address, length) read after it.
     windows
         Where the stream may fetch, load and store.
+    watchdog_cycles
+        Cycles without progress after which the NPU stops the stream.
     """
 
     writes: tuple[tuple[int, bytes], ...]
     stream_address: int
     reads: tuple[tuple[int, int], ...]
     windows: MemoryWindows = MemoryWindows()
+    watchdog_cycles: int = WATCHDOG_CYCLES
 
 
 @dataclass(frozen=True)
@@ -189,6 +193,7 @@ def program_starts(program: Program, inputs: Integers) -> list[Start]:
     if len(samples) != 1:
         raise ValueError(f"the inputs have different numbers of samples: {sorted(samples)}")
     reads = tuple((tensor.address, tensor.size) for tensor in program.outputs.values())
+    watchdog = max(WATCHDOG_CYCLES, 2 * longest_silence(program.instructions, program.config))
     starts = []
     for index in range(samples.pop()):
         image = ((program.address, program.image),) if index == 0 else ()
@@ -196,7 +201,7 @@ def program_starts(program: Program, inputs: Integers) -> list[Start]:
             (tensor.address, tensor.pack(inputs[name][index], program.config))
             for name, tensor in program.inputs.items()
         )
-        starts.append(Start(image + tensors, program.code_address, reads, program.windows))
+        starts.append(Start(image + tensors, program.code_address, reads, program.windows, watchdog))
     return starts
 
 
@@ -237,6 +242,7 @@ def _description(start: Start) -> dict[str, Any]:
         "stream_address": start.stream_address,
         "reads": list(start.reads),
         "windows": start.windows.as_dict(),
+        "watchdog_cycles": start.watchdog_cycles,
     }
 
 

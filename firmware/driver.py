@@ -19,8 +19,8 @@ ERROR_TEXTS = {
 """Why a stream stopped and what to do, where the error's name does not say it."""
 
 WATCHDOG_CYCLES = 1 << 20
-"""Default limit of the watchdog: ten milliseconds at 100 MHz, and several times the longest instruction whose weights
-fit their bank (65 536 cycles with `edge`)."""
+"""Default limit of the watchdog: ten milliseconds at 100 MHz. `tessera.sim.cycles.longest_silence` tells whether a
+stream needs more, as machines with large memories may."""
 
 
 COUNTERS = ("saturations", "not_a_number", "underflows", "overflows")
