@@ -199,11 +199,22 @@ def test_output_through_a_link(tessera: Command, samples: Path, tmp_path: Path) 
 
 
 def test_output_is_the_input(tessera: Command, samples: Path, tmp_path: Path) -> None:
-    """The float network is not overwritten by the quantised one."""
-    network = tmp_path / "net.onnx"
+    """Neither networks nor data are overwritten by what a command writes."""
+    network, output = tmp_path / "net.onnx", tmp_path / "out.onnx"
     network.write_bytes(MLP.read_bytes())
-    _assert_refused(tessera("quantize", network, "-c", samples, "-o", network), r"--output .*is the network itself")
-    assert network.read_bytes() == MLP.read_bytes()
+    data = samples.read_bytes()
+    for arguments in (
+        ("quantize", network, "-c", samples, "-o", network),
+        ("quantize", network, "-c", samples, "-o", samples),
+        ("quantize", network, "-c", samples, "-o", output, "--json", output),
+        ("plan", network, "-c", samples, "--json", network),
+        ("profile", MLP, network, "--json", network),
+        ("run", network, "-i", samples, "--json", tmp_path / "." / network.name),
+        ("run", network, "-i", samples, "--json", samples),
+    ):
+        _assert_refused(tessera(*arguments), r"cannot write \S+: the command needs that file for something else")
+    assert (network.read_bytes(), samples.read_bytes()) == (MLP.read_bytes(), data)
+    assert not output.exists()
 
 
 def test_interrupted_while_starting() -> None:

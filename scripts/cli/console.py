@@ -120,10 +120,14 @@ def output_file(path: Path) -> Iterator[Path]:
         temporary.unlink(missing_ok=True)
 
 
-def check_output(path: Path | None) -> None:
-    """Raises `UsageError` before the work starts if a file cannot be written later."""
+def check_output(path: Path | None, *others: Path | None) -> None:
+    """Raises `UsageError` before the work starts if a file cannot be written later, or is one of the ``others``: what
+    the command reads, and what else it writes."""
     if path is None:
         return
+    for other in others:
+        if other is not None and path.resolve() == other.resolve():
+            raise UsageError(f"cannot write {path}: the command needs that file for something else; give another name")
     if path.is_dir():
         raise UsageError(f"cannot write {path}: it is a folder; give the name of a file in it")
     _check_ordinary(path)

@@ -39,7 +39,7 @@ def plan(
     json: JsonOption = None,
 ) -> None:
     """Compile networks and show their operations with predicted cycles."""
-    check_output(json)
+    check_output(json, *networks)
     config = NpuConfig.load(npu)
     memory_format = parse_io_format(io_format)
     options = quantization_options(

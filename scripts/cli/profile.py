@@ -43,7 +43,7 @@ def profile(
     json: JsonOption = None,
 ) -> None:
     """Measure every operation's cycles on the RTL, beside the cycle model's prediction."""
-    check_output(json)
+    check_output(json, *networks)
     config = NpuConfig.load(npu)
     memory_format = parse_io_format(io_format)
     options = quantization_options(

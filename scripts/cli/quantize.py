@@ -45,10 +45,8 @@ def quantize(
     json: JsonOption = None,
 ) -> None:
     """Quantise a float ONNX network and write it as QONNX."""
-    check_output(output)
-    check_output(json)
-    if output.exists() and network.exists() and output.samefile(network):
-        raise UsageError(f"--output {output} is the network itself; give the name of another file")
+    check_output(output, network, calibration)
+    check_output(json, network, calibration, output)
     layers, shapes = parse_layers(layer), parse_shapes(shape)
     if calibration is None:
         raise UsageError("the activations' ranges are unknown; give typical inputs with --calibration FILE.npz")

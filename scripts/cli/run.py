@@ -54,12 +54,13 @@ def run(
     json: JsonOption = None,
 ) -> None:
     """Run networks on the co-simulated RTL and compare every result with the golden model."""
-    check_output(json)
+    check_output(json, *networks, waves)
     check_waves(waves, simulator)
     config = NpuConfig.load(npu)
     if waves is not None and len(networks) > 1:
         raise UsageError("--waves writes one file; run one network at a time with it")
     files = match_inputs(networks, inputs)
+    check_output(json, *files.values())
     memory_format = parse_io_format(io_format)
     options = quantization_options(
         networks, calibration, activations, weights, layer, shape, power_of_two_io=memory_format.is_float
