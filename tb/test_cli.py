@@ -150,6 +150,7 @@ WRONG_USAGE: dict[str, tuple[list[str], str]] = {
     "network is a folder": (["plan", str(MLP.parent)], r"models is a folder"),
     "two inputs without a name": (["run", str(MLP), "-i", "x.npz", "-i", "y.npz"], r"y\.npz.*NETWORK=FILE"),
     "waveforms of another simulator": (["run", str(MLP), "-i", "x.npz", "--waves", "w.fst"], r"w\.fst.*\.vcd"),
+    "input that does not exist": (["run", "none.onnx", "-i", "none.npz"], r"there is no file none\.npz"),
     "input of no network": (["run", str(MLP), "--input", "other=x.npz"], r"'other'.*digits_mlp"),
     "layer given twice": (
         ["plan", str(MLP), "--layer", "linear1=a4w4", "--layer", "linear1=a8"],

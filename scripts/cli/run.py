@@ -24,6 +24,7 @@ from tessera.cli.options import (
 )
 from tessera.compiler import load_inputs
 from tessera.compiler.calibration_data import load_labels
+from tessera.compiler.errors import check_file
 from tessera.firmware.cosimulation import Options
 from tessera.firmware.inference import CompiledNetwork, compile_network, run_network
 from tessera.firmware.summary import NetworkSummary, run_summary, summarize
@@ -88,11 +89,20 @@ def check_waves(waves: Path | None, simulator: Simulator) -> None:
 
 
 def match_inputs(networks: list[Path], texts: list[str]) -> dict[Path, Path]:
-    """The input file of each network; raises `UsageError` if one is missing or matches none."""
+    """The input file of each network, before anything is compiled.
+
+    Raises
+    ------
+    UsageError
+        A network has none, or one matches no network.
+    CompilerError
+        A file does not exist.
+    """
     files = match_files("--input", networks, texts)
     for path in networks:
         if path not in files:
             raise UsageError(f"{path} has no input; add --input {path.stem}=FILE.npz")
+        check_file(files[path])
     return files
 
 
