@@ -1,4 +1,4 @@
-"""The compiler's error."""
+"""The compiler's error, and what its messages share."""
 
 from __future__ import annotations
 
@@ -19,3 +19,8 @@ def check_file(path: Path) -> None:
         raise CompilerError(f"{path} is a folder; give the name of a file in it")
     if not path.is_file():
         raise CompilerError(f"there is no file {path}")
+
+
+def first_line(error: Exception) -> str:
+    """The first line of another project's error that says something, for a sentence of ours."""
+    return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)

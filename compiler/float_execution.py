@@ -15,7 +15,7 @@ import onnx.helper
 import onnx.numpy_helper
 import onnx.reference
 
-from tessera.compiler.errors import CompilerError
+from tessera.compiler.errors import CompilerError, first_line
 from tessera.compiler.graph import (
     CANONICAL,
     CONCATENATION,
@@ -117,11 +117,15 @@ def run_node(graph: Graph, node: Node, values: dict[str, np.ndarray], dtype: typ
     else:
         operands = [values.get(name) for name in node.inputs]
         constants = [graph.constants.get(name) for name in node.inputs]
-        values.update(run_onnx_node(node, graph.opset, operands, constants))
+        values.update(run_onnx_node(node, graph.opset, operands, constants, graph.shapes))
 
 
 def run_onnx_node(
-    node: Node, opset: int, operands: Sequence[np.ndarray | None], constants: Sequence[np.ndarray | None]
+    node: Node,
+    opset: int,
+    operands: Sequence[np.ndarray | None],
+    constants: Sequence[np.ndarray | None],
+    shapes: Mapping[str, Shape],
 ) -> dict[str, np.ndarray]:
     """Computes an ONNX node with ONNX's reference implementation.
 
@@ -135,10 +139,18 @@ def run_onnx_node(
         For each of its inputs an array (samples, *shape*), or ``None`` for a constant or an omitted operand.
     constants
         For each of its inputs its value if it is a constant.
+    shapes
+        Shapes that its outputs must have, by name.
 
     Returns
     -------
     For each output that has a name an array (samples, *shape*). Without any operand there is one sample.
+
+    Raises
+    ------
+    CompilerError
+        The reference implementation does not compute the node, or gives another shape than the rest of the network was
+        prepared for.
     """
     if node.op == "BatchNormalization":
         opset = max(opset, _BATCH_NORM_OPSET)
@@ -146,12 +158,30 @@ def run_onnx_node(
     batch = next((len(operand) for operand in operands if operand is not None), 1)
     fixed = {name: value for name, value in zip(node.inputs, constants, strict=True) if value is not None}
     varying = {name: value for name, value in zip(node.inputs, operands, strict=True) if value is not None}
-    results = [
-        evaluator.run(None, {**fixed, **{name: value[sample] for name, value in varying.items()}})
-        for sample in range(batch)
-    ]
-    columns = map(np.stack, zip(*results, strict=True))
-    return dict(zip(filter(None, node.outputs), columns, strict=True))
+    try:
+        results = [
+            evaluator.run(None, {**fixed, **{name: value[sample] for name, value in varying.items()}})
+            for sample in range(batch)
+        ]
+    except Exception as error:  # another project's code: it may raise anything
+        raise CompilerError(
+            f"node {node.name!r} ({node.op}): ONNX's reference implementation, which computes it for the host, fails: "
+            f"{first_line(error)}; write the node in another form"
+        ) from None
+    outputs = dict(zip(filter(None, node.outputs), map(np.stack, zip(*results, strict=True)), strict=True))
+    _check_shapes(node, outputs, shapes)
+    return outputs
+
+
+def _check_shapes(node: Node, outputs: Mapping[str, np.ndarray], shapes: Mapping[str, Shape]) -> None:
+    """ONNX's shape inference and its operators do not agree on every pooling with ``ceil_mode``."""
+    for name, value in outputs.items():
+        computed, inferred = value.shape[1:], shapes.get(name, value.shape[1:])
+        if computed != inferred:
+            raise CompilerError(
+                f"node {node.name!r} ({node.op}): it computes {name!r} of shape {computed}, but by ONNX's shape "
+                f"inference that is {inferred}; write the node in another form (pooling without ceil_mode)"
+            )
 
 
 def make_onnx_node(node: Node, domain: str = "") -> onnx.NodeProto:

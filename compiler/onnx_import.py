@@ -21,7 +21,7 @@ import onnx.helper
 import onnx.numpy_helper
 import onnx.shape_inference
 
-from tessera.compiler.errors import CompilerError, check_file
+from tessera.compiler.errors import CompilerError, check_file, first_line
 from tessera.compiler.graph import Graph, Node, Shape, unique_name, verify
 from tessera.compiler.operators import OPSETS
 
@@ -75,7 +75,7 @@ def load_model(path: Path, domains: Collection[str] = ()) -> onnx.ModelProto:
     try:
         onnx.checker.check_model(model)
     except (onnx.checker.ValidationError, ValueError) as error:
-        raise CompilerError(f"{path} is not a valid ONNX file: {_first_line(error)}") from None
+        raise CompilerError(f"{path} is not a valid ONNX file: {first_line(error)}") from None
     return model
 
 
@@ -156,7 +156,7 @@ def _load_external_data(path: Path, model: onnx.ModelProto) -> None:
     try:
         onnx.external_data_helper.load_external_data_for_model(model, str(path.parent))
     except (OSError, ValueError, onnx.checker.ValidationError) as error:
-        raise CompilerError(f"{path}: its external data cannot be read: {_first_line(error)}") from None
+        raise CompilerError(f"{path}: its external data cannot be read: {first_line(error)}") from None
 
 
 def _fix_inputs(path: Path, model: onnx.ModelProto, shapes: Mapping[str, Shape]) -> None:
@@ -186,7 +186,7 @@ def infer_shapes(path: Path, model: onnx.ModelProto) -> onnx.ModelProto:
     try:
         return onnx.shape_inference.infer_shapes(model, check_type=True, strict_mode=True, data_prop=True)
     except (onnx.shape_inference.InferenceError, ValueError) as error:
-        raise CompilerError(f"{path}: shapes cannot be inferred: {_first_line(error)}") from None
+        raise CompilerError(f"{path}: shapes cannot be inferred: {first_line(error)}") from None
 
 
 def _check_static(path: Path, kind: str, value: onnx.ValueInfoProto) -> None:
@@ -267,7 +267,3 @@ def _attribute(path: Path, node: str, attribute: onnx.AttributeProto) -> Any:
         _check_finite(path, node, array)
         return array
     return list(value) if isinstance(value, list | tuple) else value
-
-
-def _first_line(error: Exception) -> str:
-    return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)

@@ -128,4 +128,4 @@ def execute_quantized(
 def _run(network: QuantizedNetwork, node: Node, values: dict[str, np.ndarray]) -> None:
     operands = [values.get(name) for name in node.inputs]
     constants = [network.host_constants.get(name) for name in node.inputs]
-    values.update(run_onnx_node(node, network.opset, operands, constants))
+    values.update(run_onnx_node(node, network.opset, operands, constants, network.shapes))

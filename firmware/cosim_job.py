@@ -43,7 +43,8 @@ async def run_starts(
                 await bus.start_trace()
             windows = MemoryWindows.from_dict(start["windows"])
             bus.configure_windows(windows)
-            records.append(await _run(npu, start["stream_address"], timeout_cycles, windows))
+            limits = {"timeout_cycles": timeout_cycles, "watchdog_cycles": start["watchdog_cycles"]}
+            records.append(await _run(npu, start["stream_address"], windows, limits))
             if index == 0:
                 begin = bus.interrupt_cycle - records[0].get("cycles", 0)
                 trace = [(cycle - begin, mask) for cycle, mask in await bus.stop_trace()]
@@ -54,9 +55,9 @@ async def run_starts(
     return {"records": records, "trace": trace}
 
 
-async def _run(npu: Npu, stream_address: int, timeout_cycles: int, windows: MemoryWindows) -> dict[str, Any]:
+async def _run(npu: Npu, stream_address: int, windows: MemoryWindows, limits: dict[str, int]) -> dict[str, Any]:
     try:
-        result = await npu.run(stream_address, timeout_cycles=timeout_cycles, windows=windows)
+        result = await npu.run(stream_address, windows=windows, **limits)
     except NpuError as error:
         return {"error": str(error)}
     return dataclasses.asdict(result)

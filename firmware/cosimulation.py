@@ -10,19 +10,22 @@ from typing import Any
 
 import numpy as np
 
-from tessera.firmware.driver import RunResult
+from tessera.firmware.driver import WATCHDOG_CYCLES, RunResult
 from tessera.rtl import verilog
 from tessera.rtl.config import NpuConfig
+from tessera.rtl.isa import lanes_of_mask
 from tessera.sim.cosim import CosimDesign, CosimError, CosimResult, Simulator, build_simulation, run_cosim
 from tessera.sim.cosim.build import default_build_folder
+from tessera.sim.cycles import longest_silence
 from tessera.sim.program import Program
 from tessera.sim.windows import MemoryWindows
 
 MIN_MEMORY_BYTES = {Simulator.VERILATOR: 1 << 24, Simulator.ICARUS: 1 << 20}
 """Smallest simulated DRAM: each size is a build of its own, so that most programs share one."""
 
-TIMEOUT_CYCLES = 50_000_000
-"""Cycles after which a stream that has not ended counts as hung."""
+TIMEOUT_CYCLES = 1_000_000_000
+"""Cycles after which a stream that still moves is given up, a hundred times a large network's; the watchdog ends those
+that do not move."""
 
 Integers = Mapping[str, np.ndarray]
 
@@ -41,12 +44,15 @@ class Start:
         (DRAM byte address, length) read after it.
     windows
         Where the stream may fetch, load and store.
+    watchdog_cycles
+        Cycles without progress after which the NPU stops the stream.
     """
 
     writes: tuple[tuple[int, bytes], ...]
     stream_address: int
     reads: tuple[tuple[int, int], ...]
     windows: MemoryWindows = MemoryWindows()
+    watchdog_cycles: int = WATCHDOG_CYCLES
 
 
 @dataclass(frozen=True)
@@ -163,13 +169,19 @@ def run_program(
     Raises
     ------
     CosimError
-        As `simulate`, or the NPU stopped with an error.
+        As `simulate`, or the NPU stopped with an error, or an accumulator overflowed.
     """
     results, simulation = simulate(program.config, program_starts(program, inputs), options, on_progress)
     runs = []
     for index, result in enumerate(results):
         if result.run is None:
-            raise CosimError(f"the NPU stopped at sample {index} of {program.name}: {result.error}")
+            raise CosimError(f"sample {index} of {program.name}: {result.error}")
+        if result.run.overflow:
+            lanes = ", ".join(map(str, lanes_of_mask(result.run.overflow)))
+            raise CosimError(
+                f"sample {index} of {program.name}: accumulators of the lanes {lanes} have overflowed, although the "
+                "compiler proved that they cannot; its results are wrong"
+            )
         runs.append(result.run)
     trace = tuple((cycle, mask) for cycle, mask in simulation.value["trace"])
     return Inferences(unpack_outputs(program, results), tuple(runs), trace, simulation)
@@ -181,6 +193,7 @@ def program_starts(program: Program, inputs: Integers) -> list[Start]:
     if len(samples) != 1:
         raise ValueError(f"the inputs have different numbers of samples: {sorted(samples)}")
     reads = tuple((tensor.address, tensor.size) for tensor in program.outputs.values())
+    watchdog = max(WATCHDOG_CYCLES, 2 * longest_silence(program.instructions, program.config))
     starts = []
     for index in range(samples.pop()):
         image = ((program.address, program.image),) if index == 0 else ()
@@ -188,7 +201,7 @@ def program_starts(program: Program, inputs: Integers) -> list[Start]:
             (tensor.address, tensor.pack(inputs[name][index], program.config))
             for name, tensor in program.inputs.items()
         )
-        starts.append(Start(image + tensors, program.code_address, reads, program.windows))
+        starts.append(Start(image + tensors, program.code_address, reads, program.windows, watchdog))
     return starts
 
 
@@ -229,6 +242,7 @@ def _description(start: Start) -> dict[str, Any]:
         "stream_address": start.stream_address,
         "reads": list(start.reads),
         "windows": start.windows.as_dict(),
+        "watchdog_cycles": start.watchdog_cycles,
     }
 
 

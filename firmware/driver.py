@@ -13,14 +13,18 @@ from tessera.sim.windows import MemoryWindows
 RESET_POLLS = 100_000
 """Readings of the status register after which a reset that has not taken effect counts as failed."""
 
-
 ERROR_TEXTS = {
     ErrorCode.NOT_A_NUMBER: "because it loads NaN or infinity; remove them from the input, or load with another policy",
 }
 """Why a stream stopped and what to do, where the error's name does not say it."""
+
 WATCHDOG_CYCLES = 1 << 20
-"""Default limit of the watchdog: ten milliseconds at 100 MHz, and several times the longest instruction whose weights
-fit their bank (65 536 cycles with `edge`)."""
+"""Default limit of the watchdog: ten milliseconds at 100 MHz. `tessera.sim.cycles.longest_silence` tells whether a
+stream needs more, as machines with large memories may."""
+
+
+COUNTERS = ("saturations", "not_a_number", "underflows", "overflows")
+"""What the NPU counts of a stream's values."""
 
 
 class NpuError(RuntimeError):

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from tessera.compiler.errors import CompilerError
 from tessera.compiler.integer import to_integer
 from tessera.compiler.io_formats import float_formats
 from tessera.compiler.lowering import lower
@@ -19,6 +20,7 @@ from tessera.rtl.isa import MemoryFormat
 from tessera.sim.golden.evaluate import evaluate
 from tessera.sim.golden.network import Convolution, IntegerNetwork, operation_macs
 from tessera.sim.program import Program
+from tessera.sim.tensor_layout import decode_floats, encode_floats
 
 Arrays = Mapping[str, np.ndarray]
 
@@ -87,7 +89,7 @@ def run_network(
     Raises
     ------
     CompilerError
-        Inputs are missing or of the wrong shape.
+        Inputs are missing, of the wrong shape, or too large for their floating-point format.
     CosimError
         The simulation failed.
     """
@@ -109,7 +111,19 @@ def _in_dram(program: Program, before: HostInputs) -> dict[str, np.ndarray]:
     for name, tensor in program.inputs.items():
         if tensor.format.is_float:
             inputs[name] = before.values[name].reshape(inputs[name].shape)
+            _check_representable(name, inputs[name], tensor.format.memory_format)
     return inputs
+
+
+def _check_representable(name: str, values: np.ndarray, memory_format: MemoryFormat) -> None:
+    """Refuses finite numbers that the format would turn into infinity, for which the NPU would stop."""
+    stored = decode_floats(encode_floats(values, memory_format), memory_format)
+    lost = np.isfinite(values) & np.isinf(stored)
+    if lost.any():
+        raise CompilerError(
+            f"input {name!r} has the value {values[lost][0]:.9g}, which is infinity in {memory_format.name.lower()}; "
+            "scale the data, or use another format"
+        )
 
 
 def _golden(network: CompiledNetwork, before: HostInputs) -> dict[str, np.ndarray]:

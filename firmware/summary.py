@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from tessera.firmware.driver import COUNTERS
 from tessera.firmware.inference import CompiledNetwork, NetworkResult, accuracy, ideal_cycles
 from tessera.firmware.timeline import bundles, instruction_times, operation_times
 from tessera.rtl.config import NpuConfig
@@ -33,6 +34,8 @@ class NetworkSummary:
         Multiply-accumulates of one inference, and the share of the lanes' multiplications that they used.
     dram_bytes
         Bytes that one inference moved over the memory bus, code included.
+    counts
+        What the NPU counted (`tessera.firmware.driver.COUNTERS`), added over the samples.
     accuracy, golden_accuracy
         Share of right answers of the RTL and of the golden model, if labels were given.
     bundles
@@ -49,6 +52,7 @@ class NetworkSummary:
     macs: int
     mac_utilization: float
     dram_bytes: int
+    counts: Mapping[str, int]
     accuracy: float | None
     golden_accuracy: float | None
     bundles: list[dict[str, Any]]
@@ -65,6 +69,7 @@ class NetworkSummary:
             "macs": self.macs,
             "mac_utilization": round(self.mac_utilization, 4),
             "dram_bytes": self.dram_bytes,
+            **self.counts,
             "samples": self.samples,
         }
         if self.accuracy is not None:
@@ -88,6 +93,7 @@ def summarize(path: Path, network: CompiledNetwork, result: NetworkResult, label
         macs=program.macs,
         mac_utilization=ideal_cycles(network.integer, program.config) / cycles,
         dram_bytes=round((counters.npu_read_bytes + counters.npu_write_bytes) / len(runs)),
+        counts={name: sum(getattr(run, name) for run in runs) for name in COUNTERS},
         accuracy=None if labels is None else accuracy(result.outputs, labels),
         golden_accuracy=None if labels is None else accuracy(result.golden_outputs, labels),
         bundles=bundles(network.quantized, times),

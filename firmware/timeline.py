@@ -6,7 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from tessera.compiler.quantized import QuantizedConvolution, QuantizedNetwork
-from tessera.rtl.isa import LaneProgram, PostProcess, Unit, Window, lanes_of_mask
+from tessera.rtl.isa import Fence, LaneProgram, PostProcess, Source, Unit, Wait, lanes_of_mask, units_of_mask
+from tessera.sim.ordering import StreamOrder
 from tessera.sim.program import Program
 
 
@@ -19,7 +20,8 @@ class OperationTime:
     operation
         Its name.
     start, end
-        From the beginning of its first tile to the end of its last post-processing.
+        From the beginning of its first lane program to the end of its last post-processing. Window readers, which read
+        a few positions ahead, count as working when their post-processing does.
     lanes
         Indices of the lanes whose multipliers it used; empty for windows.
     """
@@ -39,16 +41,16 @@ def operation_times(program: Program, start: Sequence[int], end: Sequence[int]) 
     """Times of a program's operations, in their order, from the start and end of each of its instructions."""
     found: dict[str, OperationTime] = {}
     for index, instruction in enumerate(program.instructions):
-        if not isinstance(instruction, (LaneProgram, Window, PostProcess)):
+        if not isinstance(instruction, LaneProgram | PostProcess):
             continue
         name = program.operations[index]
+        first, last = int(start[index]), int(end[index])
         lanes = lanes_of_mask(instruction.lanes) if isinstance(instruction, LaneProgram) else ()
-        before = found.get(name, OperationTime(name, int(start[index]), int(end[index]), ()))
+        before = found.get(name, OperationTime(name, first, last, ()))
+        if isinstance(instruction, PostProcess) and instruction.source is Source.LANES:
+            first = before.start  # that of its lane program
         found[name] = OperationTime(
-            name,
-            min(before.start, int(start[index])),
-            max(before.end, int(end[index])),
-            tuple(sorted({*before.lanes, *lanes})),
+            name, min(before.start, first), max(before.end, last), tuple(sorted({*before.lanes, *lanes}))
         )
     return list(found.values())
 
@@ -57,30 +59,34 @@ def instruction_times(program: Program, completions: Sequence[tuple[int, int]]) 
     """Start and end of each instruction, from the machine's trace.
 
     A unit works through its instructions in order, so the n-th completion of a unit ends its n-th instruction. An
-    instruction counts as started when its unit had completed the one before.
+    instruction counts as started when its units had completed the one before, and what they were told to wait for. A
+    wait, a fence and the end take no time: both are 0.
 
     Parameters
     ----------
     completions
         (cycle since the start of the stream, mask of the units that completed an instruction in it), rising.
     """
-    ends: list[list[int]] = [[] for _ in Unit]
+    ends: list[list[int]] = [[0] for _ in Unit]
     for cycle, mask in completions:
-        for unit in Unit:
-            if mask >> unit & 1:
-                ends[unit].append(cycle)
-    taken = [0] * len(Unit)
+        for unit in units_of_mask(mask):
+            ends[unit].append(cycle)
+    order = StreamOrder(program.config, hazards=False)
+    ready = [0] * len(Unit)
     start, end = [], []
     for instruction in program.instructions:
-        units = [] if instruction.mnemonic in ("wait", "fence", "end") else instruction.units()
-        starts, finishes = [], []
+        order.append(instruction)
+        units = () if isinstance(instruction, Wait) else instruction.units()
+        start.append(max((ready[unit] for unit in units), default=0))
         for unit in units:
-            index = taken[unit]
-            taken[unit] += 1
-            starts.append(ends[unit][index - 1] if index else 0)
-            finishes.append(ends[unit][index])
-        start.append(min(starts, default=0))
-        end.append(max(finishes, default=0))
+            ready[unit] = ends[unit][order.counts[unit]]
+        end.append(max((ready[unit] for unit in units), default=0))
+        if isinstance(instruction, Wait):
+            awaited = max((ends[unit][count] for unit, count in order.resolve(instruction)), default=0)
+            for unit in units_of_mask(instruction.targets):
+                ready[unit] = max(ready[unit], awaited)
+        elif isinstance(instruction, Fence):
+            ready = [max(ready)] * len(Unit)
     return start, end
 
 

@@ -8,7 +8,8 @@ Groups
 ------
 sim_speed
     Clock cycles per second of the co-simulated ``edge`` preset, and how much faster that is than the same sources
-    with the options that cocotb gives Verilator by itself.
+    with the options that cocotb gives Verilator by itself. Seconds, cycles and MACs per second of one inference of
+    ResNet-18 at 224 x 224 (seeded weights).
 cycles
     Cycles of one inference on ``edge`` (DRAM: a bus word per cycle, latency 40 cycles, weights loaded from DRAM), the
     use of the multipliers, and the error of the cycle model. For the networks of MLPerf Tiny the floors are the cycles
@@ -36,7 +37,7 @@ from benchmark.runs import ROOT
 from benchmark.speed import measure_sim_speed
 
 from tessera.cli.app import exit_on_error
-from tessera.cli.console import ResultError, UsageError, console, print_table, write_json
+from tessera.cli.console import ResultError, UsageError, check_output, console, print_table, write_json
 from tessera.cli.options import JsonOption
 
 BUILD = ROOT / "build" / "bench"
@@ -58,13 +59,16 @@ def main(
     """Measure the machine and print the tables."""
     if only is not None and only not in GROUPS:
         raise UsageError(f"there is no group {only!r}; the groups are {', '.join(GROUPS)}")
+    check_output(json)
     groups: dict[str, list[Row]] = {}
+    rows: list[Row] = []
     for name in GROUPS if only is None else [only]:
         console.print(f"measuring {name} ...", highlight=False)
         groups[name] = list(GROUPS[name]())
         _print_group(name, groups[name])
-    rows = [row for group in groups.values() for row in group]
-    write_json(json, {"rows": [row.to_json() for row in rows]})
+        rows += groups[name]
+        # After every group, so that one that fails does not take the others' measurements with it.
+        write_json(json, {"rows": [row.to_json() for row in rows]})
     console.print(f"summary: {json}", highlight=False, soft_wrap=True)
     console.print(f"page: {write_page(page, groups, _descriptions())}", highlight=False, soft_wrap=True)
     missed = [row.name for row in rows if not row.holds]

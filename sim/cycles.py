@@ -178,6 +178,21 @@ def predict(
     return Prediction(total, start, end, machine.busy)
 
 
+def longest_silence(stream: Sequence[Instruction], config: NpuConfig) -> int:
+    """Cycles for which a stream may go without a completion or a beat once its loads have come: those of its longest
+    lane program or window. The watchdog must wait longer."""
+    return max((_silent_cycles(instruction, config) for instruction in stream), default=0)
+
+
+def _silent_cycles(instruction: Instruction, config: NpuConfig) -> int:
+    if isinstance(instruction, LaneProgram):
+        return weight_steps(instruction) * max(step_words(instruction), config.rows)
+    if isinstance(instruction, Window):
+        pixels = instruction.tile_height * instruction.tile_width
+        return pixels * instruction.kernel_height * instruction.kernel_width
+    return 0
+
+
 Burst = tuple[float, float]
 """When a burst was asked for, and the cycles that its data take."""
 

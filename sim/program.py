@@ -37,11 +37,14 @@ class DramFormat:
         Floating point: a real number in DRAM is the integer on chip times ``2 ** scale_exponent``.
     nan_policy
         Floating point: what a load makes of NaN and infinity.
+    nan_value
+        The integer that replaces them, with the policy REPLACE; saturated to the tensor's depth.
     """
 
     memory_format: MemoryFormat = MemoryFormat.INTEGER
     scale_exponent: int = 0
     nan_policy: NanPolicy = NanPolicy.STOP_STREAM
+    nan_value: int = 0
 
     @property
     def is_float(self) -> bool:

@@ -9,14 +9,12 @@ from random_streams import RandomStream
 
 from tessera.compiler.stream_checker import check_program, violations
 from tessera.firmware.cosimulation import Integers, Options, Start, program_starts, simulate, unpack_outputs
+from tessera.firmware.driver import COUNTERS
 from tessera.rtl.config import NpuConfig
 from tessera.sim.golden.evaluate import evaluate
 from tessera.sim.golden.network import IntegerNetwork
 from tessera.sim.program import Program
 from tessera.sim.stream import StreamModel
-
-COUNTERS = ("saturations", "not_a_number", "underflows", "overflows")
-"""What stream model and RTL both count."""
 
 
 def assert_streams_agree(config: NpuConfig, streams: dict[str, RandomStream], options: Options) -> None:

@@ -150,7 +150,15 @@ WRONG_USAGE: dict[str, tuple[list[str], str]] = {
     "network is a folder": (["plan", str(MLP.parent)], r"models is a folder"),
     "two inputs without a name": (["run", str(MLP), "-i", "x.npz", "-i", "y.npz"], r"y\.npz.*NETWORK=FILE"),
     "waveforms of another simulator": (["run", str(MLP), "-i", "x.npz", "--waves", "w.fst"], r"w\.fst.*\.vcd"),
+    "input that does not exist": (["run", "none.onnx", "-i", "none.npz"], r"there is no file none\.npz"),
     "input of no network": (["run", str(MLP), "--input", "other=x.npz"], r"'other'.*digits_mlp"),
+    "layer given twice": (
+        ["plan", str(MLP), "--layer", "linear1=a4w4", "--layer", "linear1=a8"],
+        r"'linear1=a8'.*another.*'linear1'",
+    ),
+    "calibration of no network": (["plan", str(MLP), "-c", "other=x.npz"], r"--calibration other=.*digits_mlp"),
+    "name of two networks": (["run", "a/net.onnx", "b/net.onnx", "-i", "net=x.npz"], r"net=.*a/net\.onnx, b/net\.onnx"),
+    "format that no machine has": (["profile", str(MLP), "--io-format", "fp8"], r"'fp8'.*integer, fp16, bf16, fp32"),
     "two waveforms": (["run", str(MLP), str(MLP), "--input", "x.npz", "--waves", "w.vcd"], r"one network"),
 }
 
@@ -192,11 +200,22 @@ def test_output_through_a_link(tessera: Command, samples: Path, tmp_path: Path) 
 
 
 def test_output_is_the_input(tessera: Command, samples: Path, tmp_path: Path) -> None:
-    """The float network is not overwritten by the quantised one."""
-    network = tmp_path / "net.onnx"
+    """Neither networks nor data are overwritten by what a command writes."""
+    network, output = tmp_path / "net.onnx", tmp_path / "out.onnx"
     network.write_bytes(MLP.read_bytes())
-    _assert_refused(tessera("quantize", network, "-c", samples, "-o", network), r"--output .*is the network itself")
-    assert network.read_bytes() == MLP.read_bytes()
+    data = samples.read_bytes()
+    for arguments in (
+        ("quantize", network, "-c", samples, "-o", network),
+        ("quantize", network, "-c", samples, "-o", samples),
+        ("quantize", network, "-c", samples, "-o", output, "--json", output),
+        ("plan", network, "-c", samples, "--json", network),
+        ("profile", MLP, network, "--json", network),
+        ("run", network, "-i", samples, "--json", tmp_path / "." / network.name),
+        ("run", network, "-i", samples, "--json", samples),
+    ):
+        _assert_refused(tessera(*arguments), r"cannot write \S+: the command needs that file for something else")
+    assert (network.read_bytes(), samples.read_bytes()) == (MLP.read_bytes(), data)
+    assert not output.exists()
 
 
 def test_interrupted_while_starting() -> None:
@@ -223,8 +242,7 @@ def test_interrupted_at_work(tessera: Command, monkeypatch: pytest.MonkeyPatch, 
 
     monkeypatch.setattr("tessera.cli.quantize.write_qonnx", interrupt)
     outcome = tessera("quantize", MLP, "-c", samples, "-o", tmp_path / "net.onnx")
-    assert outcome.status == 130
-    assert "Traceback" not in outcome.err
+    assert (outcome.status, outcome.err) == (130, "tessera: interrupted.\n")
     assert list(tmp_path.iterdir()) == [samples]
 
 
@@ -276,6 +294,36 @@ def test_quantize_and_plan(tessera: Command, samples: Path, tmp_path: Path) -> N
     assert plan.status == 0, plan.err
     assert "linear1" in plan.out
     assert "post" in plan.out
+
+
+def test_two_networks(tessera: Command, samples: Path, tmp_path: Path) -> None:
+    """Every float network has its own calibration data; a quantised one keeps its depths, and that is said."""
+    network, quantised, data = _softmax_network(tmp_path, [1, 4])
+    assert tessera("quantize", network, "-o", quantised, "-c", data).status == 0
+    summary = tmp_path / "plan=1.json"
+    calibrations = ("-c", f"digits_mlp={samples}", "-c", f"{network}={data}")
+    outcome = tessera("plan", MLP, network, quantised, *calibrations, "-a", 4, "--json", summary)
+    assert outcome.status == 0, outcome.err
+    assert outcome.out.count("is quantised already and keeps its depths") == 1
+    rows = json.loads(summary.read_text())["networks"]
+    assert [row["name"] for row in rows] == ["digits_mlp", "net", "net"]
+    _assert_refused(tessera("plan", MLP, network, *calibrations[:2]), r"net\.onnx is a float network.*--calibration")
+
+
+def test_file_with_an_equals_sign(tessera: Command, samples: Path, tmp_path: Path) -> None:
+    """The name of a file that exists is no assignment."""
+    odd = samples.rename(tmp_path / "run=1.npz")
+    outcome = tessera("plan", MLP, "-c", odd)
+    assert outcome.status == 0, outcome.err
+    title = next(line for line in outcome.out.splitlines() if "cycles predicted" in line)
+    assert title.endswith("instructions")
+
+
+def test_floats_in_dram_are_planned(tessera: Command, samples: Path) -> None:
+    """The stream of a plan is that of the run with the same options."""
+    outcome = tessera("plan", MLP, "-c", samples, "--io-format", "fp32", "--print")
+    assert outcome.status == 0, outcome.err
+    assert "memory_format=FP32" in outcome.out
 
 
 def test_reasons_of_the_host(tessera: Command, tmp_path: Path) -> None:

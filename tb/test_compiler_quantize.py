@@ -355,6 +355,29 @@ def test_overflowing_float_network(tmp_path: Path) -> None:
     assert sentence == "the float network computes NaN or infinity in tensor 'conv0_out'; repair the network"
 
 
+@pytest.mark.parametrize(
+    ("facts", "sentence"),
+    [
+        (
+            {"kernel_shape": [4, 1], "pads": [0, 0, 2, 0], "strides": [3, 3]},
+            "it computes 'maxpool1_out' of shape (1, 2, 3, 3), but by ONNX's shape inference that is (1, 2, 3, 4); "
+            "write the node in another form (pooling without ceil_mode)",
+        ),
+        (
+            {"kernel_shape": [3, 3], "pads": [9, 0, 9, 0]},  # windows of padding alone
+            "ONNX's reference implementation, which computes it for the host, fails: ",
+        ),
+    ],
+)
+def test_pooling_on_which_onnx_is_at_odds_with_itself(tmp_path: Path, facts: dict, sentence: str) -> None:
+    """What the host's implementation cannot compute, or computes in another shape, is refused and named."""
+    net = OnnxBuilder(np.random.default_rng(0), (1, 2, 8, 8))
+    node = net.node("MaxPool", net.conv("x", 2, 2, (1, 1)), ceil_mode=1, **facts)
+    graph = prepare(import_onnx(net.save(tmp_path / "net.onnx", node)))
+    text = refusal(lambda: calibrate(graph, {"x": np.ones((1, 2, 8, 8))}))
+    assert text.startswith(f"node 'maxpool1' (MaxPool): {sentence}")
+
+
 def test_depths_are_checked(tmp_path: Path) -> None:
     net = OnnxBuilder(np.random.default_rng(0))
     graph = prepared(tmp_path, net, net.conv("x", 3, 4))

@@ -112,7 +112,8 @@ def test_kernel_that_covers_the_map_sees_a_vector() -> None:
 
 
 def test_is_not_made_for_other_readers() -> None:
-    """An input with two readers, one that is an output, and one of a dilated, a grouped or a wide convolution."""
+    """An input with two readers, one that is added to its own convolution, one that is an output, and one of a
+    dilated, a grouped or a wide convolution."""
     rng = np.random.default_rng(0)
     network = stem(rng, EDGE, TensorType(3, 9, 9, 8, True), kernel=(3, 3), dilation=(1, 1))
     (first,) = network.operations
@@ -120,7 +121,12 @@ def test_is_not_made_for_other_readers() -> None:
     tensors = network.tensors | {"y": network.tensors[first.output]}
     wide = stem(rng, EDGE, TensorType(16, 9, 9, 8, True), kernel=(3, 3), dilation=(1, 1))
     assert fold_inputs(network, EDGE, {}).folds
+    same = stem(rng, EDGE, TensorType(3, 9, 9, 8, True), kernel=(1, 3), stride=(1, 1), dilation=(1, 1), outputs=3)
+    (operation,) = same.operations
+    post = dataclasses.replace(operation.post, residual="x", residual_shift=int(operation.post.shift.min()))
+    padded = dataclasses.replace(operation, post=post, padding=(0, 1, 0, 1))
     for kept in (
+        dataclasses.replace(same, operations=(padded,)),
         dataclasses.replace(network, tensors=tensors, operations=(first, twice), outputs=(first.output, "y")),
         dataclasses.replace(network, outputs=(first.output, "x")),
         stem(rng, EDGE, TensorType(3, 9, 9, 8, True), kernel=(3, 3), dilation=(1, 1), groups=3),

@@ -8,16 +8,21 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from test_tiling import chain, convolution
 
 from tessera.compiler import CompilerError, QuantizedNetwork, calibrate, import_onnx, prepare, quantize
 from tessera.compiler.io_formats import float_formats
+from tessera.compiler.lowering import lower
 from tessera.compiler.quantized_execution import execute_quantized, host_before
 from tessera.compiler.stream_checker import check_program
 from tessera.firmware.inference import CompiledNetwork, compile_network, run_network
 from tessera.rtl.config import NpuConfig
-from tessera.rtl.isa import MemoryFormat
+from tessera.rtl.isa import ErrorCode, MemoryFormat, NanPolicy
 from tessera.sim.cosim import CosimError
-from tessera.sim.stream import StreamModel
+from tessera.sim.golden.evaluate import evaluate
+from tessera.sim.golden.network import TensorType
+from tessera.sim.program import DramFormat
+from tessera.sim.stream import StreamModel, StreamStopped
 
 TINY = NpuConfig.preset("tiny")
 MODELS = Path(__file__).resolve().parent.parent / "models"
@@ -123,6 +128,46 @@ def test_network_on_the_npu(memory_format: MemoryFormat) -> None:
             np.testing.assert_array_equal(result.inferences.outputs[name][index], values)
         assert run.not_a_number == 0
     assert result.inferences.runs[0].overflows > 0
+
+
+@pytest.mark.parametrize("policy", list(NanPolicy))
+@pytest.mark.parametrize("memory_format", FORMATS)
+def test_nan_policies_of_networks_that_pass_through_dram(memory_format: MemoryFormat, policy: NanPolicy) -> None:
+    """NaN and infinity in every band of an input that does not fit on chip."""
+    source = TensorType(11, 30, 30, 8, True)
+    network = chain(source, convolution("y", "x", (5, 11, 3, 3), padding=(2, 0, 1, 1)))
+    config = dataclasses.replace(TINY, activation_bank_bytes=2048)
+    program = lower(network, config, io_formats={"x": DramFormat(memory_format, -3, policy, 300)})
+    check_program(program)
+    assert "x" in program.streamed
+    rng = np.random.default_rng(3)
+    integers = rng.integers(-128, 128, source.shape)
+    values = integers * 2.0**-3
+    places = rng.random(source.shape)
+    for place, value, integer in ((0.01, np.nan, 0), (0.02, np.inf, 127), (0.03, -np.inf, -128)):
+        chosen = (place - 0.01 <= places) & (places < place)
+        values[chosen], integers[chosen] = value, 127 if policy is NanPolicy.REPLACE else integer
+    model = StreamModel(config)
+    if policy is NanPolicy.STOP_STREAM:
+        with pytest.raises(StreamStopped, match="NaN or infinity") as stopped:
+            model.run(program, {"x": values})
+        assert stopped.value.code is ErrorCode.NOT_A_NUMBER
+        return
+    output = model.run(program, {"x": values})["y"]
+    assert model.not_a_number > 20
+    if policy is not NanPolicy.STOP_OPERATION:  # which leaves what was there before
+        np.testing.assert_array_equal(output, evaluate(network, {"x": integers})["y"])
+
+
+def test_numbers_that_the_format_cannot_hold_are_refused() -> None:
+    """65519 is the largest float32 integer that rounds to a finite FP16 number; BF16 has the range of FP32."""
+    compiled = compile_network(quantized("digits_mlp"), TINY, MemoryFormat.FP16)
+    inputs = samples("digits_mlp", 2, 9)
+    (name,) = compiled.program.inputs
+    next(iter(inputs.values())).ravel()[[3, 70]] = -65520, 65519
+    message = f"input {name!r} has the value -65520, which is infinity in fp16; scale the data, or use another format"
+    with pytest.raises(CompilerError, match=f"^{re.escape(message)}$"):
+        run_network(compiled, inputs)
 
 
 @pytest.mark.cosim

@@ -29,6 +29,7 @@ def test_run(tessera: Command, samples: Path, tmp_path: Path) -> None:
     assert network.keys() >= NETWORK_KEYS | {"accuracy"}
     assert network["bit_exact"] is True
     assert network["samples"] == 4
+    assert network["saturations"] >= network["not_a_number"] == network["underflows"] == network["overflows"] == 0
     assert [bundle["slots"][0]["op"] for bundle in summary["bundles"]] == ["linear1", "linear2", "classifier"]
     for bundle in summary["bundles"]:
         assert 0 <= bundle["start"] < bundle["end"] <= network["cycles"]
@@ -61,7 +62,8 @@ def test_profile(tessera: Command, samples: Path, tmp_path: Path) -> None:
     assert outcome.status == 0, outcome.err
     (network,) = json.loads(path.read_text())["networks"]
     assert network["cycles"] == pytest.approx(network["predicted_cycles"], rel=0.1)
-    assert all(row["cycles"] > 0 for row in network["operations"])
+    for row in network["operations"]:
+        assert row["cycles"] == pytest.approx(row["predicted_cycles"], rel=0.1, abs=30), row
 
 
 @pytest.mark.slow

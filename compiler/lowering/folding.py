@@ -71,7 +71,7 @@ def _only_reader(network: IntegerNetwork, name: str) -> Convolution | None:
     if shares_storage or name in network.outputs or len(readers) != 1:
         return None
     (reader,) = readers
-    if not isinstance(reader, Convolution) or name != reader.input:
+    if not isinstance(reader, Convolution) or name == reader.post.residual:
         return None
     return reader if reader.groups == 1 and reader.dilation[1] == 1 else None
 

@@ -22,6 +22,7 @@ def emit_load(builder: StreamBuilder, chip: OnChipTensor, dram: DramTensor, labe
             lanes=builder.lanes.mask(chip.type.depth),
             shift=dram.format.scale_exponent,
             nan_policy=policy,
+            nan_value=dram.format.nan_value,
             **fields,
         )
         builder.emit(load, f"{label} rows {rows.start}..{rows.stop - 1}", operation)

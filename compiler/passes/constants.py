@@ -59,5 +59,5 @@ def _known_outputs(graph: Graph, node: Node) -> dict[str, np.ndarray] | None:
     if node.op in CANONICAL or any(name and name not in graph.constants for name in node.inputs):
         return None
     operands = [graph.constants.get(name) for name in node.inputs]
-    results = run_onnx_node(node, graph.opset, [None] * len(operands), operands)
+    results = run_onnx_node(node, graph.opset, [None] * len(operands), operands, graph.shapes)
     return {name: value[0] for name, value in results.items()}

@@ -6,11 +6,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-import onnx
-
 from benchmark import topologies
 from benchmark.rows import Row
-from benchmark.runs import ROOT, compile_file, run_samples
+from benchmark.runs import ROOT, compile_file, run_samples, seeded_file
+from tessera.cli.console import console
 from tessera.firmware.cosimulation import Inferences, Options
 from tessera.firmware.inference import CompiledNetwork, ideal_cycles, operation_cycles
 from tessera.firmware.timeline import instruction_times, operation_times
@@ -76,10 +75,11 @@ def _network_files() -> list[Path]:
     """The shipped networks, and those of the MLPerf Tiny benchmark: one of seeded weights, and what lies beside the
     project."""
     shipped = sorted((ROOT / "models").glob("*.onnx"))
-    visual_wake_words = ROOT / "build" / "bench" / "vww_mobilenetv1_025_96.onnx"
-    visual_wake_words.parent.mkdir(parents=True, exist_ok=True)
-    onnx.save(topologies.mobilenet_v1(), visual_wake_words)
-    peers = [ROOT.parent / "shared" / "models" / f"{name}.onnx" for name in PEERS]
+    visual_wake_words = seeded_file("vww_mobilenetv1_025_96", topologies.mobilenet_v1())
+    peers = [ROOT.parent / "shared" / "models" / f"{name}.onnx" for name in PEERS if name != visual_wake_words.stem]
+    for path in peers:
+        if not path.is_file():
+            console.print(f"{path} is absent: {path.stem} is not measured", markup=False, highlight=False)
     return [*shipped, *(path for path in peers if path.is_file()), visual_wake_words]
 
 

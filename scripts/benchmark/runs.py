@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
+import onnx
 
 from tessera.cli.console import ResultError
 from tessera.compiler import calibrate, import_onnx, prepare, quantize
@@ -24,6 +25,14 @@ def compile_file(path: Path, weight_depth: int, activation_depth: int) -> Compil
     graph = prepare(import_onnx(path))
     calibration = calibrate(graph, _noise(graph))
     return compile_network(quantize(graph, calibration, activation_depth, weight_depth), NpuConfig.preset("edge"))
+
+
+def seeded_file(name: str, model: onnx.ModelProto) -> Path:
+    """Writes a network of seeded weights where the benchmark keeps such files."""
+    path = ROOT / "build" / "bench" / f"{name}.onnx"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    onnx.save(model, path)
+    return path
 
 
 def _noise(graph: Graph) -> dict[str, np.ndarray]:

@@ -2,6 +2,7 @@
 
 Layers of MobileNetV1: Howard et al., "MobileNets: Efficient Convolutional Neural Networks for Mobile Vision
 Applications", arXiv:1704.04861, table 1; the visual wake words network of MLPerf Tiny is its 0.25 x 96 x 96 form.
+Layers of ResNet-18: He et al., "Deep Residual Learning for Image Recognition", arXiv:1512.03385, table 1.
 """
 
 from __future__ import annotations
@@ -39,6 +40,19 @@ def mobilenet_v1(side: int = 96, width: float = 0.25, classes: int = 2, seed: in
     return network.model(f"mobilenet_v1_{width:.2f}_{side}")
 
 
+def resnet18(side: int = 224, width: int = 64, classes: int = 1000, seed: int = 0) -> onnx.ModelProto:
+    """ResNet-18 for RGB images of ``side`` x ``side`` pixels, batch normalisation folded; float32 ONNX, ``input``
+    (1, 3, side, side). ``width`` is the number of channels of the first stage."""
+    network = _Network((3, side, side), seed)
+    network.convolution(width, 7, stride=2, activation="Relu")
+    network.max_pool(3, stride=2)
+    for stage in range(4):
+        network.residual_block(width << stage, stride=2 if stage else 1)
+        network.residual_block(width << stage)
+    network.classifier(classes)
+    return network.model(f"resnet18_{side}")
+
+
 class _Network:
     """Appends layers one after another.
 
@@ -56,21 +70,37 @@ class _Network:
         self._constants: list[onnx.TensorProto] = []
         self._last = "input"
 
-    def convolution(self, filters: int, kernel: int, stride: int = 1, groups: int = 1) -> None:
-        """A convolution with bias and ReLU6; padded as TensorFlow's SAME, more at the bottom and right."""
-        channels, height, width = self.shape
-        outputs = -(-height // stride), -(-width // stride)
-        padding = [
-            max(0, (count - 1) * stride + kernel - size) for count, size in zip(outputs, (height, width), strict=True)
-        ]
-        before = [total // 2 for total in padding]
-        after = [total - first for total, first in zip(padding, before, strict=True)]
+    def convolution(
+        self, filters: int, kernel: int, stride: int = 1, groups: int = 1, activation: str = "Relu6"
+    ) -> None:
+        """A convolution with bias and an activation function: "Relu6", "Relu" or "" for none."""
+        channels = self.shape[0]
         weights = self._weights(filters, channels // groups, kernel, kernel)
         bias = self._constant(self._rng.normal(0, 0.1, filters))
-        facts = {"kernel_shape": [kernel] * 2, "strides": [stride] * 2, "pads": [*before, *after], "group": groups}
-        self._node("Conv", weights, bias, **facts)
-        self._node("Clip", self._constant(np.array(0.0)), self._constant(np.array(6.0)))
-        self.shape = filters, *outputs
+        self._node("Conv", weights, bias, group=groups, **self._geometry(kernel, stride))
+        if activation == "Relu6":
+            self._node("Clip", self._constant(np.array(0.0)), self._constant(np.array(6.0)))
+        elif activation:
+            self._node(activation)
+        self.shape = filters, *self.shape[1:]
+
+    def max_pool(self, kernel: int, stride: int) -> None:
+        """Max pooling."""
+        self._node("MaxPool", **self._geometry(kernel, stride))
+
+    def residual_block(self, filters: int, stride: int = 1) -> None:
+        """Two convolutions of 3 x 3, and what goes around them: the input, or a convolution of 1 x 1 of it."""
+        source, shape = self._last, self.shape
+        self.convolution(filters, 3, stride, activation="Relu")
+        self.convolution(filters, 3, activation="")
+        inner, shortcut = self._last, source
+        if self.shape != shape:
+            self._last, self.shape = source, shape
+            self.convolution(filters, 1, stride, activation="")
+            shortcut = self._last
+        self._last = inner
+        self._node("Add", shortcut)
+        self._node("Relu")
 
     def classifier(self, classes: int) -> None:
         """Global average pooling, a fully connected layer and softmax."""
@@ -89,6 +119,16 @@ class _Network:
         model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", OPSET)], ir_version=8)
         onnx.checker.check_model(model)
         return model
+
+    def _geometry(self, kernel: int, stride: int) -> dict[str, list[int]]:
+        """Attributes of a window that is padded as TensorFlow's SAME, more at the bottom and right; sets the size."""
+        sizes = self.shape[1:]
+        outputs = [-(-size // stride) for size in sizes]
+        padding = [max(0, (count - 1) * stride + kernel - size) for count, size in zip(outputs, sizes, strict=True)]
+        before = [total // 2 for total in padding]
+        after = [total - first for total, first in zip(padding, before, strict=True)]
+        self.shape = self.shape[0], outputs[0], outputs[1]
+        return {"kernel_shape": [kernel] * 2, "strides": [stride] * 2, "pads": [*before, *after]}
 
     def _weights(self, filters: int, *shape: int) -> str:
         """He initialisation: keeps the size of the activations from layer to layer."""

@@ -40,3 +40,8 @@ def exit_on_error() -> Iterator[None]:
     except KeyboardInterrupt:
         print_error("interrupted")
         sys.exit(INTERRUPTED)
+    except SystemExit as end:
+        # Typer turns Ctrl-C into this status without a word.
+        if end.code == INTERRUPTED:
+            print_error("interrupted")
+        raise

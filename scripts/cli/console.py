@@ -59,7 +59,9 @@ def _sentence(error: Exception | str) -> str:
 
 def print_table(columns: Sequence[str], rows: Sequence[Sequence[str]], *, title: str | None = None) -> None:
     """A table whose first column is text and whose others are numbers."""
-    table = Table(title=title, title_justify="left", box=None, pad_edge=False)
+    if title is not None:  # as a line: a table would wrap it at its own width
+        console.print(title, style="italic", markup=False, highlight=False, soft_wrap=True)
+    table = Table(box=None, pad_edge=False)
     for index, column in enumerate(columns):
         table.add_column(column, justify="left" if index == 0 else "right", no_wrap=True)
     for row in rows:
@@ -118,10 +120,14 @@ def output_file(path: Path) -> Iterator[Path]:
         temporary.unlink(missing_ok=True)
 
 
-def check_output(path: Path | None) -> None:
-    """Raises `UsageError` before the work starts if a file cannot be written later."""
+def check_output(path: Path | None, *others: Path | None) -> None:
+    """Raises `UsageError` before the work starts if a file cannot be written later, or is one of the ``others``: what
+    the command reads, and what else it writes."""
     if path is None:
         return
+    for other in others:
+        if other is not None and path.resolve() == other.resolve():
+            raise UsageError(f"cannot write {path}: the command needs that file for something else; give another name")
     if path.is_dir():
         raise UsageError(f"cannot write {path}: it is a folder; give the name of a file in it")
     _check_ordinary(path)

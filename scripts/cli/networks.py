@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from tessera.cli.console import UsageError
+from tessera.cli.console import UsageError, console
+from tessera.cli.options import depth_or_default, match_files, parse_layers, parse_shapes
 from tessera.compiler import (
     LayerDepths,
     QuantizedNetwork,
@@ -23,15 +25,37 @@ from tessera.compiler.passes.partition import host_report
 
 @dataclass(frozen=True)
 class QuantizationOptions:
-    """How a float network is quantised: calibration data, depths, depths of single operations, shapes of inputs that
-    its file leaves open, and whether the scales of inputs and outputs are powers of two."""
+    """How float networks are quantised: calibration data of each, depths, depths of single operations, shapes of inputs
+    that a file leaves open, and whether the scales of inputs and outputs are powers of two."""
 
-    calibration: Path | None
-    activations: int
-    weights: int
+    calibrations: Mapping[Path, Path]
+    activations: int | None
+    weights: int | None
     layers: dict[str, LayerDepths]
     shapes: dict[str, Shape]
     power_of_two_io: bool = False
+
+    @property
+    def sets_depths(self) -> bool:
+        """Whether any depth was asked for."""
+        return self.activations is not None or self.weights is not None or bool(self.layers)
+
+
+def quantization_options(
+    networks: Sequence[Path],
+    calibration: Sequence[str] | None,
+    activations: int | None,
+    weights: int | None,
+    layer: list[str] | None,
+    shape: list[str] | None,
+    *,
+    power_of_two_io: bool,
+) -> QuantizationOptions:
+    """From the options of a command that takes several networks; raises `UsageError`."""
+    files = match_files("--calibration", networks, calibration or [])
+    return QuantizationOptions(
+        files, activations, weights, parse_layers(layer), parse_shapes(shape), power_of_two_io=power_of_two_io
+    )
 
 
 def load_network(path: Path, options: QuantizationOptions) -> QuantizedNetwork:
@@ -45,16 +69,19 @@ def load_network(path: Path, options: QuantizationOptions) -> QuantizedNetwork:
         A float network without calibration data.
     """
     if is_qonnx(path):
+        if options.sets_depths:
+            console.print(f"{path} is quantised already and keeps its depths", markup=False, highlight=False)
         return read_qonnx(path)
     graph = prepare(import_onnx(path, input_shapes=options.shapes))
-    if options.calibration is None:
+    if path not in options.calibrations:
         raise UsageError(
             f"{path} is a float network, and its activations' ranges are unknown; give typical inputs with "
             f"--calibration FILE.npz"
         )
-    samples = load_inputs(options.calibration, graph.inputs, graph.shapes)
+    samples = load_inputs(options.calibrations[path], graph.inputs, graph.shapes)
     calibration = calibrate(graph, samples, power_of_two_io=options.power_of_two_io)
-    return quantize(graph, calibration, options.activations, options.weights, options.layers)
+    depths = depth_or_default(options.activations), depth_or_default(options.weights)
+    return quantize(graph, calibration, *depths, options.layers)
 
 
 def host_operations(network: QuantizedNetwork) -> list[str]:

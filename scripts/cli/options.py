@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
 
@@ -14,6 +15,9 @@ from tessera.compiler.quantize import LayerDepths
 from tessera.rtl.isa import IsaError, MemoryFormat
 from tessera.sim.cosim import Simulator
 
+DEFAULT_DEPTH = 8
+"""Bits of activations and weights where nothing is said."""
+
 _SIDE = re.compile(r"[1-9][0-9]{0,8}")
 """A side of a tensor as text."""
 
@@ -21,13 +25,39 @@ NpuOption = Annotated[str, typer.Option("--npu", help="tiny, edge, server, or a 
 JsonOption = Annotated[Path | None, typer.Option("--json", help="Write the result as JSON.", metavar="FILE")]
 SimulatorOption = Annotated[Simulator, typer.Option("--simulator", help="What runs the RTL.")]
 ActivationsOption = Annotated[
-    int, typer.Option("--activations", "-a", help="Activation depth in bits: 4, 6, 8 or 16.", metavar="BITS")
+    int | None,
+    typer.Option(
+        "--activations",
+        "-a",
+        help="Activation depth of float networks in bits: 4, 6, 8 or 16.",
+        metavar="BITS",
+        show_default=str(DEFAULT_DEPTH),
+    ),
 ]
-WeightsOption = Annotated[int, typer.Option("--weights", "-w", help="Weight depth in bits: 4 or 8.", metavar="BITS")]
+WeightsOption = Annotated[
+    int | None,
+    typer.Option(
+        "--weights",
+        "-w",
+        help="Weight depth of float networks in bits: 4 or 8.",
+        metavar="BITS",
+        show_default=str(DEFAULT_DEPTH),
+    ),
+]
 CalibrationOption = Annotated[
     Path | None,
     typer.Option(
         "--calibration", "-c", help="Typical inputs (.npz or .npy) for the activations' ranges.", metavar="FILE"
+    ),
+]
+CalibrationsOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--calibration",
+        "-c",
+        help="Typical inputs (.npz or .npy) of float networks for the activations' ranges; with several networks "
+        "NETWORK=FILE.",
+        metavar="FILE",
     ),
 ]
 LayersOption = Annotated[
@@ -53,6 +83,11 @@ IoFormatOption = Annotated[
         metavar="NAME",
     ),
 ]
+
+
+def depth_or_default(depth: int | None) -> int:
+    """The depth that an option gives, or the default."""
+    return DEFAULT_DEPTH if depth is None else depth
 
 
 def parse_io_format(text: str) -> MemoryFormat:
@@ -82,6 +117,8 @@ def parse_layers(texts: list[str] | None) -> dict[str, LayerDepths]:
     layers = {}
     for text in texts or []:
         name, _, depths = text.rpartition("=")
+        if name in layers:
+            raise UsageError(f"--layer {text!r}: there is another one for the operation {name!r}; give one")
         layers[name] = _parse_depths(text, depths)
         if not name:
             raise UsageError(f"--layer {text!r} has no name; write NAME=aNwN, such as conv1=a4w8")
@@ -102,3 +139,28 @@ def _parse_depths(text: str, depths: str) -> LayerDepths:
     return LayerDepths(
         activation=None if activation is None else int(activation), weight=None if weight is None else int(weight)
     )
+
+
+def match_files(option: str, networks: Sequence[Path], texts: Sequence[str]) -> dict[Path, Path]:
+    """The files of an option that is given once for all networks, or as NETWORK=FILE; those of some may be missing.
+
+    NETWORK is the network's path as it was given, or its file's name without folder and suffix. Raises `UsageError`
+    where a file belongs to none or to several networks, or a network has several.
+    """
+    named: dict[str, Path] = {}
+    for text in texts:
+        before, separator, after = text.partition("=")
+        name, file = (before, after) if separator and not Path(text).exists() else ("", text)
+        if name in named:
+            raise UsageError(f"{option} {text}: there is another one for the same network; write NETWORK=FILE")
+        named[name] = Path(file)
+    stems = ", ".join(path.stem for path in networks)
+    for name in filter(None, named):
+        meant = {path for path in networks if name in (path.stem, str(path))}
+        if not meant:
+            raise UsageError(f"{option} {name}=...: there is no network {name!r}; the networks are {stems}")
+        if len(meant) > 1:
+            paths = ", ".join(sorted(map(str, meant)))
+            raise UsageError(f"{option} {name}=...: several networks have this name; write one of {paths}")
+    keys = {path: next((key for key in (str(path), path.stem, "") if key in named), None) for path in networks}
+    return {path: named[key] for path, key in keys.items() if key is not None}

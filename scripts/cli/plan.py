@@ -8,17 +8,17 @@ from typing import Annotated
 import typer
 
 from tessera.cli.console import check_output, console, print_table, write_json
-from tessera.cli.networks import QuantizationOptions, host_operations, load_network
+from tessera.cli.networks import host_operations, load_network, quantization_options
 from tessera.cli.options import (
     ActivationsOption,
-    CalibrationOption,
+    CalibrationsOption,
+    IoFormatOption,
     JsonOption,
     LayersOption,
     NpuOption,
     ShapesOption,
     WeightsOption,
-    parse_layers,
-    parse_shapes,
+    parse_io_format,
 )
 from tessera.firmware.inference import CompiledNetwork, compile_network, ideal_cycles
 from tessera.firmware.timeline import operation_times
@@ -29,21 +29,25 @@ from tessera.sim.cycles import predict
 def plan(
     networks: Annotated[list[Path], typer.Argument(help="Networks (ONNX or QONNX).", metavar="NETWORK...")],
     npu: NpuOption = "edge",
-    calibration: CalibrationOption = None,
-    activations: ActivationsOption = 8,
-    weights: WeightsOption = 8,
+    calibration: CalibrationsOption = None,
+    activations: ActivationsOption = None,
+    weights: WeightsOption = None,
     layer: LayersOption = None,
     shape: ShapesOption = None,
+    io_format: IoFormatOption = "integer",
     show: Annotated[bool, typer.Option("--print", help="Print placement and disassembled stream.")] = False,
     json: JsonOption = None,
 ) -> None:
     """Compile networks and show their operations with predicted cycles."""
-    check_output(json)
+    check_output(json, *networks)
     config = NpuConfig.load(npu)
-    options = QuantizationOptions(calibration, activations, weights, parse_layers(layer), parse_shapes(shape))
+    memory_format = parse_io_format(io_format)
+    options = quantization_options(
+        networks, calibration, activations, weights, layer, shape, power_of_two_io=memory_format.is_float
+    )
     summaries = []
     for path in networks:
-        compiled = compile_network(load_network(path, options), config)
+        compiled = compile_network(load_network(path, options), config, memory_format)
         if show:
             console.print(compiled.program.format(), markup=False, highlight=False, soft_wrap=True)
         for sentence in host_operations(compiled.quantized):
@@ -70,6 +74,6 @@ def _summarize(path: Path, compiled: CompiledNetwork) -> dict[str, object]:
         "ideal_cycles": ideal_cycles(compiled.integer, program.config),
         "macs": program.macs,
         "instructions": len(program.instructions),
-        "dram_bytes": program.end_address,
+        "dram_footprint_bytes": program.end_address,
         "operations": [{"name": time.operation, "start": time.start, "end": time.end} for time in times],
     }

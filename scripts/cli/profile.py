@@ -9,18 +9,18 @@ import numpy as np
 import typer
 
 from tessera.cli.console import check_output, print_table, progress_bar, write_json
-from tessera.cli.networks import QuantizationOptions, load_network
+from tessera.cli.networks import load_network, quantization_options
 from tessera.cli.options import (
     ActivationsOption,
-    CalibrationOption,
+    CalibrationsOption,
+    IoFormatOption,
     JsonOption,
     LayersOption,
     NpuOption,
     ShapesOption,
     SimulatorOption,
     WeightsOption,
-    parse_layers,
-    parse_shapes,
+    parse_io_format,
 )
 from tessera.firmware.cosimulation import Options, run_program
 from tessera.firmware.inference import CompiledNetwork, compile_network
@@ -33,20 +33,26 @@ from tessera.sim.cycles import predict
 def profile(
     networks: Annotated[list[Path], typer.Argument(help="Networks (ONNX or QONNX).", metavar="NETWORK...")],
     npu: NpuOption = "edge",
-    calibration: CalibrationOption = None,
-    activations: ActivationsOption = 8,
-    weights: WeightsOption = 8,
+    calibration: CalibrationsOption = None,
+    activations: ActivationsOption = None,
+    weights: WeightsOption = None,
     layer: LayersOption = None,
     shape: ShapesOption = None,
     simulator: SimulatorOption = Simulator.VERILATOR,
+    io_format: IoFormatOption = "integer",
     json: JsonOption = None,
 ) -> None:
     """Measure every operation's cycles on the RTL, beside the cycle model's prediction."""
-    check_output(json)
+    check_output(json, *networks)
     config = NpuConfig.load(npu)
-    options = QuantizationOptions(calibration, activations, weights, parse_layers(layer), parse_shapes(shape))
+    memory_format = parse_io_format(io_format)
+    options = quantization_options(
+        networks, calibration, activations, weights, layer, shape, power_of_two_io=memory_format.is_float
+    )
     rows = [
-        _profile(path, compile_network(load_network(path, options), config), Options(simulator=simulator))
+        _profile(
+            path, compile_network(load_network(path, options), config, memory_format), Options(simulator=simulator)
+        )
         for path in networks
     ]
     if json is not None:

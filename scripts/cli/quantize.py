@@ -16,6 +16,7 @@ from tessera.cli.options import (
     LayersOption,
     ShapesOption,
     WeightsOption,
+    depth_or_default,
     parse_layers,
     parse_shapes,
 )
@@ -29,8 +30,8 @@ def quantize(
     network: Annotated[Path, typer.Argument(help="Float network (ONNX).", metavar="NETWORK")],
     output: Annotated[Path, typer.Option("--output", "-o", help="Quantised network (QONNX).", metavar="FILE")],
     calibration: CalibrationOption = None,
-    activations: ActivationsOption = 8,
-    weights: WeightsOption = 8,
+    activations: ActivationsOption = None,
+    weights: WeightsOption = None,
     layer: LayersOption = None,
     shape: ShapesOption = None,
     power_of_two_io: Annotated[
@@ -44,10 +45,8 @@ def quantize(
     json: JsonOption = None,
 ) -> None:
     """Quantise a float ONNX network and write it as QONNX."""
-    check_output(output)
-    check_output(json)
-    if output.exists() and network.exists() and output.samefile(network):
-        raise UsageError(f"--output {output} is the network itself; give the name of another file")
+    check_output(output, network, calibration)
+    check_output(json, network, calibration, output)
     layers, shapes = parse_layers(layer), parse_shapes(shape)
     if calibration is None:
         raise UsageError("the activations' ranges are unknown; give typical inputs with --calibration FILE.npz")
@@ -58,7 +57,7 @@ def quantize(
             _show(f"--- {name}\n{graph.format()}")
     samples = load_inputs(calibration, graph.inputs, graph.shapes)
     ranges = calibrate(graph, samples, power_of_two_io=power_of_two_io)
-    quantized = quantize_graph(graph, ranges, activations, weights, layers)
+    quantized = quantize_graph(graph, ranges, depth_or_default(activations), depth_or_default(weights), layers)
     integer = to_integer(quantized)
     if show:
         for text in (ranges.format(), quantized.format(), integer.format()):

@@ -8,10 +8,10 @@ from typing import Annotated
 import typer
 
 from tessera.cli.console import ResultError, UsageError, check_output, console, print_table, progress_bar, write_json
-from tessera.cli.networks import QuantizationOptions, host_operations, load_network
+from tessera.cli.networks import host_operations, load_network, quantization_options
 from tessera.cli.options import (
     ActivationsOption,
-    CalibrationOption,
+    CalibrationsOption,
     IoFormatOption,
     JsonOption,
     LayersOption,
@@ -19,12 +19,12 @@ from tessera.cli.options import (
     ShapesOption,
     SimulatorOption,
     WeightsOption,
+    match_files,
     parse_io_format,
-    parse_layers,
-    parse_shapes,
 )
 from tessera.compiler import load_inputs
 from tessera.compiler.calibration_data import load_labels
+from tessera.compiler.errors import check_file
 from tessera.firmware.cosimulation import Options
 from tessera.firmware.inference import CompiledNetwork, compile_network, run_network
 from tessera.firmware.summary import NetworkSummary, run_summary, summarize
@@ -41,9 +41,9 @@ def run(
         ),
     ],
     npu: NpuOption = "edge",
-    calibration: CalibrationOption = None,
-    activations: ActivationsOption = 8,
-    weights: WeightsOption = 8,
+    calibration: CalibrationsOption = None,
+    activations: ActivationsOption = None,
+    weights: WeightsOption = None,
     layer: LayersOption = None,
     shape: ShapesOption = None,
     samples: Annotated[int | None, typer.Option("--samples", "-n", min=1, help="Use only the first N samples.")] = None,
@@ -55,15 +55,16 @@ def run(
     json: JsonOption = None,
 ) -> None:
     """Run networks on the co-simulated RTL and compare every result with the golden model."""
-    check_output(json)
+    check_output(json, *networks, waves)
     check_waves(waves, simulator)
     config = NpuConfig.load(npu)
     if waves is not None and len(networks) > 1:
         raise UsageError("--waves writes one file; run one network at a time with it")
     files = match_inputs(networks, inputs)
+    check_output(json, *files.values())
     memory_format = parse_io_format(io_format)
-    options = QuantizationOptions(
-        calibration, activations, weights, parse_layers(layer), parse_shapes(shape), memory_format.is_float
+    options = quantization_options(
+        networks, calibration, activations, weights, layer, shape, power_of_two_io=memory_format.is_float
     )
     compiled = {path: compile_network(load_network(path, options), config, memory_format) for path in networks}
     simulation = Options(simulator=simulator, waveform=waves)
@@ -88,29 +89,21 @@ def check_waves(waves: Path | None, simulator: Simulator) -> None:
 
 
 def match_inputs(networks: list[Path], texts: list[str]) -> dict[Path, Path]:
-    """The input file of each network; raises `UsageError` if one is missing or matches none."""
-    named: dict[str, Path] = {}
-    for text in texts:
-        before, separator, after = text.partition("=")
-        name, file = (before, after) if separator else ("", text)
-        if name in named:
-            raise UsageError(f"--input {text}: there is another one for the same network; write NETWORK=FILE")
-        named[name] = Path(file)
-    known = {name for path in networks for name in (path.stem, str(path))}
-    for name in named:
-        if name and name not in known:
-            raise UsageError(f"--input {name}=...: there is no network {name!r}; the networks are {_stems(networks)}")
-    files = {}
+    """The input file of each network, before anything is compiled.
+
+    Raises
+    ------
+    UsageError
+        A network has none, or one matches no network.
+    CompilerError
+        A file does not exist.
+    """
+    files = match_files("--input", networks, texts)
     for path in networks:
-        key = next((key for key in (path.stem, str(path), "") if key in named), None)
-        if key is None:
+        if path not in files:
             raise UsageError(f"{path} has no input; add --input {path.stem}=FILE.npz")
-        files[path] = named[key]
+        check_file(files[path])
     return files
-
-
-def _stems(networks: list[Path]) -> str:
-    return ", ".join(path.stem for path in networks)
 
 
 def _run(path: Path, compiled: CompiledNetwork, file: Path, samples: int | None, options: Options) -> NetworkSummary:

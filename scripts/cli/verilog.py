@@ -24,7 +24,7 @@ def verilog(
 ) -> None:
     """Write the NPU as one self-contained Verilog file (module tessera)."""
     check_output(output)
-    check_output(json)
+    check_output(json, output)
     config = NpuConfig.load(npu)
     built = verilog_file(config)
     if output is not None:
