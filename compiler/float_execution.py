@@ -140,7 +140,7 @@ def run_onnx_node(
     constants
         For each of its inputs its value if it is a constant.
     shapes
-        Shapes that its outputs must have, by name.
+        Shapes that its outputs must have, by name, where they are known.
 
     Returns
     -------
