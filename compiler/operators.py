@@ -133,7 +133,7 @@ def slice_ranges(graph: Graph, node: Node) -> tuple[range, ...] | None:
 
 
 def pad_sides(graph: Graph, node: Node) -> tuple[int, int, int, int] | None:
-    """Rows and columns of zeros (top, left, bottom, right) that a Pad adds to a map; ``None`` for any other Pad."""
+    """Zeros (top, left, bottom, right) that a Pad adds to a map; ``None`` if it does anything else."""
     operands = [graph.constants.get(name) if name else None for name in node.inputs[1:4]]
     if len(graph.shapes.get(node.inputs[0], ())) != 4 or not operands or operands[0] is None:
         return None

@@ -57,6 +57,10 @@ def weights(beats: int) -> Load:
     return Load(target=LoadTarget.WEIGHTS, lanes=15, columns=beats)
 
 
+def table() -> Load:
+    return Load(target=LoadTarget.TABLES, columns=TINY.table_block_beats)
+
+
 def store(columns: int, rows: int = 1) -> Store:
     pitch = columns * TINY.pixel_bytes(8)
     fields = {"columns": columns, "rows": rows, "row_pitch": pitch, "chip_row_pitch": columns}
@@ -91,6 +95,8 @@ def single_instructions() -> list[list[Instruction]]:
         [weights(40)],
         *[[load(16, depth)] for depth in (Depth.A4, Depth.A6, Depth.A8, Depth.A16)],
         [load(40), weights(8), load(8), weights(8)],
+        [table()],
+        [weights(8), table(), load(8)],
         *[[load(16), float_load(16, item), load(16)] for item in (MemoryFormat.FP16, MemoryFormat.FP32)],
         *[[store(16), float_store(16, item), store(16)] for item in (MemoryFormat.BF16, MemoryFormat.FP32)],
         [store(1)],
@@ -230,6 +236,7 @@ def test_timing_is_that_of_the_rtl() -> None:
     from tessera.rtl.control.fetch import InstructionFetch
     from tessera.rtl.control.queue import UnitQueue
     from tessera.rtl.dma.load import ReadRequester
+    from tessera.rtl.ppu.activation import ActivationFunction, TableLookup
     from tessera.rtl.ppu.tile_source import TileSource
     from tessera.rtl.ppu.window import WindowReader
 
@@ -238,6 +245,7 @@ def test_timing_is_that_of_the_rtl() -> None:
         adders = (config.rows - 1).bit_length() + 1
         assert Lane(config, 0).finish_latency == timing.lane_finish + -(-adders // timing.adders_per_stage) + 1
         assert Lane(config, 0).start_latency == config.rows + timing.lane_start
+        assert ActivationFunction.latency(config) - 1 == TableLookup.LATENCY == timing.lookup
     assert timing.fetch_bursts == InstructionFetch.PREFETCH_BURSTS
     assert timing.queue == UnitQueue.LATENCY
     assert timing.in_flight == UnitQueue.MAX_IN_FLIGHT

@@ -27,10 +27,10 @@ from dma_model import (
 from tessera.rtl import isa
 from tessera.rtl.config import NpuConfig
 from tessera.rtl.dma import LoadEngine
-from tessera.rtl.isa import Depth, LoadTarget, MemoryFormat, NanPolicy
+from tessera.rtl.isa import Depth, LoadTarget, MemoryFormat, NanPolicy, TableEntry
 
 CONFIGS = {name: NpuConfig.preset(name) for name in ("tiny", "edge")} | {
-    "one lane": NpuConfig(name="one", rows=4, cols=4, lanes=1, activation_depths=(4,)),
+    "one lane": NpuConfig(name="one", rows=4, cols=4, lanes=1, activation_depths=(4,), tables=0),
     "two lanes": NpuConfig(name="two", rows=4, cols=4, lanes=2, activation_depths=(6, 8), float_formats=("fp32",)),
     "half precision": NpuConfig(name="half", rows=4, cols=4, activation_depths=(8, 16), float_formats=("fp16", "bf16")),
 }
@@ -65,6 +65,10 @@ def reference(config: NpuConfig, dram: Dram, programs: Sequence[isa.Load]) -> Ch
             elif program.target == LoadTarget.WEIGHTS:
                 for lane in lanes:
                     chip.beats["weights", lane, address] = int.from_bytes(data, "little")
+            elif program.target == LoadTarget.TABLES:
+                for index in range(config.beat_entries):
+                    entry = data[index * TableEntry.BYTES : (index + 1) * TableEntry.BYTES]
+                    chip.beats["tables", 0, address * config.beat_entries + index] = int.from_bytes(entry, "little")
             else:
                 chip.beats["parameters", 0, address] = int.from_bytes(data, "little")
     return chip
@@ -129,6 +133,7 @@ class LoadBench:
         for lane, port in enumerate(self.engine.weight_write):
             self._write_beat(ctx, port, ("weights", lane))
         self._write_beat(ctx, self.engine.parameter_write, ("parameters", 0))
+        self._write_beat(ctx, self.engine.table_write, ("tables", 0))
         error = ctx.get(self.engine.error)
         if ctx.get(self.engine.done):
             self.errors.append(error)
@@ -161,7 +166,8 @@ class LoadBench:
 
 def random_load(rng: random.Random, config: NpuConfig) -> isa.Load:
     """A random legal load."""
-    target = rng.choice((LoadTarget.ACTIVATIONS,) * 5 + (LoadTarget.WEIGHTS, LoadTarget.PARAMETERS))
+    others = (LoadTarget.WEIGHTS, LoadTarget.PARAMETERS, *(LoadTarget.TABLES,) * bool(config.tables))
+    target = rng.choice((LoadTarget.ACTIVATIONS,) * 5 + others)
     chip_depth = Depth.of(rng.choice(config.activation_depths))
     conversion = random_conversion(rng, config)
     activations = target == LoadTarget.ACTIVATIONS
@@ -170,6 +176,7 @@ def random_load(rng: random.Random, config: NpuConfig) -> isa.Load:
         LoadTarget.ACTIVATIONS: config.activation_words,
         LoadTarget.WEIGHTS: config.weight_beats,
         LoadTarget.PARAMETERS: config.parameter_beats,
+        LoadTarget.TABLES: config.table_beats,
     }[target]
     if size <= config.beat_bytes and rng.random() < 0.3:
         conversion["column_pitch"] = rng.randrange(1, size + 1)
@@ -238,6 +245,7 @@ def test_every_alignment() -> None:
         ({"memory_format": MemoryFormat.FP32, "columns": 125, "shift": 120}, 4),
         ({"target": LoadTarget.WEIGHTS, "lanes": 15}, 1),
         ({"target": LoadTarget.PARAMETERS, "columns": 128}, 1),
+        ({"target": LoadTarget.TABLES, "columns": 64}, 4),
         ({"column_pitch": 3, "address": DRAM_BASE + 14}, 1),
         ({"memory_depth": Depth.A6, "column_pitch": 12, "address": DRAM_BASE + 14}, 1),
         ({"columns": 16, "rows": 15, "row_pitch": 512, "chip_row_pitch": 16}, 1),
@@ -253,6 +261,7 @@ def test_every_alignment() -> None:
         "FP32",
         "weights",
         "parameters",
+        "tables",
         "overlapping",
         "A6 with its own pitch",
         "rows",

@@ -27,6 +27,7 @@ SMALL = dataclasses.replace(
     activation_depths=(4, 8),
     weight_depths=(4,),
     float_formats=("fp16", "fp32"),
+    tables=0,
 )
 ONE_LANE = dataclasses.replace(
     NpuConfig.preset("tiny"), name="one_lane", lanes=1, activation_depths=(4,), float_formats=()
@@ -187,6 +188,22 @@ ILLEGAL = {
     "clamp": (
         EDGE, isa.PostProcess(lanes=1, output_lanes=1, clamp_low=5, clamp_high=4),
         "post: clamp_low = 5, but in configuration 'edge' it must not be greater than clamp_high",
+    ),
+    "table": (
+        EDGE, isa.PostProcess(lanes=1, output_lanes=1, table=1, table_index=2, clamp_low=0, clamp_high=9),
+        "post: table_index = 2, but in configuration 'edge' it must be less than 2",
+    ),
+    "operand of a table": (
+        EDGE, isa.PostProcess(lanes=1, output_lanes=1, table=1, clamp_low=-40000, clamp_high=9),
+        "post: clamp_low = -40000, but in configuration 'edge' it must be from -32768 to 32767",
+    ),
+    "no tables": (
+        SMALL, isa.PostProcess(lanes=1, output_lanes=1, output_depth=Depth.A4, table=1),
+        "post: table = 0b1, but in configuration 'small' it must only have bits of the mask 0b0",
+    ),
+    "load of a table": (
+        EDGE, isa.Load(target=isa.LoadTarget.TABLES, base=128),
+        "load: base = 128, but in configuration 'edge' it must be less than 128",
     ),
     "tile": (
         EDGE, isa.LaneProgram(lanes=1, tile_height=17, tile_width=16),
