@@ -418,3 +418,13 @@ def test_large_networks_on_the_rtl() -> None:
     }
     assert sum(bool(program.streamed) for _, program, _ in agreeing.values()) > 5
     assert_programs_agree(TINY, agreeing, Options())
+
+
+@pytest.mark.cosim
+@pytest.mark.exhaustive
+@pytest.mark.parametrize("name", TOPOLOGIES)
+def test_full_size_on_the_rtl(name: str) -> None:
+    """golden = stream model = RTL of the well-known networks at 224 x 224."""
+    network = TOPOLOGIES[name](224)
+    inputs = {"x": random_values(np.random.default_rng(0), network.tensors["x"])[None]}
+    assert_programs_agree(EDGE, {name: (network, lower(network, EDGE), inputs)}, Options())
