@@ -68,7 +68,7 @@ def product_offset(digit_signed: int, weight_signed: int) -> int:
 def _product(digit: Value, weight: Value, digit_signed: Value, weight_signed: Value) -> Value:
     """The product of two numbers of 4 bits, plus `product_offset`.
 
-    The partial products of a top bit are inverted if it counts negative, that of both top bits if just one of them does.
+    The partial products of a top bit are inverted if it counts negative; that of both top bits, if one of them does.
     """
     top = DIGIT_BITS - 1
     both = digit_signed ^ weight_signed
