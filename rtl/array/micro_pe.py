@@ -54,24 +54,25 @@ class MicroPe(wiring.Component):
         m = Module()
         low, high = self.weight[:DIGIT_BITS], self.weight[DIGIT_BITS:]
         m.d.comb += [
-            self.low.eq(_product(self.digit_low, low, self.digit_signed, self.is_w4)),
-            self.high.eq(_product(self.digit_high, high, self.digit_signed, Const(1))),
+            self.low.eq(unsigned_product(self.digit_low, low, self.digit_signed, self.is_w4)),
+            self.high.eq(unsigned_product(self.digit_high, high, self.digit_signed, Const(1))),
         ]
         return m
 
 
-def product_offset(digit_signed: int, weight_signed: int) -> int:
-    """What the product of a digit and half a weight has too much."""
-    return {0: 0, 1: 120, 2: 112}[digit_signed + weight_signed]
-
-
-def _product(digit: Value, weight: Value, digit_signed: Value, weight_signed: Value) -> Value:
-    """The product of two numbers of 4 bits, plus `product_offset`.
+def unsigned_product(left: Value, right: Value, left_signed: Value, right_signed: Value) -> Value:
+    """The product of two numbers of any widths, plus `product_offset`: never negative, and as wide as both together.
 
     The partial products of a top bit are inverted if it counts negative; that of both top bits, if one of them does.
     """
-    top = DIGIT_BITS - 1
-    both = digit_signed ^ weight_signed
-    of_digit = Mux(digit[top], weight[:top], 0) ^ digit_signed.replicate(top)
-    of_weight = Mux(weight[top], digit, 0) ^ Cat(weight_signed.replicate(top), both)
-    return (digit[:top] * weight[:top] + (of_digit << top) + (of_weight << top))[:PRODUCT_BITS]
+    left_top, right_top = len(left) - 1, len(right) - 1
+    of_left = Mux(left[left_top], right[:right_top], 0) ^ left_signed.replicate(right_top)
+    of_right = Mux(right[right_top], left, 0) ^ Cat(right_signed.replicate(left_top), left_signed ^ right_signed)
+    total = left[:left_top] * right[:right_top] + (of_left << left_top) + (of_right << right_top)
+    return total[: len(left) + len(right)]
+
+
+def product_offset(left_signed: int, right_signed: int, *, bits: int = DIGIT_BITS) -> int:
+    """What `unsigned_product` of two numbers of ``bits`` bits has too much."""
+    top = 1 << bits - 1
+    return (left_signed + right_signed) * top * (top - 1) + (left_signed ^ right_signed) * top * top
