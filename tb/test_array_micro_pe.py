@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
-
 import pytest
 from amaranth.hdl import Cat, Module, Signal
 from amaranth.lib import wiring
@@ -11,21 +9,18 @@ from amaranth.lib.wiring import Out
 from amaranth.sim import Simulator, SimulatorContext
 
 from tessera.rtl.array import MicroPe
-from tessera.rtl.config import NpuConfig
-from tessera.rtl.isa import WeightDepth
-
-BOTH = NpuConfig.preset("tiny")
+from tessera.rtl.array.micro_pe import PRODUCT_BITS, product_offset
 
 
 class MicroPes(wiring.Component):
     """A Micro-PE for each value of one digit, or of both; the other inputs are common. Keeps the simulation short."""
 
-    def __init__(self, config: NpuConfig, *, same_digit: bool):
-        self.micro_pe = [MicroPe(config) for _ in range(16)]
+    def __init__(self, *, same_digit: bool):
+        self.micro_pe = [MicroPe() for _ in range(16)]
         self.same_digit = same_digit
-        super().__init__({"sums": Out(16 * (MicroPe.LOW_BITS + MicroPe.HIGH_BITS))})
+        super().__init__({"products": Out(16 * 2 * PRODUCT_BITS)})
         self.digit_low, self.digit_signed = Signal(4), Signal()
-        self.weight, self.weight_depth = Signal(8), Signal(WeightDepth)
+        self.weight, self.is_w4 = Signal(8), Signal()
 
     def elaborate(self, platform: object) -> Module:
         m = Module()
@@ -36,17 +31,17 @@ class MicroPes(wiring.Component):
                 micro_pe.digit_high.eq(digit),
                 micro_pe.digit_signed.eq(self.digit_signed),
                 micro_pe.weight.eq(self.weight),
-                micro_pe.weight_depth.eq(self.weight_depth),
+                micro_pe.is_w4.eq(self.is_w4),
             ]
-        m.d.comb += self.sums.eq(Cat(Cat(micro_pe.low, micro_pe.high) for micro_pe in self.micro_pe))
+        m.d.comb += self.products.eq(Cat(Cat(micro_pe.low, micro_pe.high) for micro_pe in self.micro_pe))
         return m
 
-    def products(self, ctx: SimulatorContext) -> list[tuple[int, int]]:
-        """``low`` and ``high`` of each Micro-PE."""
-        bits = ctx.get(self.sums)
-        width = MicroPe.LOW_BITS + MicroPe.HIGH_BITS
-        words = [bits >> index * width & (1 << width) - 1 for index in range(16)]
-        return [(signed(word, MicroPe.LOW_BITS), signed(word >> MicroPe.LOW_BITS, MicroPe.HIGH_BITS)) for word in words]
+    def values(self, ctx: SimulatorContext) -> list[tuple[int, int]]:
+        """``low`` and ``high`` of each Micro-PE, without their offsets."""
+        products = ctx.get(self.products).to_bytes(16 * 2, "little")
+        digit_signed, is_w4 = ctx.get(self.digit_signed), ctx.get(self.is_w4)
+        low_offset, high_offset = product_offset(digit_signed, is_w4), product_offset(digit_signed, 1)
+        return [(low - low_offset, high - high_offset) for low, high in zip(products[::2], products[1::2], strict=True)]
 
 
 def signed(value: int, bits: int) -> int:
@@ -60,16 +55,15 @@ def digit_value(digit: int, digit_signed: int) -> int:
 
 
 @pytest.mark.parametrize("digit_signed", [0, 1])
-@pytest.mark.parametrize("depths", [(8,), (4, 8)])
-def test_w8(depths: tuple[int, ...], digit_signed: int) -> None:
-    dut = MicroPes(dataclasses.replace(BOTH, weight_depths=depths), same_digit=True)
+def test_w8(digit_signed: int) -> None:
+    dut = MicroPes(same_digit=True)
 
     async def check(ctx: SimulatorContext) -> None:
         ctx.set(dut.digit_signed, digit_signed)
-        ctx.set(dut.weight_depth, WeightDepth.W8)
+        ctx.set(dut.is_w4, 0)
         for weight in range(256):
             ctx.set(dut.weight, weight)
-            for digit, (low, high) in enumerate(dut.products(ctx)):
+            for digit, (low, high) in enumerate(dut.values(ctx)):
                 value = digit_value(digit, digit_signed)
                 assert low == value * (weight & 15), (digit, weight)
                 assert high == value * signed(weight >> 4, 4), (digit, weight)
@@ -79,19 +73,18 @@ def test_w8(depths: tuple[int, ...], digit_signed: int) -> None:
 
 
 @pytest.mark.parametrize("digit_signed", [0, 1])
-@pytest.mark.parametrize("depths", [(4,), (4, 8)])
-def test_w4(depths: tuple[int, ...], digit_signed: int) -> None:
-    dut = MicroPes(dataclasses.replace(BOTH, weight_depths=depths), same_digit=False)
+def test_w4(digit_signed: int) -> None:
+    dut = MicroPes(same_digit=False)
 
     async def check(ctx: SimulatorContext) -> None:
         ctx.set(dut.digit_signed, digit_signed)
-        ctx.set(dut.weight_depth, WeightDepth.W4)
+        ctx.set(dut.is_w4, 1)
         for weight in range(256):
             ctx.set(dut.weight, weight)
             for digit_low in range(16):
                 ctx.set(dut.digit_low, digit_low)
                 expected_low = digit_value(digit_low, digit_signed) * signed(weight, 4)
-                for digit_high, (low, high) in enumerate(dut.products(ctx)):
+                for digit_high, (low, high) in enumerate(dut.values(ctx)):
                     assert low == expected_low, (digit_low, digit_high, weight)
                     expected_high = digit_value(digit_high, digit_signed) * signed(weight >> 4, 4)
                     assert high == expected_high, (digit_low, digit_high, weight)

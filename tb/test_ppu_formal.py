@@ -9,7 +9,7 @@ and :class:`GangCombine` combines the lanes. A solver cannot do this at once, be
 of different widths. So (*) is cut where the values are named by a wire, and each piece is proven for all values of
 its inputs (the premise that an earlier piece could give is not even used, so a piece holds more widely than needed):
 
-1. *Product*: a Micro-PE's outputs join to exactly digit * weight, as integers. [RTL, all inputs]
+1. *Product*: a Micro-PE's outputs, less their constant offsets, join to exactly digit * weight. [RTL, all inputs]
 2. *Digits*: sum of digit[l] * 16 ** l, the top digit signed if the activation is, is exactly the activation.
 3. *Accumulation*: N products, added in an accumulator of the machine's width, give exactly their sum. [N = 2 .. 4]
    This is arithmetic about the widths, not a proof of the RTL: that the adder trees and `Accumulators` add what they
@@ -36,9 +36,9 @@ import pytest
 from ppu_bench import gang_masks
 from rtl_solver import Rtl, integer, prove, total, z3
 
-from tessera.rtl.array.micro_pe import MicroPe
+from tessera.rtl.array.micro_pe import MicroPe, product_offset
 from tessera.rtl.config import DIGIT_BITS, NpuConfig
-from tessera.rtl.isa import WeightDepth, lanes_of_mask
+from tessera.rtl.isa import lanes_of_mask
 from tessera.rtl.ppu import GangCombine, combine
 
 pytestmark = pytest.mark.formal
@@ -77,23 +77,27 @@ def prove_combination(rtl: Rtl, mask: int) -> None:
     prove(integer(ports["combined"], COMBINED_BITS) == wanted, [*hardware, ports["lanes"] == mask])
 
 
-@pytest.mark.parametrize("weight_depths", [(4, 8), (8,), (4,)], ids=["both", "w8", "w4"])
-def test_product(weight_depths: tuple[int, ...], tmp_path: Path) -> None:
-    """Piece 1, at every weight depth that the configuration has."""
-    rtl = Rtl(MicroPe(replace(EDGE, weight_depths=weight_depths)), tmp_path)
+@pytest.mark.parametrize("digit_signed", [0, 1], ids=["unsigned", "signed"])
+def test_product(digit_signed: int, tmp_path: Path) -> None:
+    """Piece 1, at every weight depth."""
+    rtl = Rtl(MicroPe(), tmp_path)
     ports, hardware = rtl.instance()
-    low, high = (integer(ports[name], PRODUCT_BITS) for name in ("low", "high"))
+    low, high = (integer(ports[name], PRODUCT_BITS, signed=False) for name in ("low", "high"))
     digit_low, digit_high = (
-        integer(ports[name], PRODUCT_BITS, signed=ports["digit_signed"] == 1) for name in ("digit_low", "digit_high")
+        integer(ports[name], PRODUCT_BITS, signed=bool(digit_signed)) for name in ("digit_low", "digit_high")
     )
     weight = ports["weight"]
-    if 8 in weight_depths:
-        given = [*hardware, ports["weight_depth"] == WeightDepth.W8, digit_low == digit_high]
-        prove(low + (high << DIGIT_BITS) == digit_low * integer(weight, PRODUCT_BITS), given)
-    if 4 in weight_depths:
-        given = [*hardware, ports["weight_depth"] == WeightDepth.W4]
-        prove(low == digit_low * integer(z3.Extract(3, 0, weight), PRODUCT_BITS), given)
-        prove(high == digit_high * integer(z3.Extract(7, 4, weight), PRODUCT_BITS), given)
+    high -= product_offset(digit_signed, 1)
+    given = [*hardware, ports["digit_signed"] == digit_signed]
+
+    w8 = [*given, ports["is_w4"] == 0, digit_low == digit_high]
+    product = low - product_offset(digit_signed, 0) + (high << DIGIT_BITS)
+    prove(product == digit_low * integer(weight, PRODUCT_BITS), w8)
+
+    w4 = [*given, ports["is_w4"] == 1]
+    low -= product_offset(digit_signed, 1)
+    prove(low == digit_low * integer(z3.Extract(3, 0, weight), PRODUCT_BITS), w4)
+    prove(high == digit_high * integer(z3.Extract(7, 4, weight), PRODUCT_BITS), w4)
 
 
 @pytest.mark.parametrize("signed", [False, True], ids=["unsigned", "signed"])

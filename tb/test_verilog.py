@@ -128,23 +128,33 @@ def test_generation_is_deterministic(tmp_path):
 
 
 @pytest.fixture
-def generated(monkeypatch, tmp_path):
-    """Counts calls of a stand-in for `verilog.generate`, and lets sources lie in a folder of the test."""
+def generated(monkeypatch):
+    """Counts calls of a stand-in for `verilog.generate`."""
     calls = []
 
     def generate(config):
         calls.append(config.name)
         return f"module tessera; // {config.rows}\nendmodule\n"
 
-    sources = tmp_path / "sources"
-    sources.mkdir()
-    (sources / "a.py").write_text("1")
     monkeypatch.setattr(verilog, "generate", generate)
-    monkeypatch.setattr(verilog, "_SOURCES", sources)
     return calls
 
 
-def test_written_only_when_needed(generated, tmp_path):
+def test_hash_of_sources(tmp_path):
+    """Names and contents of sources count, and nothing else."""
+    hashes = [verilog._hash_sources(tmp_path)]
+    (tmp_path / "deep").mkdir()
+    for name, text in (("a.py", "1"), ("a.py", "2"), ("deep/b.rdl", "")):
+        (tmp_path / name).write_text(text)
+        hashes.append(verilog._hash_sources(tmp_path))
+    (tmp_path / "deep" / "b.rdl").rename(tmp_path / "b.rdl")
+    hashes.append(verilog._hash_sources(tmp_path))
+    assert len(set(hashes)) == len(hashes)
+    (tmp_path / "notes.txt").write_text("3")
+    assert verilog._hash_sources(tmp_path) == hashes[-1]
+
+
+def test_written_only_when_needed(generated, monkeypatch, tmp_path):
     path = tmp_path / "deep" / "tessera_tiny.v"
     assert verilog.write(TINY, path)
     assert not verilog.write(TINY, path)
@@ -152,14 +162,13 @@ def test_written_only_when_needed(generated, tmp_path):
         lambda: path.write_text("module tessera"),
         path.unlink,
         path.with_suffix(".key").unlink,
-        lambda: (tmp_path / "sources" / "a.py").write_text("2"),
-        lambda: (tmp_path / "sources" / "b.rdl").write_text(""),
+        lambda: monkeypatch.setattr(verilog, "_SOURCES_HASH", "other sources"),
     ):
         change()
         assert verilog.write(TINY, path)
         assert not verilog.write(TINY, path)
     assert verilog.write(dataclasses.replace(TINY, queue_depth=8), path)
-    assert len(generated) == 7
+    assert len(generated) == 6
 
 
 def test_nothing_is_left_of_a_failure(monkeypatch, tmp_path):

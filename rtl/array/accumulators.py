@@ -38,11 +38,11 @@ class Accumulators(wiring.Component):
     Members
     -------
     valid : In(1)
-        There are sums; one cycle before they come.
+        There are sums; ``SUMS_CYCLES`` before they come.
     control : In(accumulate_layout)
         What to do with them; together with ``valid``.
     sums : In(signed(width)) x cols
-        Sums of ``cols`` output channels, in the cycle after their ``valid``.
+        Sums of ``cols`` output channels, ``SUMS_CYCLES`` after their ``valid``.
     reserve : In(1)
         A tile begins; only allowed while ``free``. Its sums may follow at any time, after those of the tiles before.
     free : Out(1)
@@ -53,10 +53,13 @@ class Accumulators(wiring.Component):
         1, ``OVERFLOW_CYCLES`` after its ``valid``, if a sum has wrapped.
     """
 
-    FULL_CYCLES = 2
+    SUMS_CYCLES = 2
+    """Cycles from ``valid`` to the sums: what they are added to is read, and goes through a register."""
+
+    FULL_CYCLES = 3
     """Cycles from the last ``valid`` of a tile to the first cycle with ``drain.full``."""
 
-    OVERFLOW_CYCLES = 3
+    OVERFLOW_CYCLES = 4
     """Cycles from sums' ``valid`` to their ``overflow``."""
 
     def __init__(self, config: NpuConfig, *, width: int | None = None):
@@ -81,64 +84,69 @@ class Accumulators(wiring.Component):
 
         working, draining = Signal(), Signal()
         full = Signal(2)
-        valid, sums_memory = Signal(), Signal(reset_less=True)
-        control = Signal.like(self.control, name="sums_control", reset_less=True)
-        m.d.sync += [valid.eq(self.valid), control.eq(self.control), sums_memory.eq(working)]
         with m.If(self.valid & self.control.last):
             m.d.sync += working.eq(~working)
+        read_valid, read_control, read_memory = self._register(m, "read", self.valid, self.control, working)
+        valid, control, memory = self._register(m, "sums", read_valid, read_control, read_memory)
         with m.If(self.drain.release):
             m.d.sync += [draining.eq(~draining), full.bit_select(draining, 1).eq(0)]
         with m.If(valid & control.last):
-            m.d.sync += full.bit_select(sums_memory, 1).eq(1)
+            m.d.sync += full.bit_select(memory, 1).eq(1)
         m.d.comb += self.drain.full.eq(full.bit_select(draining, 1))
 
-        reads, wrapped = [], []
+        stored = Signal(self._config.cols * self._config.accumulator_bits, reset_less=True)
+        totals = self._add(m, stored, enable=valid)
+        reads = []
         for index in range(2):
-            m.submodules[f"memory_{index}"] = memory = Memory(
-                shape=unsigned(self._config.cols * self._config.accumulator_bits),
+            m.submodules[f"memory_{index}"] = bank = Memory(
+                shape=unsigned(len(totals)),
                 depth=self._config.accumulator_pixels,
                 init=[],
                 attrs={"no_rw_check": 1},  # never reads what it writes; spares the logic for that on an FPGA
             )
-            read, write = memory.read_port(), memory.write_port()
+            read, write = bank.read_port(), bank.write_port()
             m.d.comb += [
                 read.addr.eq(Mux(full[index], self.drain.pixel, self.control.pixel)),
                 read.en.eq(Mux(full[index], self.drain.enable, self.valid)),
                 write.addr.eq(control.pixel),
-                write.en.eq(valid & (sums_memory == index)),
-                write.data.eq(self._totals(read.data, control.overwrite)),
+                write.en.eq(valid & (memory == index)),
+                write.data.eq(totals),
             ]
             reads.append(read)
-            wrapped.append(self._wrapped(m, read.data, control.overwrite, write.data, enable=write.en))
-        m.d.sync += self.overflow.eq(Cat(wrapped).any())
+        with m.If(read_valid):
+            m.d.sync += stored.eq(Mux(read_control.overwrite, 0, Mux(read_memory, reads[1].data, reads[0].data)))
         self._drain(m, reads, memory=draining)
         return m
 
-    def _totals(self, stored: Value, overwrite: Value) -> Value:
-        """Stored sums plus new ones. Each memory has adders of its own: it is the longest path, and has no room for a
-        multiplexer of the memories."""
-        bits = self._config.accumulator_bits
-        return Cat(
-            (Mux(overwrite, 0, stored.word_select(col, bits)).as_signed() + total)[:bits]
-            for col, total in enumerate(self.sums)
-        )
+    @staticmethod
+    def _register(
+        m: Module, name: str, valid: Value, control: data.View, memory: Value
+    ) -> tuple[Signal, data.View, Signal]:
+        """What is known about sums, a cycle later."""
+        later_valid, later_memory = Signal(name=f"{name}_valid"), Signal(name=f"{name}_memory", reset_less=True)
+        later_control = Signal.like(control, name=f"{name}_control", reset_less=True)
+        m.d.sync += [later_valid.eq(valid), later_control.eq(control), later_memory.eq(memory)]
+        return later_valid, later_control, later_memory
 
-    def _wrapped(self, m: Module, stored: Value, overwrite: Value, totals: Value, *, enable: Value) -> Value:
-        """1 in the cycle after one in which a sum has wrapped: both terms have the sign that their sum has not.
+    def _add(self, m: Module, stored: Value, *, enable: Value) -> Value:
+        """The new totals; a sum has wrapped if both of its terms have the sign that it has not.
 
         The signs are looked at only after a register, so that the adders' path does not grow.
         """
-        bits = self._config.accumulator_bits
-        signs = [Signal(self._config.cols, name=f"{name}_signs", reset_less=True) for name in ("old", "new", "total")]
-        old, new, total = signs
+        bits, cols = self._config.accumulator_bits, self._config.cols
+        totals = Signal(cols * bits)
+        old, new, total = (Signal(cols, name=f"{name}_signs", reset_less=True) for name in ("old", "new", "total"))
         enabled = Signal()
+        for col, value in enumerate(self.sums):
+            m.d.comb += totals.word_select(col, bits).eq(stored.word_select(col, bits).as_signed() + value)
         m.d.sync += [
             enabled.eq(enable),
-            old.eq(Cat(stored.word_select(col, bits)[-1] & ~overwrite for col in range(self._config.cols))),
+            old.eq(Cat(stored.word_select(col, bits)[-1] for col in range(cols))),
             new.eq(Cat(value[-1] for value in self.sums)),
-            total.eq(Cat(totals.word_select(col, bits)[-1] for col in range(self._config.cols))),
+            total.eq(Cat(totals.word_select(col, bits)[-1] for col in range(cols))),
+            self.overflow.eq(enabled & (~(old ^ new) & (old ^ total)).any()),
         ]
-        return enabled & (~(old ^ new) & (old ^ total)).any()
+        return totals
 
     def _drain(self, m: Module, reads: list[ReadPort], *, memory: Signal) -> None:
         """Gives the sums that were read to the drain port, and holds them there after the memory has been released."""

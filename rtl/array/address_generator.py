@@ -97,6 +97,28 @@ def copy_members(domain: object, target: data.View, source: data.View) -> None:
             domain += target[name].eq(source[name])
 
 
+class Countdown:
+    """A counter that runs down to 1, and a register that says that it is there: nobody waits for a comparison.
+
+    Attributes
+    ----------
+    last
+        1 while the counter is at 1.
+    """
+
+    def __init__(self, name: str, width: int):
+        self._left = Signal(width, name=name, reset_less=True)
+        self.last = Signal(name=f"{name}_last", reset_less=True)
+
+    def load(self, start: Value) -> list[object]:
+        """Begins at ``start``, which is 1 or more."""
+        return [self._left.eq(start), self.last.eq(start == 1)]
+
+    def count(self) -> list[object]:
+        """One less; undefined from 1 until the next `load`."""
+        return [self._left.eq(self._left - 1), self.last.eq(self._left == 2)]
+
+
 class AddressGenerator(wiring.Component):
     """Makes the stream of activation words of each program's tile: loops ky, kx, s, ty, tx, innermost last.
 
@@ -237,29 +259,29 @@ class StepGenerator(wiring.Component):
         copy_members(m.d.comb, step, tile)
         walking, first = Signal(), Signal(reset_less=True)
         open_tile = Signal()  # the program before was partial
-        ky = Signal.like(tile.kernel_height, reset_less=True)  # the counters run down to 1
-        kx = Signal.like(tile.kernel_width, reset_less=True)
-        s = Signal.like(tile.channel_steps, reset_less=True)
+        ky = Countdown("ky", len(tile.kernel_height))
+        kx = Countdown("kx", len(tile.kernel_width))
+        s = Countdown("s", len(tile.channel_steps))
         m.d.comb += [
             self.step.valid.eq(walking),
             self.tile.ready.eq(walking & self.step.ready & step.last),
             step.first.eq(first),
-            step.last.eq((ky == 1) & (kx == 1) & (s == 1)),
+            step.last.eq(ky.last & kx.last & s.last),
         ]
         with m.If(~walking):
             m.d.sync += [walking.eq(self.tile.valid), first.eq(~open_tile)]
-            m.d.sync += [ky.eq(tile.kernel_height), kx.eq(tile.kernel_width), s.eq(tile.channel_steps)]
+            m.d.sync += [*ky.load(tile.kernel_height), *kx.load(tile.kernel_width), *s.load(tile.channel_steps)]
         with m.Elif(self.step.ready):
             m.d.sync += [walking.eq(~step.last), first.eq(0)]
             with m.If(step.last):
                 m.d.sync += open_tile.eq(tile.partial)
-            with m.If(s != 1):
-                m.d.sync += s.eq(s - 1)
-            with m.Elif(kx != 1):
-                m.d.sync += [s.eq(tile.channel_steps), kx.eq(kx - 1)]
+            with m.If(~s.last):
+                m.d.sync += s.count()
+            with m.Elif(~kx.last):
+                m.d.sync += [*s.load(tile.channel_steps), *kx.count()]
             with m.Else():
-                m.d.sync += [s.eq(tile.channel_steps), kx.eq(tile.kernel_width), ky.eq(ky - 1)]
-        self._walk(m, begin=~walking, next_channels=s != 1, next_column=kx != 1)
+                m.d.sync += [*s.load(tile.channel_steps), *kx.load(tile.kernel_width), *ky.count()]
+        self._walk(m, begin=~walking, next_channels=~s.last, next_column=~kx.last)
         return m
 
     def _walk(self, m: Module, *, begin: Value, next_channels: Value, next_column: Value) -> None:
@@ -325,27 +347,26 @@ class PixelGenerator(wiring.Component):
         wiring.connect(m, buffer.output, wiring.flipped(self.word))
         busy, word, room = Signal(), buffer.input.payload, buffer.input.ready
 
-        ty = Signal.like(step.tile_height, name="ty", reset_less=True)  # the counters run down to 1
-        tx = Signal.like(step.tile_width, name="tx", reset_less=True)
+        ty, tx = Countdown("ty", len(step.tile_height)), Countdown("tx", len(step.tile_width))
         missing = Signal.like(step.stride_x, name="missing", reset_less=True)  # words before the pixel's last
         pixel = Signal.like(word.pixel, name="pixel", reset_less=True)
         first = Signal(reset_less=True)
         complete = missing == 0
-        last_word = (ty == 1) & (tx == 1) & complete
+        last_word = ty.last & tx.last & complete
         m.d.comb += self.step.ready.eq(~busy | (room & last_word))
         with m.If(self.step.ready):
             incoming = self.step.payload
             m.d.sync += [busy.eq(self.step.valid), step.eq(incoming), pixel.eq(0), first.eq(1)]
-            m.d.sync += [ty.eq(incoming.tile_height), tx.eq(incoming.tile_width)]
+            m.d.sync += [*ty.load(incoming.tile_height), *tx.load(incoming.tile_width)]
             m.d.sync += missing.eq(self._words_before(incoming, DEPTHWISE_TAPS))
         with m.Elif(room):
             m.d.sync += first.eq(0)
             with m.If(~complete):
                 m.d.sync += missing.eq(missing - 1)
-            with m.Elif(tx != 1):
-                m.d.sync += [pixel.eq(pixel + 1), tx.eq(tx - 1), missing.eq(self._words_before(step, step.stride_x))]
+            with m.Elif(~tx.last):
+                m.d.sync += [pixel.eq(pixel + 1), *tx.count(), missing.eq(self._words_before(step, step.stride_x))]
             with m.Else():
-                m.d.sync += [pixel.eq(pixel + 1), tx.eq(step.tile_width), ty.eq(ty - 1)]
+                m.d.sync += [pixel.eq(pixel + 1), *tx.load(step.tile_width), *ty.count()]
                 m.d.sync += missing.eq(self._words_before(step, DEPTHWISE_TAPS))
         copy_members(m.d.comb, word, step)
         m.d.comb += [
@@ -358,7 +379,7 @@ class PixelGenerator(wiring.Component):
             word.last.eq(step.last & last_word),
             word.finishes.eq(step.last & last_word & ~step.partial),
         ]
-        self._walk(m, step, advance=~self.step.ready & room, next_row=(tx == 1) & complete)
+        self._walk(m, step, advance=~self.step.ready & room, next_row=tx.last & complete)
         return m
 
     @staticmethod

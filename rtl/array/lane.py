@@ -80,7 +80,12 @@ class Lane(wiring.Component):
     @property
     def finish_latency(self) -> int:
         """Cycles from a tile's last word to the first cycle with ``drain.full``."""
-        return self._array.latency + Accumulators.FULL_CYCLES
+        return self._control_latency + Accumulators.FULL_CYCLES
+
+    @property
+    def _control_latency(self) -> int:
+        """Cycles from a word's request to its ``valid`` at the accumulators, which comes before its sums."""
+        return 1 + self._array.latency - Accumulators.SUMS_CYCLES
 
     def elaborate(self, platform: object) -> Module:
         m = Module()
@@ -138,7 +143,7 @@ class Lane(wiring.Component):
             control.overwrite.eq(word.first_step),
             control.last.eq(word.finishes),
         ]
-        for cycle in range(1, array.latency + 1):
+        for cycle in range(1, self._control_latency + 1):
             earlier, complete = complete, Signal(name=f"complete_{cycle}")
             undelayed, control = control, Signal.like(control, name=f"control_{cycle}", reset_less=True)
             m.d.sync += [complete.eq(earlier), control.eq(undelayed)]

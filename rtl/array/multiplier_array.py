@@ -8,7 +8,7 @@ from amaranth.hdl import Const, Module, Mux, Signal, Value, signed
 from amaranth.lib import data, wiring
 from amaranth.lib.wiring import In, Out
 
-from tessera.rtl.array.micro_pe import MicroPe
+from tessera.rtl.array.micro_pe import PRODUCT_BITS, MicroPe, product_offset
 from tessera.rtl.config import DIGIT_BITS, NpuConfig
 from tessera.rtl.isa import DEPTHWISE_TAPS, WeightDepth
 
@@ -27,6 +27,12 @@ def digit_control_layout() -> data.StructLayout:
 def sum_bits(config: NpuConfig) -> int:
     """Width of the sum of the products of one word for one output channel: rows times -1920..1905, signed."""
     return 12 + (config.rows - 1).bit_length()
+
+
+def _sum_offset(config: NpuConfig, digit_signed: int, is_w4: int) -> int:
+    """What the sum of the products of one word for one output channel has too much."""
+    low, high = product_offset(digit_signed, is_w4), product_offset(digit_signed, 1)
+    return config.rows * (low + (high if is_w4 else high << DIGIT_BITS))
 
 
 @dataclass(frozen=True)
@@ -58,9 +64,9 @@ class MultiplierArray(wiring.Component):
     where digit_t are those of this word (the last t) and of the words before it, of which there must be as many.
 
     A pipeline without flow control: a word goes in and its sums come out every cycle, ``latency`` cycles later. Without
-    a word its registers rest, which saves energy, and most of the time that a simulation spends on an idle lane. At
-    W8 the products with the low and with the high halves of the weights have an adder tree each, and the trees'
-    results are joined by one shift per output channel.
+    a word its registers rest, which saves energy, and most of the time that a simulation spends on an idle lane. The
+    products with the low and with the high halves of the weights have an adder tree each, of numbers without signs; one
+    shift per output channel joins the trees' results at W8, and one subtraction takes the offsets of all products away.
 
     Parameters
     ----------
@@ -109,29 +115,46 @@ class MultiplierArray(wiring.Component):
         m = Module()
         config = self._config
         digits = self._select_digits(m)
-        digit_signed = Signal(reset_less=True)
-        valid = self._delay(m, self.valid, "valid", self.latency - 1)
-        weight_depth = self._delay(m, self.control.weight_depth, "weight_depth", self.latency - 1)
-        m.d.sync += digit_signed.eq(self.control.digit_signed)
+        last = self.latency - 1
+        valid = self._delay(m, self.valid, "valid", last)
+        digit_signed = self._delay(m, self.control.digit_signed, "digit_signed", last)
+        is_w4 = self._delay(m, self._is_w4(), "is_w4", last)
+        offset = Signal(sum_bits(config), reset_less=True)
+        m.d.sync += offset.eq(self._offset(digit_signed[last - 1], is_w4[last - 1]))
         for col in range(config.cols):
             lows, highs = [], []
             for row in range(config.rows):
-                m.submodules[f"micro_pe_{row}_{col}"] = micro_pe = MicroPe(config)
-                low = Signal(signed(MicroPe.LOW_BITS), name=f"low_{row}_{col}", reset_less=True)
-                high = Signal(signed(MicroPe.HIGH_BITS), name=f"high_{row}_{col}", reset_less=True)
+                m.submodules[f"micro_pe_{row}_{col}"] = micro_pe = MicroPe()
+                low = Signal(PRODUCT_BITS, name=f"low_{row}_{col}", reset_less=True)
+                high = Signal(PRODUCT_BITS, name=f"high_{row}_{col}", reset_less=True)
                 m.d.comb += [
                     micro_pe.digit_low.eq(digits[row][col].low),
                     micro_pe.digit_high.eq(digits[row][col].high),
-                    micro_pe.digit_signed.eq(digit_signed),
+                    micro_pe.digit_signed.eq(digit_signed[1]),
                     micro_pe.weight.eq(self.weights[row].word_select(col, 8)),
-                    micro_pe.weight_depth.eq(weight_depth[1]),
+                    micro_pe.is_w4.eq(is_w4[1]),
                 ]
                 # Multiplexers hold the registers, since hundreds of `If` make slower simulators.
                 m.d.sync += [low.eq(Mux(valid[1], micro_pe.low, low)), high.eq(Mux(valid[1], micro_pe.high, high))]
                 lows.append(low)
                 highs.append(high)
-            self._sum_column(m, col, lows, highs, valid, is_w4=weight_depth[self.latency - 1] == WeightDepth.W4)
+            total = self._sum_column(m, col, lows, highs, valid, is_w4=is_w4[last])
+            m.d.sync += self.sums[col].eq(Mux(valid[last], total - offset, self.sums[col]))
         return m
+
+    def _is_w4(self) -> Value:
+        """The weights that meet the word are of 4 bits."""
+        if len(self._config.weight_depths) == 1:
+            return Const(self._config.weight_depths == (4,), 1)
+        return self.control.weight_depth == WeightDepth.W4
+
+    def _offset(self, digit_signed: Value, is_w4: Value) -> Value:
+        """What a sum of products has too much, see `product_offset`."""
+        return Mux(
+            is_w4,
+            Mux(digit_signed, _sum_offset(self._config, 1, 1), _sum_offset(self._config, 0, 1)),
+            Mux(digit_signed, _sum_offset(self._config, 1, 0), _sum_offset(self._config, 0, 0)),
+        )
 
     def _select_digits(self, m: Module) -> list[list[DigitPair]]:
         """The registered digits of each row and column.
@@ -158,8 +181,7 @@ class MultiplierArray(wiring.Component):
 
     def _select_half(self, m: Module) -> list[DigitPair]:
         """The digits of each row, or padding."""
-        rows, depths = self._config.rows, self._config.weight_depths
-        is_w4 = (self.control.weight_depth == WeightDepth.W4) if len(depths) == 2 else Const(depths == (4,), 1)
+        rows, is_w4 = self._config.rows, self._is_w4()
         selected = []
         for row in range(rows):
             lower_half = self.word.word_select(row, DIGIT_BITS)
@@ -181,21 +203,17 @@ class MultiplierArray(wiring.Component):
 
     def _sum_column(
         self, m: Module, col: int, lows: list[Signal], highs: list[Signal], valid: list[Value], *, is_w4: Value
-    ) -> None:
+    ) -> Value:
         """Sums the products of an output channel by two trees of adders, and joins the two results.
 
         ``valid`` has an element for every cycle since the word.
         """
         low = self._sum_tree(m, f"low_sum_{col}", lows, valid)
         high = self._sum_tree(m, f"high_sum_{col}", highs, valid)
-        shifted = high << DIGIT_BITS
-        aligned = {(8,): shifted, (4,): high, (4, 8): Mux(is_w4, high, shifted)}[self._config.weight_depths]
-        joined = Signal(signed(sum_bits(self._config)), name=f"sum_{col}", reset_less=True)
-        m.d.sync += joined.eq(Mux(valid[self.latency - 1], low + aligned, joined))
-        m.d.comb += self.sums[col].eq(joined)
+        return low + Mux(is_w4, high, high << DIGIT_BITS)
 
     def _sum_tree(self, m: Module, name: str, values: list[Signal], valid: list[Value]) -> Signal:
-        """The sum of the values; every ``ADDERS_PER_STAGE``-th level of adders is registered.
+        """The sum of unsigned values; every ``ADDERS_PER_STAGE``-th level of adders is registered.
 
         ``valid`` has an element for every cycle since the word.
         """
@@ -205,7 +223,7 @@ class MultiplierArray(wiring.Component):
             stage, unregistered = divmod(level, self.ADDERS_PER_STAGE)
             pairs = list(zip(values[::2], values[1::2], strict=True))
             values = [
-                Signal(signed(len(values[0]) + 1), name=f"{name}_{level}_{index}", reset_less=True)
+                Signal(len(values[0]) + 1, name=f"{name}_{level}_{index}", reset_less=True)
                 for index in range(len(pairs))
             ]
             for total, (left, right) in zip(values, pairs, strict=True):
@@ -217,10 +235,11 @@ class MultiplierArray(wiring.Component):
 
     @staticmethod
     def _delay(m: Module, value: Value, name: str, cycles: int) -> list[Value]:
-        """``value`` delayed by 0 .. ``cycles`` cycles."""
+        """``value`` delayed by 0 .. ``cycles`` cycles; what is constant needs no registers."""
         delayed = [value]
         for cycle in range(1, cycles + 1):
-            signal = Signal(name=f"{name}_{cycle}", reset_less=True)
-            m.d.sync += signal.eq(delayed[-1])
-            delayed.append(signal)
+            if not isinstance(value, Const):
+                value = Signal(name=f"{name}_{cycle}", reset_less=True)
+                m.d.sync += value.eq(delayed[-1])
+            delayed.append(value)
         return delayed

@@ -8,7 +8,7 @@ from amaranth.lib.wiring import In, Out, connect, flipped
 
 from tessera.rtl.axi import AxiRead, address_layout, read_layout
 from tessera.rtl.config import AXI_ID_BITS, NpuConfig
-from tessera.rtl.dma.fifo import StreamFifo
+from tessera.rtl.stream_fifo import StreamFifo
 
 
 class AxiReadArbiter(wiring.Component):

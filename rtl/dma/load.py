@@ -27,9 +27,9 @@ from tessera.rtl.dma.block import (
 )
 from tessera.rtl.dma.chunk_converter import ChunkConverter, write_settings
 from tessera.rtl.dma.convert import RESULT_BITS, converted_layout
-from tessera.rtl.dma.fifo import StreamFifo
 from tessera.rtl.dma.unpack import Unpacker, chunk_layout
 from tessera.rtl.interfaces import BeatWrite, TableWrite, address_bits, bank_write_layout, layout_of
+from tessera.rtl.stream_fifo import StreamFifo
 from tessera.rtl.window import window_input
 
 

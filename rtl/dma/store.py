@@ -25,11 +25,11 @@ from tessera.rtl.dma.block import (
     select_depth,
     settings_layout,
 )
-from tessera.rtl.dma.fifo import StreamFifo
 from tessera.rtl.dma.pack import Packer
 from tessera.rtl.dma.value_converter import ValueConverter, place_layout, values_layout
 from tessera.rtl.dma.write_data import WriteData
 from tessera.rtl.interfaces import GangRead, address_bits, bank_words, layout_of
+from tessera.rtl.stream_fifo import StreamFifo
 from tessera.rtl.window import window_input
 
 _BURST_BITS = address_bits(AXI_BURST_BYTES)

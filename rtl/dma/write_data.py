@@ -8,7 +8,7 @@ from amaranth.lib.wiring import In, Out
 
 from tessera.rtl.axi import address_layout, write_layout
 from tessera.rtl.config import NpuConfig
-from tessera.rtl.dma.fifo import StreamFifo
+from tessera.rtl.stream_fifo import StreamFifo
 
 
 class WriteData(wiring.Component):

