@@ -89,7 +89,9 @@ class Function:
         for node in self.nodes:
             operands = [values.get(name) for name in node.inputs]
             fixed = [self._constant(node, index, constants) for index in range(len(node.inputs))]
-            values |= run_onnx_node(node, self.opset, operands, fixed, {})
+            # ONNX's reference computes both branches of some functions, of which one may overflow.
+            with np.errstate(all="ignore"):
+                values |= run_onnx_node(node, self.opset, operands, fixed, {})
         return values[self.nodes[-1].output].reshape(x.shape).astype(x.dtype, copy=False)
 
     @staticmethod

@@ -303,7 +303,10 @@ def _load_rules(config: NpuConfig) -> Iterator[Rule]:
         (targets.PARAMETERS, config.parameter_beats),
         (targets.TABLES, config.table_beats),
     ):
-        yield Below(field="base", limit=limit, when=Condition(field="target", values=(target,)))
+        if limit:
+            yield Below(field="base", limit=limit, when=Condition(field="target", values=(target,)))
+    if not config.tables:
+        yield OneOf(field="target", values=(targets.ACTIVATIONS, targets.WEIGHTS, targets.PARAMETERS))
 
 
 def _store_rules(config: NpuConfig) -> Iterator[Rule]:
@@ -351,7 +354,8 @@ def _post_process_rules(config: NpuConfig) -> Iterator[Rule]:
     yield Below(field="output_base", limit=config.activation_words)
     yield NotAbove(field="clamp_low", other="clamp_high")
     yield Within(field="table", mask=int(config.tables > 0))
-    yield Below(field="table_index", limit=config.tables, when=with_table)
+    if config.tables:
+        yield Below(field="table_index", limit=config.tables, when=with_table)
     for name in ("clamp_low", "clamp_high"):
         yield SignedBits(field=name, bits=isa.TableEntry.OPERAND_BITS, when=with_table)
     yield from _depth_rules(config, "residual_depth", when=with_residual)

@@ -7,6 +7,7 @@ the register page for a browser to ``build/docs/registers``.
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import inspect
 import re
 import tempfile
@@ -56,7 +57,9 @@ def isa_page() -> str:
     for kind in isa.INSTRUCTIONS:
         lines += _instruction_section(kind)
     lines += ["## Parameters of an output channel", "", *markdown(_without_attributes(isa.ChannelParameters)), ""]
-    lines += _channel_parameters_table()
+    lines += _data_table(isa.ChannelParameters)
+    lines += ["## Entry of a table", "", *markdown(_without_attributes(isa.TableEntry)), ""]
+    lines += _data_table(isa.TableEntry)
     lines += ["## Enumerations", ""]
     for enumeration in ENUMERATIONS:
         lines += _enumeration_section(enumeration)
@@ -101,14 +104,14 @@ def _legality(kind: type[isa.Instruction]) -> Iterator[str]:
         yield ""
 
 
-def _channel_parameters_table() -> Iterator[str]:
-    parameters = isa.ChannelParameters
+def _data_table(kind: type[isa.ChannelParameters | isa.TableEntry]) -> Iterator[str]:
+    """The fields of what a load brings to the post-processing."""
     yield "| bits | field |"
     yield "| --: | --- |"
     position = 0
-    for name in ("bias", "multiplier", "shift"):
-        width = getattr(parameters, f"{name.upper()}_BITS")
-        yield f"| {position}..{position + width - 1} | `{name}` |"
+    for field in dataclasses.fields(kind):
+        width = getattr(kind, f"{field.name.upper()}_BITS")
+        yield f"| {position}..{position + width - 1} | `{field.name}` |"
         position += width
     yield ""
 

@@ -95,11 +95,16 @@ class ExtremeJob(Job):
         ]
 
     def _post_process(
-        self, tile: tuple[int, int], parameter_block: int, residual: Tensor | None, window: Window | None = None
+        self,
+        tile: tuple[int, int],
+        parameter_block: int,
+        residual: Tensor | None,
+        table: int | None = None,
+        window: Window | None = None,
     ) -> tuple[Tensor, PostProcess]:
         if self.greatest_shift - self.least_shift > ChannelParameters.MAX_RESIDUAL_ALIGNMENT:
             residual = None
-        return super()._post_process(tile, parameter_block, residual, window)
+        return super()._post_process(tile, parameter_block, residual, table, window)
 
     def _window(self, source: Tensor) -> tuple[Window, tuple[int, int]]:
         rng = self.rng

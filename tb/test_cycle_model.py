@@ -95,8 +95,6 @@ def single_instructions() -> list[list[Instruction]]:
         [weights(40)],
         *[[load(16, depth)] for depth in (Depth.A4, Depth.A6, Depth.A8, Depth.A16)],
         [load(40), weights(8), load(8), weights(8)],
-        [table()],
-        [weights(8), table(), load(8)],
         *[[load(16), float_load(16, item), load(16)] for item in (MemoryFormat.FP16, MemoryFormat.FP32)],
         *[[store(16), float_store(16, item), store(16)] for item in (MemoryFormat.BF16, MemoryFormat.FP32)],
         [store(1)],
@@ -112,6 +110,8 @@ def single_instructions() -> list[list[Instruction]]:
         [lane(4, 1), lane(4, 1), post(4, residual=1), post(4, residual=1)],
         [window(4, 1), post(4, Source.WINDOW), window(4, 1), post(4, Source.WINDOW)],
         [window(4, 2), post(4, Source.WINDOW), window(4, 2), post(4, Source.WINDOW)],
+        [table()],
+        [weights(8), table(), load(8)],
     ]
 
 

@@ -201,6 +201,10 @@ ILLEGAL = {
         SMALL, isa.PostProcess(lanes=1, output_lanes=1, output_depth=Depth.A4, table=1),
         "post: table = 0b1, but in configuration 'small' it must only have bits of the mask 0b0",
     ),
+    "no memory of tables": (
+        SMALL, isa.Load(target=isa.LoadTarget.TABLES),
+        "load: target = 3, but in configuration 'small' it must be one of 0, 1, 2",
+    ),
     "load of a table": (
         EDGE, isa.Load(target=isa.LoadTarget.TABLES, base=128),
         "load: base = 128, but in configuration 'edge' it must be less than 128",

@@ -272,7 +272,14 @@ def test_operator(name: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.cosim
-@pytest.mark.parametrize("depths", [(8, 8), (4, 4), (16, 8)], ids=["w8a8", "w4a4", "w8a16"])
+@pytest.mark.parametrize(
+    "depths",
+    [
+        pytest.param((8, 8), id="w8a8"),
+        pytest.param((16, 8), id="w8a16"),
+        pytest.param((4, 4), id="w4a4", marks=pytest.mark.slow),
+    ],
+)
 def test_operators_on_the_rtl(depths: tuple[int, int], tmp_path: Path) -> None:
     """Golden = stream model = RTL, every output integer."""
     cases = {}

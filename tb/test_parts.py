@@ -1,0 +1,142 @@
+"""Tensors that are parts of others: their meaning, where they lie, and the copies of those that cannot be addressed."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+from onnx_networks import OnnxBuilder
+from random_networks import random_inputs
+
+from tessera.compiler import (
+    CompilerError,
+    calibrate,
+    import_onnx,
+    prepare,
+    quantize,
+    read_qonnx,
+    to_integer,
+    write_qonnx,
+)
+from tessera.compiler.lowering import lower
+from tessera.compiler.lowering.storage import Storage, with_addressable_parts
+from tessera.compiler.stream_checker import check_program
+from tessera.rtl.config import NpuConfig
+from tessera.sim.golden.evaluate import evaluate
+from tessera.sim.golden.network import IntegerNetwork, NetworkError, Part, TensorType
+from tessera.sim.program import Program
+from tessera.sim.stream import StreamModel
+
+TINY = NpuConfig.preset("tiny")
+SMALL = replace(TINY, name="small", activation_bank_bytes=512)
+"""Its banks hold 128 words, so that maps pass through buffers."""
+
+
+def _network(tmp_path: Path, *channels: int, side: int = 6, depths: tuple[int, int] = (8, 8)) -> IntegerNetwork:
+    """Convolutions whose results are joined; the second of them is an output too, and a slice is read again."""
+    net = OnnxBuilder(np.random.default_rng(0), (1, 3, side, side))
+    parts = [net.conv("x", 3, count, (1, 1)) for count in channels]
+    whole = net.node("Concat", *parts, axis=1)
+    limits = [net.constant([value], np.int64) for value in (channels[0], channels[0] + channels[1], 1)]
+    part = net.node("Slice", whole, *limits)
+    outputs = [parts[1], net.conv(whole, sum(channels), 5), net.conv(part, channels[1], 4, (1, 1))]
+    path = net.save(tmp_path / "network.onnx", *outputs)
+    data = {"x": np.random.default_rng(1).normal(size=(4, 3, side, side)).astype(np.float32)}
+    graph = prepare(import_onnx(path))
+    quantized = quantize(graph, calibrate(graph, data), *depths)
+    write_qonnx(quantized, tmp_path / "quantized.onnx")
+    return to_integer(quantized)
+
+
+def _agree(network: IntegerNetwork, config: NpuConfig) -> Program:
+    """Golden model = stream model."""
+    program = lower(network, config)
+    check_program(program)
+    inputs = random_inputs(np.random.default_rng(2), network)
+    golden, stream = evaluate(network, inputs), StreamModel(config).run(program, inputs)
+    for name in network.outputs:
+        assert np.array_equal(golden[name], stream[name]), name
+    return program
+
+
+@pytest.mark.parametrize("config", [TINY, SMALL], ids=lambda config: config.name)
+@pytest.mark.parametrize(
+    "channels", [(8, 16, 8), (16, 8, 3), (5, 8, 8), (8, 3, 9)], ids=lambda each: "-".join(map(str, each))
+)
+def test_parts_in_banks_and_in_dram(channels: tuple[int, ...], config: NpuConfig, tmp_path: Path) -> None:
+    """With banks for everything, and with maps that pass through buffers."""
+    program = _agree(_network(tmp_path, *channels, side=12 if config is SMALL else 6), config)
+    assert bool(program.streamed) == (config is SMALL)
+
+
+def test_aligned_parts_cost_nothing(tmp_path: Path) -> None:
+    """They are where their whole is, and there is no operation more."""
+    network = _network(tmp_path, 8, 16, 8)
+    assert with_addressable_parts(network, TINY) is network
+    program = lower(network, TINY)
+    (whole,) = {part.whole for part in network.parts.values()}
+    place = program.placement[whole]
+    firsts = [program.placement[name].base for name in network.parts_of(whole)]
+    assert firsts == [place.base + block * place.block_pitch for block in (0, 1, 1, 3)]
+
+
+def test_other_parts_are_copied_exactly(tmp_path: Path) -> None:
+    """The rewritten network computes the same integers."""
+    network = _network(tmp_path, 5, 8, 4)
+    rewritten = with_addressable_parts(network, TINY)
+    rewritten.verify()
+    assert len(rewritten.operations) == len(network.operations) + 4  # three parts of the whole, and the slice
+    storage = Storage(rewritten, TINY)
+    assert all(storage.root(name) == name for name in rewritten.parts_of("concat3_out") if name in rewritten.parts)
+    inputs = random_inputs(np.random.default_rng(2), network)
+    before, after = evaluate(network, inputs), evaluate(rewritten, inputs)
+    assert all(np.array_equal(before[name], after[name]) for name in network.tensors)
+
+
+def test_parts_of_the_widest_depth(tmp_path: Path) -> None:
+    """Copies of unsigned and signed 16 bits keep every bit."""
+    _agree(_network(tmp_path, 3, 6, 2, depths=(16, 8)), TINY)
+
+
+PROBLEMS = {
+    "type": (Part("b", 0), "'a' is 8x2x2 s8, but its whole 'b' is 16x2x2 s4; they may differ in channels alone"),
+    "channels": (Part("c", 9), "'a' has the channels 9..16 of 'c', which has 16"),
+    "name": (Part("d", 0), "'a' is a part of 'd', but both must be tensors"),
+}
+
+
+@pytest.mark.parametrize("name", PROBLEMS)
+def test_verifier_refuses_parts(name: str) -> None:
+    part, message = PROBLEMS[name]
+    tensors = {
+        "a": TensorType(8, 2, 2, 8, True),
+        "b": TensorType(16, 2, 2, 4, True),
+        "c": TensorType(16, 2, 2, 8, True),
+    }
+    network = IntegerNetwork("n", tensors, ("b", "c"), ("a",), (), {"a": part})
+    with pytest.raises(NetworkError) as error:
+        network.verify()
+    assert message in str(error.value)
+
+
+def test_half_a_whole_is_not_known() -> None:
+    tensors = {"a": TensorType(8, 2, 2, 8, True), "c": TensorType(16, 2, 2, 8, True)}
+    network = IntegerNetwork("n", tensors, ("a",), ("c",), (), {"a": Part("c", 0)})
+    with pytest.raises(NetworkError, match="output 'c' is never computed"):
+        network.verify()
+
+
+def test_file_with_parts_of_other_scales(tmp_path: Path) -> None:
+    """A file of another tool whose operands of a Concat differ in scale is refused with the node."""
+    _network(tmp_path, 8, 16, 8)
+    model = onnx.load(tmp_path / "quantized.onnx")
+    for constant in model.graph.initializer:
+        if constant.name == "conv1_quant_scale":
+            constant.CopyFrom(onnx.numpy_helper.from_array(np.float32(0.5), constant.name))
+    del model.metadata_props[:]
+    onnx.save(model, tmp_path / "changed.onnx")
+    with pytest.raises(CompilerError, match="has 'conv1_out' of the scale 0.5 and 8 bits beside 'concat3_out'"):
+        read_qonnx(tmp_path / "changed.onnx")
