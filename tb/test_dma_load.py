@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import random
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import partial
 
 import pytest
@@ -209,6 +210,26 @@ def test_random_loads(name: str, stall: float, seed: int) -> None:
     assert not any(bench.errors)
     beats = sum(row_beats(config, program, element_bytes(config, program)) for program in programs)
     assert bench.dram.beats["read"] == beats
+
+
+@pytest.mark.parametrize("stall", [0.0, 0.4], ids=["free", "stalls"])
+@pytest.mark.parametrize("name", ["tiny", "edge"])
+def test_tables(name: str, stall: float) -> None:
+    """The entries of a beat are written one by one, between loads of other memories."""
+    config = CONFIGS[name]
+    rng = random.Random(f"{name} {stall}")
+    beats = rng.randint(2, 9)
+    tables = isa.Load(target=LoadTarget.TABLES, address=DRAM_BASE, columns=beats, base=config.table_block_beats)
+    others = [
+        isa.Load(target=LoadTarget.PARAMETERS, address=DRAM_BASE, columns=5),
+        isa.Load(target=LoadTarget.WEIGHTS, lanes=1, address=DRAM_BASE, columns=5),
+    ]
+    programs = [others[0], tables, one_row(3), replace(tables, base=1), others[1]]
+    bench = LoadBench(config, rng, stall=stall)
+    chip = bench.run(programs)
+    expected = reference(config, bench.dram, programs)
+    assert chip.beats == expected.beats
+    assert chip.activations == expected.activations
 
 
 def one_row(columns: int, **fields: int) -> isa.Load:
