@@ -170,6 +170,13 @@ def test_random_programs(config: NpuConfig, index: int, seed: int, stall: float)
     LaneBench(config, index, programs, seed=seed, stall=stall).run()
 
 
+@pytest.mark.parametrize("pixels", [1, 2, 3])
+def test_short_steps_with_stalls(pixels: int) -> None:
+    """A stall inside a step brings its pixels nearer to those of the next step than the accumulators allow."""
+    program = LaneProgram(lanes=1, tile_width=pixels, channel_steps=30, input_width=pixels, block_pitch=pixels)
+    LaneBench(TINY, 0, [program] * 2, seed=pixels, stall=0.5).run()
+
+
 def test_overflow() -> None:
     """The lane says that a sum left the range of the accumulators where the stream model does."""
     config, index = NARROW, 1

@@ -10,7 +10,7 @@ from tessera.rtl.array.accumulators import Accumulators, accumulate_layout
 from tessera.rtl.array.address_generator import AddressGenerator, copy_members
 from tessera.rtl.array.multiplier_array import MultiplierArray, digit_control_layout
 from tessera.rtl.array.weight_loader import WeightLoader
-from tessera.rtl.config import NpuConfig
+from tessera.rtl.config import ACCUMULATE_CYCLES, NpuConfig
 from tessera.rtl.interfaces import BeatWrite, Drain, LaneRead, layout_of
 from tessera.rtl.isa import LaneProgram
 
@@ -100,8 +100,8 @@ class Lane(wiring.Component):
         word = addresses.word.payload
         block_ready = ~word.first | loader.ready
         begins_tile = word.first & word.first_step
-        go = addresses.word.valid & block_ready & (~begins_tile | accumulators.free)
-        issue = Signal()
+        issue, too_soon = Signal(), Signal()
+        go = addresses.word.valid & block_ready & (~begins_tile | accumulators.free) & ~too_soon
         m.d.comb += [
             self.read.request.valid.eq(go & ~word.padding),
             self.read.request.payload.eq(word.address),
@@ -112,7 +112,7 @@ class Lane(wiring.Component):
         ]
         m.d.sync += self.done.eq(issue & word.last)
         m.d.comb += self.overflow.eq(accumulators.overflow)
-        self._connect_array(m, issue, word, loader.weights, array, accumulators)
+        self._connect_array(m, issue, word, loader.weights, array, accumulators, too_soon)
         return m
 
     def _fork(self, m: Module, *sides: stream.Interface) -> None:
@@ -135,8 +135,13 @@ class Lane(wiring.Component):
         weights: list[Signal],
         array: MultiplierArray,
         accumulators: Accumulators,
+        too_soon: Signal,
     ) -> None:
-        """The pipeline after the read; what is known about a word travels beside it."""
+        """The pipeline after the read; what is known about a word travels beside it.
+
+        Sets ``too_soon`` while the word's pixel was added to less than ``ACCUMULATE_CYCLES`` ago. Without stalls that
+        never happens, since steps take ``rows`` cycles; but a stall inside a step brings it nearer to the next one.
+        """
         complete, control = issue & word.complete, Signal(accumulate_layout(self._config))
         m.d.comb += [
             control.pixel.eq(word.pixel),
@@ -147,6 +152,9 @@ class Lane(wiring.Component):
             earlier, complete = complete, Signal(name=f"complete_{cycle}")
             undelayed, control = control, Signal.like(control, name=f"control_{cycle}", reset_less=True)
             m.d.sync += [complete.eq(earlier), control.eq(undelayed)]
+            if cycle < ACCUMULATE_CYCLES:
+                with m.If(complete & word.complete & (control.pixel == word.pixel)):
+                    m.d.comb += too_soon.eq(1)
         m.d.comb += [accumulators.valid.eq(complete), accumulators.control.eq(control)]
 
         issued = Signal()
