@@ -21,9 +21,6 @@ from tessera.sim.windows import MemoryWindows
 MIN_MEMORY_BYTES = {Simulator.VERILATOR: 1 << 24, Simulator.ICARUS: 1 << 20}
 """Smallest simulated DRAM: each size is a build of its own, so that most programs share one."""
 
-TIMEOUT_CYCLES = 50_000_000
-"""Cycles after which a stream that has not ended counts as hung."""
-
 Integers = Mapping[str, np.ndarray]
 
 
@@ -74,6 +71,8 @@ class Options:
         File for the waveforms; none if ``None``.
     stock
         Build with cocotb's own flags instead of the fast ones, for comparison.
+    timeout_cycles
+        Cycles after which a stream that has not ended counts as hung.
     """
 
     simulator: Simulator = Simulator.VERILATOR
@@ -81,6 +80,7 @@ class Options:
     stalls: Mapping[str, Any] = field(default_factory=dict)
     waveform: Path | None = None
     stock: bool = False
+    timeout_cycles: int = 50_000_000
 
 
 @dataclass(frozen=True)
@@ -132,7 +132,7 @@ def simulate(
                 "starts": [_description(start) for start in starts],
                 "memory": dict(options.memory),
                 "stalls": dict(options.stalls),
-                "timeout_cycles": TIMEOUT_CYCLES,
+                "timeout_cycles": options.timeout_cycles,
             },
             on_progress=on_progress,
             waveform=options.waveform,

@@ -11,7 +11,7 @@ from __future__ import annotations
 import dataclasses
 import random
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
 from tessera.compiler.lowering.synchronise import synchronise
@@ -178,11 +178,17 @@ def random_stream(
         lane += size
         jobs = [kind(config, rng, memory, gang, index) for _ in range(jobs_per_gang)]
         queues.append([instruction for job in jobs for instruction in job.instructions()])
-    instructions = synchronise([*first, *_interleave(queues, rng), End()], config)
-    code_address = memory.random_dram(0, alignment=DRAM_ALIGNMENT)
+    body = [*first, *_interleave(queues, rng)]
+    return assemble(config, body, bytes(memory.dram))
+
+
+def assemble(config: NpuConfig, body: Sequence[Instruction], data: bytes) -> RandomStream:
+    """A stream of these instructions, with the waits that they need and its end, and its code behind the data."""
+    instructions = synchronise([*body, End()], config)
+    data += bytes(-len(data) % DRAM_ALIGNMENT)
     code = encode_stream(instructions)
     padding = bytes(-len(code) % (8 * INSTRUCTION_BYTES))
-    return RandomStream(tuple(instructions), bytes(memory.dram) + code + padding, code_address)
+    return RandomStream(tuple(instructions), data + code + padding, len(data))
 
 
 def _interleave(queues: list[list[Instruction]], rng: random.Random) -> Iterator[Instruction]:

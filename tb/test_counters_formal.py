@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from unittest.mock import patch
 
 import pytest
 from amaranth.hdl import Module
@@ -16,6 +17,7 @@ from rtl_solver import Rtl, integer, prove, z3
 from tessera.rtl.array.accumulators import Accumulators
 from tessera.rtl.axi import address_layout
 from tessera.rtl.config import NpuConfig
+from tessera.rtl.control import queue
 from tessera.rtl.control.queue import WaitCondition
 from tessera.rtl.control.tokens import TokenCounters
 from tessera.rtl.dma.block import BurstGate, OpenBlocks
@@ -117,17 +119,16 @@ def test_waits(tmp_path: Path) -> None:
     prove_wait(tmp_path)
 
 
-def without_patience(
+def without_wrapping(
     condition: WaitCondition, platform: object, elaborate: Callable = WaitCondition.elaborate
 ) -> Module:
-    """A wait that looks at no count."""
-    m = elaborate(condition, platform)
-    m.d.comb += condition.over.eq(condition.enable)
-    return m
+    """A wait that takes every count that is larger as reached, even by more than half of the range."""
+    with patch.object(queue.isa, "TOKEN_BITS", TOKEN_BITS + 1):
+        return elaborate(condition, platform)
 
 
 def test_a_wait_that_is_over_too_soon_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(WaitCondition, "elaborate", without_patience)
+    monkeypatch.setattr(WaitCondition, "elaborate", without_wrapping)
     with pytest.raises(AssertionError, match="disproved, for example by "):
         prove_wait(tmp_path)
 
