@@ -1,7 +1,7 @@
-"""Thousands of random legal programs on the RTL: ``make soak PROGRAMS=2000``; the default suite runs a sample elsewhere.
+"""Thousands of random legal programs on the RTL (``make soak``); the default suite runs a sample elsewhere.
 
-A program is made from its seed alone, and loads all activation banks first, so that one that fails does so by itself. It
-is made smaller before it is shown.
+A program is made from its seed alone, and loads all activation banks first, so that one that fails does so by itself.
+It is made smaller before it is shown.
 """
 
 from __future__ import annotations
