@@ -120,6 +120,11 @@ def run_onnx_node(
     Returns
     -------
     For each output that has a name an array (samples, *shape*). Without any operand there is one sample.
+
+    Raises
+    ------
+    CompilerError
+        The node cannot be computed: its attributes or operands make no sense.
     """
     if node.op == "BatchNormalization":
         opset = max(opset, _BATCH_NORM_OPSET)
@@ -127,10 +132,14 @@ def run_onnx_node(
     batch = next((len(operand) for operand in operands if operand is not None), 1)
     fixed = {name: value for name, value in zip(node.inputs, constants, strict=True) if value is not None}
     varying = {name: value for name, value in zip(node.inputs, operands, strict=True) if value is not None}
-    results = [
-        evaluator.run(None, {**fixed, **{name: value[sample] for name, value in varying.items()}})
-        for sample in range(batch)
-    ]
+    try:
+        results = [
+            evaluator.run(None, {**fixed, **{name: value[sample] for name, value in varying.items()}})
+            for sample in range(batch)
+        ]
+    except Exception as error:  # the reference implementation raises whatever its numpy code meets
+        reason = next(iter(str(error).splitlines()), type(error).__name__)
+        raise CompilerError(f"node {node.name!r} ({node.op}) cannot be computed: {reason}") from None
     columns = map(np.stack, zip(*results, strict=True))
     return dict(zip(filter(None, node.outputs), columns, strict=True))
 
