@@ -82,9 +82,11 @@ def main(
             drawn = [mutant for mutant in _draw(name, seed) if survivors is None or mutant.key in survivors]
             count = len(drawn) if again else mutants * (index + 1) // len(names) - mutants * index // len(names)
             tested += _test(pool, name, drawn, min(count, len(drawn)), jobs, reasons)
+            if not again:  # a block takes so long that its result is kept whatever becomes of the next one
+                rows, entries = _rows(tested, names[: index + 1]), [item.to_json() for item in tested]
+                write_json(json, {"seed": seed, "rows": rows, "mutants": entries})
     _report(tested, names)
     if not again:
-        write_json(json, {"seed": seed, "rows": _rows(tested, names), "mutants": [item.to_json() for item in tested]})
         console.print(f"summary: {json}", highlight=False, soft_wrap=True)
     left = sum(item.survives for item in tested)
     if left:

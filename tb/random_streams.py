@@ -427,11 +427,10 @@ class Job:
         rng = self.rng
         kernel = rng.randint(1, source.height), rng.randint(1, source.width)
         stride = rng.randint(1, 3), rng.randint(1, 3)
-        tile = tuple(
-            (size - extent) // step + 1
-            for size, extent, step in zip((source.height, source.width), kernel, stride, strict=True)
-        )
-        pad = rng.randint(0, min(1, kernel[0] - 1)), rng.randint(0, min(1, kernel[1] - 1))
+        before = rng.randint(0, min(1, kernel[0] - 1)), rng.randint(0, min(1, kernel[1] - 1))
+        behind = rng.randint(0, min(2, kernel[0] - 1)), rng.randint(0, min(2, kernel[1] - 1))
+        padded = source.height + before[0] + behind[0], source.width + before[1] + behind[1]
+        tile = tuple((size - extent) // step + 1 for size, extent, step in zip(padded, kernel, stride, strict=True))
         window = Window(
             slice=rng.randint(0, 1),
             lanes=self._any_gang(source.depth, source.lanes),
@@ -443,8 +442,8 @@ class Job:
             row_pitch=source.width,
             input_height=source.height,
             input_width=source.width,
-            origin_y=-pad[0],
-            origin_x=-pad[1],
+            origin_y=-before[0],
+            origin_x=-before[1],
             stride_y=stride[0],
             stride_x=stride[1],
             kernel_height=kernel[0],
