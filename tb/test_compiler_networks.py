@@ -16,7 +16,7 @@ from agreement import assert_programs_agree
 from drawn_random import DrawnRandom
 from hypothesis import HealthCheck, assume, given, note, settings
 from hypothesis import strategies as st
-from onnx_networks import random_network, residual_network
+from onnx_networks import OnnxBuilder, random_network, residual_network
 from random_networks import NetworkGenerator, random_inputs
 
 from tessera.compiler import CompilerError, calibrate, import_onnx, prepare, quantize
@@ -201,3 +201,30 @@ def test_a_damaged_file_works_or_is_refused_in_a_sentence(data: st.DataObject) -
             compile_and_compare(path, *depths)
         except CompilerError as error:
             check_refusal(error)
+
+
+def wrong_channels(net: OnnxBuilder) -> str:
+    return net.conv("x", 2, 4)
+
+
+def wrong_bias(net: OnnxBuilder) -> str:
+    return net.node("Conv", "x", net.random(4, 3, 3, 3), net.random(5))
+
+
+def constant_output(net: OnnxBuilder) -> str:
+    return net.node("Relu", net.random(1, 3, 8, 8))
+
+
+@pytest.mark.parametrize(
+    "build, sentence",
+    [
+        (wrong_channels, r"\(Conv\): weights of the shape \(4, 2, 3, 3\) in 1 groups do not fit 3 input channels"),
+        (wrong_bias, r"\(Conv\): its bias has the shape \(5,\), but must have \(4,\)"),
+        (constant_output, r"its output .relu0_out. does not depend on any input; leave it out"),
+    ],
+)
+def test_constants_that_do_not_fit(build: Callable[[OnnxBuilder], str], sentence: str, tmp_path: Path) -> None:
+    """ONNX's own shape inference lets them through."""
+    net = OnnxBuilder(np.random.default_rng(0))
+    with pytest.raises(CompilerError, match=sentence):
+        import_onnx(net.save(tmp_path / "network.onnx", build(net)))
