@@ -4,12 +4,15 @@ NPU  ?= edge
 ONLY ?=
 PAGE ?=
 JOBS ?= 2
+PROGRAMS ?= 2000
+SEED ?= 1
+MUTANTS ?= 240
 
 VENV   := .venv
 PYTEST := $(VENV)/bin/python -m pytest
 PACKAGES := rtl sim compiler firmware cli
 
-.PHONY: help setup sim test verilog bench formal lint lock clean
+.PHONY: help setup sim test verilog bench formal soak mutate lint lock clean
 .DEFAULT_GOAL := help
 
 help:  ## This list
@@ -33,6 +36,13 @@ bench: setup  ## Measure everything against the recorded peers, or one group [ON
 
 formal: setup  ## Run the proofs
 	@$(PYTEST) -m formal
+
+# Seeds are a million apart, so that runs with different ones have no program in common.
+soak: setup  ## Run thousands of random programs on the RTL [PROGRAMS=2000 SEED=1]
+	@$(PYTEST) -m exhaustive tb/test_npu_soak.py --programs $(PROGRAMS) --first-seed $(SEED)000000
+
+mutate: setup  ## Change the hardware a little, and count what the regression notices [MUTANTS=240 SEED=1]
+	@$(VENV)/bin/python scripts/mutate.py --mutants $(MUTANTS) --seed $(SEED) --jobs $(JOBS)
 
 lint: setup build/typecheck/tessera  ## Check style and types
 	@$(VENV)/bin/ruff check .

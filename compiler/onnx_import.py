@@ -23,6 +23,7 @@ import onnx.shape_inference
 
 from tessera.compiler.errors import CompilerError, check_file, first_line
 from tessera.compiler.graph import Graph, Node, Shape, unique_name, verify
+from tessera.compiler.operand_shapes import check_operands
 from tessera.compiler.operators import OPSETS
 
 _ONNX_DOMAINS = ("", "ai.onnx")
@@ -100,6 +101,7 @@ def graph_of_model(path: Path, model: onnx.ModelProto, inferred: onnx.ModelProto
     )
     graph.tidy()
     verify(graph)
+    check_operands(graph)
     return graph
 
 

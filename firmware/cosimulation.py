@@ -23,10 +23,6 @@ from tessera.sim.windows import MemoryWindows
 MIN_MEMORY_BYTES = {Simulator.VERILATOR: 1 << 24, Simulator.ICARUS: 1 << 20}
 """Smallest simulated DRAM: each size is a build of its own, so that most programs share one."""
 
-TIMEOUT_CYCLES = 1_000_000_000
-"""Cycles after which a stream that still moves is given up, a hundred times a large network's; the watchdog ends those
-that do not move."""
-
 Integers = Mapping[str, np.ndarray]
 
 
@@ -80,6 +76,9 @@ class Options:
         File for the waveforms; none if ``None``.
     stock
         Build with cocotb's own flags instead of the fast ones, for comparison.
+    timeout_cycles
+        Cycles after which a stream that still moves is given up, a hundred times a large network's; the watchdog ends
+        those that do not move.
     """
 
     simulator: Simulator = Simulator.VERILATOR
@@ -87,6 +86,7 @@ class Options:
     stalls: Mapping[str, Any] = field(default_factory=dict)
     waveform: Path | None = None
     stock: bool = False
+    timeout_cycles: int = 1_000_000_000
 
 
 @dataclass(frozen=True)
@@ -138,7 +138,7 @@ def simulate(
                 "starts": [_description(start) for start in starts],
                 "memory": dict(options.memory),
                 "stalls": dict(options.stalls),
-                "timeout_cycles": TIMEOUT_CYCLES,
+                "timeout_cycles": options.timeout_cycles,
             },
             on_progress=on_progress,
             waveform=options.waveform,

@@ -8,7 +8,15 @@ import numpy as np
 from random_streams import RandomStream
 
 from tessera.compiler.stream_checker import check_program, violations
-from tessera.firmware.cosimulation import Integers, Options, Start, program_starts, simulate, unpack_outputs
+from tessera.firmware.cosimulation import (
+    Integers,
+    Options,
+    Start,
+    StartResult,
+    program_starts,
+    simulate,
+    unpack_outputs,
+)
 from tessera.firmware.driver import COUNTERS
 from tessera.rtl.config import NpuConfig
 from tessera.sim.golden.evaluate import evaluate
@@ -23,21 +31,36 @@ def assert_streams_agree(config: NpuConfig, streams: dict[str, RandomStream], op
     The streams run one after another in one simulation, and in one model, so that what one leaves in the banks is
     what the next one finds. The keys name the streams in failures.
     """
-    starts = [Start(((0, item.dram),), item.code_address, ((0, len(item.dram)),)) for item in streams.values()]
-    results, _ = simulate(config, starts, options)
-    model = StreamModel(config, max(len(item.dram) for item in streams.values()))
-    for (name, item), result in zip(streams.items(), results, strict=True):
+    for name, item in streams.items():
         assert not list(violations(item.instructions, config)), name
-        before = [getattr(model, name) for name in COUNTERS]
-        model.overflow = 0
-        model.write_memory(0, item.dram)
-        model.execute(item.instructions)
-        assert result.run is not None, f"{name}: {result.error}"
-        wrong = _differences(result.reads[0], model.read_memory(0, len(item.dram)))
-        assert not wrong, f"{name}: {len(wrong)} bytes differ, the first at DRAM address {wrong[0]:#x}"
-        counted = [getattr(model, name) - count for name, count in zip(COUNTERS, before, strict=True)]
-        assert [getattr(result.run, name) for name in COUNTERS] == counted, f"{name}: {COUNTERS}"
-        assert result.run.overflow == model.overflow, name
+    for name, problem in zip(streams, stream_problems(config, list(streams.values()), options), strict=True):
+        assert not problem, f"{name}: {problem}"
+
+
+def stream_problems(config: NpuConfig, streams: Sequence[RandomStream], options: Options) -> list[str]:
+    """What differs between stream model and RTL for each stream; an empty text if nothing does."""
+    starts = [Start(((0, item.dram),), item.code_address, ((0, len(item.dram)),)) for item in streams]
+    results, _ = simulate(config, starts, options)
+    model = StreamModel(config, max(len(item.dram) for item in streams))
+    return [_problem(model, item, result) for item, result in zip(streams, results, strict=True)]
+
+
+def _problem(model: StreamModel, stream: RandomStream, result: StartResult) -> str:
+    """Runs a stream on the model; what differs from the RTL's result."""
+    before = [getattr(model, name) for name in COUNTERS]
+    model.overflow = 0
+    model.write_memory(0, stream.dram)
+    model.execute(stream.instructions)
+    if result.run is None:
+        return result.error
+    wrong = _differences(result.reads[0], model.read_memory(0, len(stream.dram)))
+    if wrong:
+        return f"{len(wrong)} bytes differ, the first at DRAM address {wrong[0]:#x}"
+    counted = [getattr(model, name) - count for name, count in zip(COUNTERS, before, strict=True)]
+    found = [getattr(result.run, name) for name in COUNTERS]
+    if found != counted or result.run.overflow != model.overflow:
+        return f"{COUNTERS} are {found}, not {counted}; overflow is {result.run.overflow}, not {model.overflow}"
+    return ""
 
 
 def assert_programs_agree(

@@ -1,4 +1,4 @@
-"""What all tests share: their order, and the settings of hypothesis."""
+"""What all tests share: options, their order, and the settings of hypothesis."""
 
 from __future__ import annotations
 
@@ -12,6 +12,12 @@ hypothesis.settings.register_profile(
     print_blob=True,
 )
 hypothesis.settings.load_profile("tessera")
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """How many random programs the soak test runs, see ``test_npu_soak.py``."""
+    parser.addoption("--programs", type=int, default=200, help="random programs of each soak test")
+    parser.addoption("--first-seed", type=int, default=1_000_000, help="seed of the first of them")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

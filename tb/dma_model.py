@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import random
 from collections import deque
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any, TypeVar
 
 import numpy as np
 from float_reference import to_integers, to_patterns
@@ -16,6 +18,16 @@ DRAM_BASE = 0x9A_BCDE_0000
 """DRAM address of the first byte of the model: beyond 32 bits, and not at the top of anything."""
 
 DRAM_BYTES = 1 << 16
+
+Transfer = TypeVar("Transfer", isa.Load, isa.Store)
+
+
+CONFIGS = {name: NpuConfig.preset(name) for name in ("tiny", "edge")} | {
+    "one lane": NpuConfig(name="one", rows=4, cols=4, lanes=1, activation_depths=(4,), tables=0),
+    "two lanes": NpuConfig(name="two", rows=4, cols=4, lanes=2, activation_depths=(6, 8), float_formats=("fp32",)),
+    "half precision": NpuConfig(name="half", rows=4, cols=4, activation_depths=(8, 16), float_formats=("fp16", "bf16")),
+}
+"""Machines with different formats and widths, by name."""
 
 
 class Inputs:
@@ -216,15 +228,26 @@ def elements(program: isa.Load | isa.Store, element_bytes: int):
                 )  # fmt: skip
 
 
-def row_beats(config: NpuConfig, program: isa.Load | isa.Store, element_bytes: int) -> int:
-    """Bus beats that hold the rows of a block."""
-    beats = 0
+def beats_of(config: NpuConfig, program: isa.Load | isa.Store, element_bytes: int) -> list[int]:
+    """DRAM offset in the model of every bus beat, row by row."""
+    beats = []
     for plane in range(program.planes):
         for row in range(program.rows):
-            first = program.address + plane * program.plane_pitch + row * program.row_pitch
-            last = first + (program.columns - 1) * column_pitch(program, element_bytes) + element_bytes - 1
-            beats += last // config.beat_bytes - first // config.beat_bytes + 1
+            first = program.address - DRAM_BASE + plane * program.plane_pitch + row * program.row_pitch
+            end = first + (program.columns - 1) * column_pitch(program, element_bytes) + element_bytes
+            beats += range(first - first % config.beat_bytes, end, config.beat_bytes)
     return beats
+
+
+def break_some(
+    dram: Dram, rng: random.Random, programs: Sequence[isa.Load | isa.Store], element_bytes: Callable[[Any], int]
+) -> list[int]:
+    """Breaks a byte of every third program's memory; for each program 1 if it meets an error, else 0."""
+    beats = [beats_of(dram.config, program, element_bytes(program)) for program in programs]
+    for own in beats[::3]:
+        dram.broken.add(rng.choice(own) + rng.randrange(dram.config.beat_bytes))
+    broken = {byte - byte % dram.config.beat_bytes for byte in dram.broken}
+    return [int(not broken.isdisjoint(own)) for own in beats]
 
 
 def as_signed(value: int, bits: int) -> int:
@@ -294,6 +317,13 @@ def random_conversion(rng: random.Random, config: NpuConfig) -> dict[str, int]:
         "memory_signed": rng.randrange(2),
         "shift": shift,
     }
+
+
+def one_row(instruction: type[Transfer], columns: int, **fields: int) -> Transfer:
+    """A load or store of one row of A8 activations of the first gang; ``fields`` overrides."""
+    depth = isa.Depth.A8
+    values = {"lanes": 3, "memory_depth": depth, "chip_depth": depth, "address": DRAM_BASE, "columns": columns}
+    return instruction(**{**values, **fields})
 
 
 def digit_word(values: list[int], digit: int) -> int:

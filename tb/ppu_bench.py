@@ -6,6 +6,7 @@ import random
 from collections import deque
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
+from typing import ClassVar
 
 from amaranth.sim import Simulator
 
@@ -151,10 +152,18 @@ def window_positions(program: Window) -> int:
 
 @dataclass
 class Bench:
-    """Drives a block in simulation; every stream stalls with probability ``stall`` in each cycle."""
+    """Drives a block in simulation; every stream stalls with probability ``stall`` in each cycle.
+
+    With ``pauses`` a receiver is ready only when there is something, and with that probability takes nothing for
+    ``PAUSE_CYCLES``.
+    """
+
+    PAUSE_CYCLES: ClassVar[int] = 25
+    """Enough for whatever is in front of the receiver to fill."""
 
     rng: random.Random
     stall: float = 0.0
+    pauses: float = 0.0
     processes: list[Callable] = field(default_factory=list)
     background: list[Callable] = field(default_factory=list)
     setup: Callable | None = None
@@ -182,9 +191,12 @@ class Bench:
         """Takes ``count`` transfers; checks that the payload and ``valid`` stay until the transfer."""
 
         async def process(ctx) -> None:
-            remaining, offered = count, None
+            remaining, offered, pause = count, None, 0
             while remaining:
-                ready = self.go()
+                pause = max(0, pause - 1)
+                if self.pauses and not pause and self.rng.random() < self.pauses:
+                    pause = self.PAUSE_CYCLES
+                ready = self.go() and not pause and (not self.pauses or bool(ctx.get(stream.valid)))
                 ctx.set(stream.ready, ready)
                 _, _, valid, payload = await ctx.tick().sample(stream.valid, stream.payload)
                 assert offered is None or (valid and payload == offered), "an offer was withdrawn or changed"

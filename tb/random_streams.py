@@ -11,7 +11,7 @@ from __future__ import annotations
 import dataclasses
 import random
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
 from tessera.compiler.lowering.synchronise import synchronise
@@ -178,11 +178,17 @@ def random_stream(
         lane += size
         jobs = [kind(config, rng, memory, gang, index) for _ in range(jobs_per_gang)]
         queues.append([instruction for job in jobs for instruction in job.instructions()])
-    instructions = synchronise([*first, *_interleave(queues, rng), End()], config)
-    code_address = memory.random_dram(0, alignment=DRAM_ALIGNMENT)
+    body = [*first, *_interleave(queues, rng)]
+    return assemble(config, body, bytes(memory.dram))
+
+
+def assemble(config: NpuConfig, body: Sequence[Instruction], data: bytes) -> RandomStream:
+    """A stream of these instructions, with the waits that they need and its end, and its code behind the data."""
+    instructions = synchronise([*body, End()], config)
+    data += bytes(-len(data) % DRAM_ALIGNMENT)
     code = encode_stream(instructions)
     padding = bytes(-len(code) % (8 * INSTRUCTION_BYTES))
-    return RandomStream(tuple(instructions), bytes(memory.dram) + code + padding, code_address)
+    return RandomStream(tuple(instructions), data + code + padding, len(data))
 
 
 def _interleave(queues: list[list[Instruction]], rng: random.Random) -> Iterator[Instruction]:
@@ -442,11 +448,10 @@ class Job:
         rng = self.rng
         kernel = rng.randint(1, source.height), rng.randint(1, source.width)
         stride = rng.randint(1, 3), rng.randint(1, 3)
-        tile = tuple(
-            (size - extent) // step + 1
-            for size, extent, step in zip((source.height, source.width), kernel, stride, strict=True)
-        )
-        pad = rng.randint(0, min(1, kernel[0] - 1)), rng.randint(0, min(1, kernel[1] - 1))
+        before = rng.randint(0, min(1, kernel[0] - 1)), rng.randint(0, min(1, kernel[1] - 1))
+        behind = rng.randint(0, min(2, kernel[0] - 1)), rng.randint(0, min(2, kernel[1] - 1))
+        padded = source.height + before[0] + behind[0], source.width + before[1] + behind[1]
+        tile = tuple((size - extent) // step + 1 for size, extent, step in zip(padded, kernel, stride, strict=True))
         window = Window(
             slice=rng.randint(0, 1),
             lanes=self._any_gang(source.depth, source.lanes),
@@ -458,8 +463,8 @@ class Job:
             row_pitch=source.width,
             input_height=source.height,
             input_width=source.width,
-            origin_y=-pad[0],
-            origin_x=-pad[1],
+            origin_y=-before[0],
+            origin_x=-before[1],
             stride_y=stride[0],
             stride_x=stride[1],
             kernel_height=kernel[0],

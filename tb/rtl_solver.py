@@ -25,16 +25,18 @@ TIMEOUT_MS = 60_000
 
 
 class Rtl:
-    """A component as the solver sees it; it can be instantiated many times."""
+    """A component as the solver sees it; it can be instantiated many times.
+
+    With ``memories`` the words of its memories are registers, called ``name[index]``.
+    """
 
     _numbers = count()
 
-    def __init__(self, component: wiring.Component, folder: Path):
+    def __init__(self, component: wiring.Component, folder: Path, *, memories: bool = False):
         source, target = folder / "component.il", folder / "component.smt2"
         source.write_text(rtlil.convert(component, name="dut", emit_src=False))
-        script = (
-            f"read_rtlil {source.name}; proc; flatten; memory_nordff; dffunmap; opt_clean; write_smt2 {target.name}"
-        )
+        memory = "memory_nordff; memory_map" if memories else "memory_nordff"
+        script = f"read_rtlil {source.name}; proc; flatten; {memory}; dffunmap; opt_clean; write_smt2 {target.name}"
         with chdir(folder):  # Yosys, being WebAssembly, sees the working directory but not every absolute path
             status = yosys.run_yosys(["-q", "-p", script])
         assert status == 0, f"Yosys failed with status {status}"

@@ -8,13 +8,17 @@ from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
 
+import dma_model
 import pytest
 from amaranth.sim import Simulator
 from dma_model import (
+    CONFIGS,
     DRAM_BASE,
     Dram,
     Inputs,
     StreamMonitor,
+    beats_of,
+    break_some,
     digit_word,
     elements,
     fields_for,
@@ -22,19 +26,12 @@ from dma_model import (
     load_values,
     random_block,
     random_conversion,
-    row_beats,
 )
 
 from tessera.rtl import isa
 from tessera.rtl.config import NpuConfig
 from tessera.rtl.dma import LoadEngine
 from tessera.rtl.isa import Depth, LoadTarget, MemoryFormat, NanPolicy, TableEntry
-
-CONFIGS = {name: NpuConfig.preset(name) for name in ("tiny", "edge")} | {
-    "one lane": NpuConfig(name="one", rows=4, cols=4, lanes=1, activation_depths=(4,), tables=0),
-    "two lanes": NpuConfig(name="two", rows=4, cols=4, lanes=2, activation_depths=(6, 8), float_formats=("fp32",)),
-    "half precision": NpuConfig(name="half", rows=4, cols=4, activation_depths=(8, 16), float_formats=("fp16", "bf16")),
-}
 
 AXI_ID = 1
 
@@ -208,7 +205,7 @@ def test_random_loads(name: str, stall: float, seed: int) -> None:
     assert chip.activations == expected.activations
     assert chip.beats == expected.beats
     assert not any(bench.errors)
-    beats = sum(row_beats(config, program, element_bytes(config, program)) for program in programs)
+    beats = sum(len(beats_of(config, program, element_bytes(config, program))) for program in programs)
     assert bench.dram.beats["read"] == beats
 
 
@@ -232,11 +229,26 @@ def test_tables(name: str, stall: float) -> None:
     assert chip.activations == expected.activations
 
 
-def one_row(columns: int, **fields: int) -> isa.Load:
-    """A load of one row of A8 activations into the first gang."""
-    depth = Depth.A8
-    values = {"lanes": 3, "memory_depth": depth, "chip_depth": depth, "address": DRAM_BASE, "columns": columns}
-    return isa.Load(**{**values, **fields})
+@pytest.mark.parametrize("name", CONFIGS)
+def test_random_bus_errors(name: str) -> None:
+    """In every format and with stalls each error is reported with its instruction, and the others are right."""
+    config = CONFIGS[name]
+    rng = random.Random(f"errors {name}")
+    bench = LoadBench(config, rng, stall=0.3, latency=rng.choice((1, 10)))
+    programs = [random_load(rng, config) for _ in range(9)]
+    errors = break_some(bench.dram, rng, programs, partial(element_bytes, config))
+    chip, expected = bench.run(programs), reference(config, bench.dram, programs)
+    assert bench.errors == errors and 0 in errors
+    undefined = {
+        address for program, error in zip(programs, errors, strict=True) for _, address in elements(program, 1) if error
+    }
+    for found, right in ((chip.activations, expected.activations), (chip.beats, expected.beats)):
+        assert [found.get(key) for key in right if key[-1] not in undefined] == [
+            word for key, word in right.items() if key[-1] not in undefined
+        ]
+
+
+one_row = partial(dma_model.one_row, isa.Load)
 
 
 def test_every_alignment() -> None:

@@ -153,6 +153,15 @@ def test_random_programs(name: str, stall: float) -> None:
     SliceBench(rng, stall).execute(config, programs, parameters)
 
 
+def test_writes_that_wait_long() -> None:
+    """The next tiles come up to the last write of a tile, and wait behind it."""
+    rng = random.Random(3)
+    shifts = [4, 20]
+    parameters = [random_parameters(rng, TINY, shift) for shift in shifts]
+    programs = [random_program(rng, TINY, shifts) for _ in range(25)]
+    SliceBench(rng, pauses=0.2).execute(TINY, programs, parameters)
+
+
 def test_residual_alignment() -> None:
     """The residual product is aligned exactly, at every distance of the two shifts and at all depths."""
     rng = random.Random(1)
