@@ -193,7 +193,18 @@ def _without_empty_first_line_of_blocks(lines: list[str]) -> list[str]:
 def operators_page() -> str:
     """The operators of the compiler in Markdown."""
     rows = [f"| {row.name} | {row.becomes} | {row.limits} |" for row in OPERATORS.values()]
-    return "\n".join([_OPERATORS_BEGINNING, *rows, _OPERATORS_END])
+    return "\n".join([_OPERATORS_BEGINNING, *rows, _OPERATORS_END, *_geometry_limits(), ""])
+
+
+def _geometry_limits() -> Iterator[str]:
+    """The largest windows, strides and dilations that the instructions encode."""
+    lane, window = (
+        {field.name: field.maximum for field in isa.fields_of(kind)} for kind in (isa.LaneProgram, isa.Window)
+    )
+    yield "| | height and width of the kernel | stride | dilation |"
+    yield "| --- | --: | --: | --: |"
+    yield f"| convolution | any | {lane['stride_x']} | {lane['dilation_x']} |"
+    yield f"| window | {window['kernel_height']} | {window['stride_x']} | 1 |"
 
 
 _OPERATORS_BEGINNING = f"""\
