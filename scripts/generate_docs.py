@@ -220,9 +220,9 @@ with its name and the reason if it stands between.
 | --- | --- | --- |"""
 _OPERATORS_END = """
 Feature maps, weights and reductions of any size are cut to fit the machine's memories
-([how](decisions/0004-tiling.md)). What cannot be cut is refused with the inequality that fails: a pooling window
-whose input exceeds an activation bank, a stride, a dilation or a window beyond the encoding, a reduction that could
-overflow the accumulators with these weights.
+([how](decisions/0004-tiling.md)). What cannot be cut is refused with the inequality that fails: a window, or a grouped
+convolution, whose input for one output pixel exceeds an activation bank; a stride, a dilation or a window beyond the
+encoding; a reduction that could overflow the accumulators with these weights.
 """
 
 
