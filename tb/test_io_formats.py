@@ -126,8 +126,8 @@ def test_network_on_the_npu(memory_format: MemoryFormat) -> None:
         for name, values in outputs.items():
             assert values.dtype == np.float32
             np.testing.assert_array_equal(result.inferences.outputs[name][index], values)
-        assert run.not_a_number == 0
-    assert result.inferences.runs[0].overflows > 0
+        assert run.counts.not_a_number == 0
+    assert result.inferences.runs[0].counts.overflows > 0
 
 
 @pytest.mark.parametrize("policy", list(NanPolicy))
