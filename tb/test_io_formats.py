@@ -154,7 +154,7 @@ def test_nan_policies_of_networks_that_pass_through_dram(memory_format: MemoryFo
         assert stopped.value.code is ErrorCode.NOT_A_NUMBER
         return
     output = model.run(program, {"x": values})["y"]
-    assert model.not_a_number > 20
+    assert model.counts.not_a_number > 20
     if policy is not NanPolicy.STOP_OPERATION:  # which leaves what was there before
         np.testing.assert_array_equal(output, evaluate(network, {"x": integers})["y"])
 
