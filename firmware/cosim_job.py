@@ -26,7 +26,8 @@ async def run_starts(
 ) -> dict[str, Any]:
     """Runs every start of `tessera.firmware.cosimulation.simulate`; see there for the meaning.
 
-    Returns the record of each start, and the trace of the first one in cycles since its start.
+    Returns the record of each start, with the counts of its operations, and the trace of the first one in cycles since
+    its start.
 
     ``data_file`` holds the bytes of all writes, ``result_file`` gets the bytes of all reads, both in order.
     """
@@ -45,6 +46,8 @@ async def run_starts(
             bus.configure_windows(windows)
             limits = {"timeout_cycles": timeout_cycles, "watchdog_cycles": start["watchdog_cycles"]}
             records.append(await _run(npu, start["stream_address"], windows, limits))
+            counts = await npu.operation_counts(start["operations"])
+            records[-1]["operation_counts"] = [dataclasses.asdict(counts[number]) for number in start["operations"]]
             if index == 0:
                 begin = bus.interrupt_cycle - records[0].get("cycles", 0)
                 trace = [(cycle - begin, mask) for cycle, mask in await bus.stop_trace()]

@@ -16,6 +16,7 @@ from tessera.rtl.config import NpuConfig
 from tessera.rtl.isa import lanes_of_mask
 from tessera.sim.cosim import CosimDesign, CosimError, CosimResult, Simulator, build_simulation, run_cosim
 from tessera.sim.cosim.build import default_build_folder
+from tessera.sim.counts import Counts
 from tessera.sim.cycles import longest_silence
 from tessera.sim.program import Program
 from tessera.sim.windows import MemoryWindows
@@ -42,6 +43,8 @@ class Start:
         Where the stream may fetch, load and store.
     watchdog_cycles
         Cycles without progress after which the NPU stops the stream.
+    operations
+        Numbers of the operations whose counts are read after it.
     """
 
     writes: tuple[tuple[int, bytes], ...]
@@ -49,15 +52,18 @@ class Start:
     reads: tuple[tuple[int, int], ...]
     windows: MemoryWindows = MemoryWindows()
     watchdog_cycles: int = WATCHDOG_CYCLES
+    operations: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True)
 class StartResult:
-    """What came of a start: the driver's measurements, the bytes that were read, or the NPU's error in words."""
+    """What came of a start: the driver's measurements, the bytes that were read, or the NPU's error in words; and what
+    was counted for each operation that was asked for, up to an error too."""
 
     run: RunResult | None
     reads: tuple[bytes, ...]
     error: str = ""
+    operation_counts: Mapping[int, Counts] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -99,6 +105,9 @@ class Inferences:
         For each output an array (samples, C, H, W): integers, or float32 where it is floating point in DRAM.
     runs
         The driver's measurements of each sample.
+    operation_counts
+        For each operation's name what the NPU counted for it in each sample. Operations that share a number (see
+        `Program.operation_numbers`) share their counts.
     trace
         For the first sample, (cycle since its start, mask of the units that completed an instruction), rising.
     simulation
@@ -107,6 +116,7 @@ class Inferences:
 
     outputs: dict[str, np.ndarray]
     runs: tuple[RunResult, ...]
+    operation_counts: dict[str, tuple[Counts, ...]]
     trace: tuple[tuple[int, int], ...]
     simulation: CosimResult
 
@@ -176,15 +186,26 @@ def run_program(
     for index, result in enumerate(results):
         if result.run is None:
             raise CosimError(f"sample {index} of {program.name}: {result.error}")
-        if result.run.overflow:
-            lanes = ", ".join(map(str, lanes_of_mask(result.run.overflow)))
-            raise CosimError(
-                f"sample {index} of {program.name}: accumulators of the lanes {lanes} have overflowed, although the "
-                "compiler proved that they cannot; its results are wrong"
-            )
+        if result.run.counts.overflow:
+            raise CosimError(f"sample {index} of {program.name}: {_overflow_sentence(program, result)}")
         runs.append(result.run)
     trace = tuple((cycle, mask) for cycle, mask in simulation.value["trace"])
-    return Inferences(unpack_outputs(program, results), tuple(runs), trace, simulation)
+    counts = {
+        name: tuple(result.operation_counts[number] for result in results)
+        for name, number in program.operation_numbers.items()
+    }
+    return Inferences(unpack_outputs(program, results), tuple(runs), counts, trace, simulation)
+
+
+def _overflow_sentence(program: Program, result: StartResult) -> str:
+    """Which lanes have overflowed, in which operations."""
+    counts = result.operation_counts
+    names = [name for name, number in program.operation_numbers.items() if counts[number].overflow]
+    lanes = lanes_of_mask(sum((counts[number] for number in counts), Counts()).overflow)
+    return (
+        f"accumulators of the lanes {', '.join(map(str, lanes))} have overflowed in {', '.join(names)}, although the "
+        "compiler proved that they cannot; its results are wrong"
+    )
 
 
 def program_starts(program: Program, inputs: Integers) -> list[Start]:
@@ -194,6 +215,7 @@ def program_starts(program: Program, inputs: Integers) -> list[Start]:
         raise ValueError(f"the inputs have different numbers of samples: {sorted(samples)}")
     reads = tuple((tensor.address, tensor.size) for tensor in program.outputs.values())
     watchdog = max(WATCHDOG_CYCLES, 2 * longest_silence(program.instructions, program.config))
+    operations = tuple(sorted(set(program.operation_numbers.values())))
     starts = []
     for index in range(samples.pop()):
         image = ((program.address, program.image),) if index == 0 else ()
@@ -201,7 +223,8 @@ def program_starts(program: Program, inputs: Integers) -> list[Start]:
             (tensor.address, tensor.pack(inputs[name][index], program.config))
             for name, tensor in program.inputs.items()
         )
-        starts.append(Start(image + tensors, program.code_address, reads, program.windows, watchdog))
+        writes = image + tensors
+        starts.append(Start(writes, program.code_address, reads, program.windows, watchdog, operations))
     return starts
 
 
@@ -243,6 +266,7 @@ def _description(start: Start) -> dict[str, Any]:
         "reads": list(start.reads),
         "windows": start.windows.as_dict(),
         "watchdog_cycles": start.watchdog_cycles,
+        "operations": list(start.operations),
     }
 
 
@@ -253,10 +277,13 @@ def _results(starts: Sequence[Start], records: list[dict[str, Any]], data: bytes
         for _, length in start.reads:
             reads.append(data[offset : offset + length])
             offset += length
+        found = (Counts(**counts) for counts in record.pop("operation_counts"))
+        operation_counts = dict(zip(start.operations, found, strict=True))
         if "error" in record:
-            yield StartResult(None, tuple(reads), record["error"])
+            yield StartResult(None, tuple(reads), record["error"], operation_counts)
         else:
-            yield StartResult(RunResult(**record), tuple(reads))
+            run = RunResult(**{**record, "counts": Counts(**record["counts"])})
+            yield StartResult(run, tuple(reads), operation_counts=operation_counts)
 
 
 __all__ = [

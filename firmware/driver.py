@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import dataclasses
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from tessera.firmware.bus import Bus
 from tessera.rtl.control.register_map import RegisterInfo, register_map
 from tessera.rtl.isa import INSTRUCTION_BYTES, ErrorCode, Unit
+from tessera.sim.counts import COUNT_NAMES, Counts
 from tessera.sim.windows import MemoryWindows
 
 RESET_POLLS = 100_000
@@ -21,10 +22,6 @@ ERROR_TEXTS = {
 WATCHDOG_CYCLES = 1 << 20
 """Default limit of the watchdog: ten milliseconds at 100 MHz. `tessera.sim.cycles.longest_silence` tells whether a
 stream needs more, as machines with large memories may."""
-
-
-COUNTERS = ("saturations", "not_a_number", "underflows", "overflows")
-"""What the NPU counts of a stream's values."""
 
 
 class NpuError(RuntimeError):
@@ -55,25 +52,17 @@ class RunResult:
         Clock cycles from the start to the stream's end.
     instructions
         Instructions executed.
-    saturations
-        Channels of output pixels that were saturated.
     read_beats, write_beats
         AXI beats of data.
-    not_a_number, underflows, overflows
-        Values that the conversions from and to floating point found to be NaN or infinity, turned into 0, saturated.
-    overflow
-        Mask of the lanes whose accumulators overflowed: what those lanes made is wrong.
+    counts
+        What happened to the values.
     """
 
     cycles: int
     instructions: int
-    saturations: int
     read_beats: int
     write_beats: int
-    not_a_number: int
-    underflows: int
-    overflows: int
-    overflow: int = 0
+    counts: Counts = Counts()
 
 
 class Npu:
@@ -157,6 +146,26 @@ class Npu:
         """For each unit the cycles of the last run in which it had work."""
         return {unit: await self._read(f"busy[{unit.value}]") for unit in Unit}
 
+    async def counts(self) -> Counts:
+        """What was counted since the last start, also if the stream was stopped."""
+        return Counts(**{name: await self._read(name) for name in COUNT_NAMES})
+
+    async def operation_counts(self, operations: Iterable[int]) -> dict[int, Counts]:
+        """What was counted since the last start for each of these operations, see `CountedInstruction`.
+
+        Raises
+        ------
+        ValueError
+            There is no operation of that number.
+        """
+        happened = await self.counts()
+        names = [name for name in COUNT_NAMES if getattr(happened, name)]  # the others are 0 in each operation too
+        found = {}
+        for operation in operations:
+            await self._write("operation.select", self._register("operation.select").encode(index=operation))
+            found[operation] = Counts(**{name: await self._read(f"operation.{name}") for name in names})
+        return found
+
     async def reset(self) -> None:
         """Stops the stream, if one runs, clears its state, and waits until it has stopped.
 
@@ -186,7 +195,8 @@ class Npu:
             raise NpuError(code, index)
 
     async def _measurements(self) -> RunResult:
-        return RunResult(**{field.name: await self._read(field.name) for field in dataclasses.fields(RunResult)})
+        names = ("cycles", "instructions", "read_beats", "write_beats")
+        return RunResult(**{name: await self._read(name) for name in names}, counts=await self.counts())
 
     def _register(self, name: str) -> RegisterInfo:
         return register_map()[f"{self._prefix}.{name}"]

@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from tessera.firmware.driver import COUNTERS
 from tessera.firmware.inference import CompiledNetwork, NetworkResult, accuracy, ideal_cycles
 from tessera.firmware.timeline import bundles, instruction_times, operation_times
 from tessera.rtl.config import NpuConfig
 from tessera.sim.cosim import Simulator
+from tessera.sim.counts import Counts
 
 
 @dataclass(frozen=True)
@@ -35,7 +35,10 @@ class NetworkSummary:
     dram_bytes
         Bytes that one inference moved over the memory bus, code included.
     counts
-        What the NPU counted (`tessera.firmware.driver.COUNTERS`), added over the samples.
+        What the NPU counted, added over the samples.
+    operation_counts
+        The same for each operation; operations that share a number (see `Program.operation_numbers`) share their
+        counts.
     accuracy, golden_accuracy
         Share of right answers of the RTL and of the golden model, if labels were given.
     bundles
@@ -52,7 +55,8 @@ class NetworkSummary:
     macs: int
     mac_utilization: float
     dram_bytes: int
-    counts: Mapping[str, int]
+    counts: Counts
+    operation_counts: Mapping[str, Counts]
     accuracy: float | None
     golden_accuracy: float | None
     bundles: list[dict[str, Any]]
@@ -69,8 +73,9 @@ class NetworkSummary:
             "macs": self.macs,
             "mac_utilization": round(self.mac_utilization, 4),
             "dram_bytes": self.dram_bytes,
-            **self.counts,
+            **asdict(self.counts),
             "samples": self.samples,
+            "operations": [{"name": name, **asdict(counts)} for name, counts in self.operation_counts.items()],
         }
         if self.accuracy is not None:
             row |= {"accuracy": self.accuracy, "golden_accuracy": self.golden_accuracy}
@@ -93,7 +98,8 @@ def summarize(path: Path, network: CompiledNetwork, result: NetworkResult, label
         macs=program.macs,
         mac_utilization=ideal_cycles(network.integer, program.config) / cycles,
         dram_bytes=round((counters.npu_read_bytes + counters.npu_write_bytes) / len(runs)),
-        counts={name: sum(getattr(run, name) for run in runs) for name in COUNTERS},
+        counts=sum((run.counts for run in runs), Counts()),
+        operation_counts={name: sum(counts, Counts()) for name, counts in inferences.operation_counts.items()},
         accuracy=None if labels is None else accuracy(result.outputs, labels),
         golden_accuracy=None if labels is None else accuracy(result.golden_outputs, labels),
         bundles=bundles(network.quantized, times),

@@ -13,6 +13,9 @@ from amaranth.lib.wiring import In, Out
 from tessera.rtl import isa
 from tessera.rtl.config import NpuConfig
 
+CONVERSION_COUNT_BITS = 8
+"""Bits of what a conversion of the DMA counts in a cycle."""
+
 
 def layout_of(instruction: type[isa.Instruction]) -> data.StructLayout:
     """The fields of an instruction above its opcode, as they lie in the 256-bit word."""
@@ -136,6 +139,7 @@ def combined_sums(config: NpuConfig) -> data.ArrayLayout:
 
 
 __all__ = [
+    "CONVERSION_COUNT_BITS",
     "BeatWrite",
     "Drain",
     "GangRead",

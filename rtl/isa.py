@@ -56,6 +56,12 @@ DEPTHWISE_TAPS = 3
 TOKEN_BITS = 16
 """Width of a unit's token counter."""
 
+OPERATION_BITS = 6
+"""Width of the field that says to which operation of a network an instruction belongs."""
+
+OPERATIONS = 1 << OPERATION_BITS
+"""Operations whose counts a stream tells apart."""
+
 FIELD_LIMITS = {
     "activation_words": 1 << 16,
     "weight_beats": 1 << 16,
@@ -363,7 +369,19 @@ class Wait(Instruction):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Transfer(Instruction):
+class CountedInstruction(Instruction):
+    """An instruction that works on values, whose saturations, NaN, underflows and overflows are counted.
+
+    The machine counts them for the stream as a whole and for each of ``OPERATIONS`` operations. The field has no other
+    effect: any instruction may name any operation, and what several instructions of one operation count adds up. The
+    compiler numbers the operations of a network in their order, modulo ``OPERATIONS``.
+    """
+
+    operation: int = _field(OPERATION_BITS, "operation for which the instruction's values are counted")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Transfer(CountedInstruction):
     """Fields of both directions of the DMA: a 3-D block in DRAM, one on chip, and the conversion between them."""
 
     lanes: int = _field(
@@ -445,7 +463,7 @@ class Store(Transfer):
 
 
 @dataclass(frozen=True, kw_only=True)
-class LaneProgram(Instruction):
+class LaneProgram(CountedInstruction):
     """Makes the sums of one tile of a convolution or matrix product on one gang.
 
     A tile is a rectangle of output pixels with ``cols`` output channels. For every output pixel (ty, tx) of the tile,
@@ -545,7 +563,7 @@ class Window(Instruction):
 
 
 @dataclass(frozen=True, kw_only=True)
-class PostProcess(Instruction):
+class PostProcess(CountedInstruction):
     """Turns the sums of one tile into activations of ``cols`` channels and writes them to the banks.
 
     For every pixel of the tile and every channel c of the block, with exact integers::

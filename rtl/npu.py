@@ -12,6 +12,7 @@ from tessera.rtl.array import Lane
 from tessera.rtl.axi import AxiLite, AxiRead, AxiWrite, connect_ports, port_members
 from tessera.rtl.config import NpuConfig
 from tessera.rtl.control.instruction_stream import InstructionStream
+from tessera.rtl.control.operation_counters import OperationReport
 from tessera.rtl.control.read_arbiter import AxiReadArbiter
 from tessera.rtl.control.registers import Registers
 from tessera.rtl.dma import LoadEngine, StoreEngine
@@ -85,7 +86,7 @@ class Npu(wiring.Component):
         write_beat = store.axi.w.valid & store.axi.w.ready
         increments = {
             "cycles": stream.executing,
-            "saturations": post_processor.saturations,
+            "saturations": sum(post_processor.saturations),
             "read_beats": read_beat,
             "write_beats": write_beat,
             "not_a_number": load.specials,
@@ -95,6 +96,7 @@ class Npu(wiring.Component):
         self._connect_registers(m, registers, stream, increments)
         self._connect_faults(m, registers, stream, load, store, bus_beat=read_beat | write_beat)
         self._collect_overflows(m, registers, stream, lanes)
+        self._count_operations(m, registers, stream, lanes, post_processor, load, store)
         return m
 
     def _connect_bus(
@@ -226,6 +228,44 @@ class Npu(wiring.Component):
         m.d.sync += overflows.eq(overflows | Cat(lane.overflow for lane in lanes))
         with m.If(stream.started):
             m.d.sync += overflows.eq(0)
+
+    def _count_operations(
+        self,
+        m: Module,
+        registers: Registers,
+        stream: InstructionStream,
+        lanes: list[Lane],
+        post_processor: PostProcessor,
+        load: LoadEngine,
+        store: StoreEngine,
+    ) -> None:
+        """What the units count, for each operation."""
+        report = OperationReport(self._config, overflow_latency=lanes[0].overflow_latency)
+        m.submodules.operation_report = report
+        for index, lane in enumerate(lanes):
+            m.d.comb += [
+                report.lane_operations[index].eq(stream.operations[isa.Unit.lane(index)]),
+                report.lane_overflows[index].eq(lane.overflow),
+            ]
+        for index, saturations in enumerate(post_processor.saturations):
+            m.d.comb += [
+                report.slice_operations[index].eq(stream.operations[isa.Unit.ppu(index)]),
+                report.slice_saturations[index].eq(saturations),
+            ]
+        ports = registers.fields.stream[0].operation
+        m.d.comb += [
+            report.clear.eq(stream.started),
+            report.load_operation.eq(stream.operations[isa.Unit.LOAD]),
+            report.load_not_a_number.eq(load.specials),
+            report.load_underflows.eq(load.underflows),
+            report.load_overflows.eq(load.overflows),
+            report.store_operation.eq(store.operation),
+            report.store_underflows.eq(store.underflows),
+            report.store_overflows.eq(store.overflows),
+            report.selected.eq(ports.select.index.value),
+            ports.overflow.lanes.value.eq(report.overflow),
+            *(getattr(ports, name).value.value.eq(getattr(report, name)) for name in report.COUNTS),
+        ]
 
     def _describe_configuration(self, m: Module, registers: Registers) -> None:
         config, fields = self._config, registers.fields

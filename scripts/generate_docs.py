@@ -54,6 +54,7 @@ def isa_page() -> str:
     lines = ["# Instruction set", "", f"Generated from `rtl/isa.py` by `{SCRIPT}`.", ""]
     lines += [*markdown(inspect.getdoc(isa) or ""), "", *_summary_table(), ""]
     lines += [_ENCODING, ""]
+    lines += ["## Counts of operations", "", *markdown(inspect.getdoc(isa.CountedInstruction) or ""), ""]
     for kind in isa.INSTRUCTIONS:
         lines += _instruction_section(kind)
     lines += ["## Parameters of an output channel", "", *markdown(_without_attributes(isa.ChannelParameters)), ""]
@@ -278,7 +279,8 @@ def isa_header() -> str:
         f"/* Generated from rtl/isa.py by {SCRIPT}. */",
         "#ifndef TESSERA_ISA_H", "#define TESSERA_ISA_H", "", "#include <stdint.h>", "",
         f"#define TESSERA_INSTRUCTION_BYTES {isa.INSTRUCTION_BYTES}",
-        f"#define TESSERA_TOKEN_BITS {isa.TOKEN_BITS}", "",
+        f"#define TESSERA_TOKEN_BITS {isa.TOKEN_BITS}",
+        f"#define TESSERA_OPERATIONS {isa.OPERATIONS}", "",
     ]  # fmt: skip
     for enumeration in ENUMERATIONS:
         lines += _c_enumeration(enumeration)

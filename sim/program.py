@@ -191,6 +191,8 @@ class Program:
         For each instruction what it is for, in words.
     operations
         For each instruction the name of the operation that it is a part of; empty where there is none.
+    operation_numbers
+        For each operation of the network the number for which its instructions are counted (see `CountedInstruction`).
     address
         DRAM byte address of ``image``.
     image
@@ -215,6 +217,7 @@ class Program:
     instructions: tuple[Instruction, ...]
     labels: tuple[str, ...]
     operations: tuple[str, ...]
+    operation_numbers: dict[str, int]
     address: int
     image: bytes
     code_address: int

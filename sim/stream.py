@@ -15,8 +15,10 @@ import numpy as np
 from tessera.rtl.config import DIGIT_BITS, PARAMETER_BYTES_PER_CHANNEL, NpuConfig
 from tessera.rtl.isa import (
     DEPTHWISE_TAPS,
+    OPERATIONS,
     PPU_SLICES,
     ChannelParameters,
+    CountedInstruction,
     Depth,
     End,
     ErrorCode,
@@ -38,6 +40,7 @@ from tessera.rtl.isa import (
     lanes_of_mask,
 )
 from tessera.rtl.legality import IllegalInstruction, check
+from tessera.sim.counts import Counts
 from tessera.sim.faults import Fault, scan
 from tessera.sim.golden.arithmetic import (
     convert_depth,
@@ -116,13 +119,8 @@ class StreamModel:
         For each lane the sums so far of a tile whose last program was partial, or ``None``.
     windows
         For each slice the results of its window reader that were not yet taken, like ``tiles``.
-    saturations
-        Channels of output pixels that were saturated so far.
-    not_a_number, underflows, overflows
-        Values that loads and stores from and to floating point found to be NaN or infinity, turned into 0, and
-        saturated, so far.
-    overflow
-        Mask of the lanes in which a sum has left the range of the accumulators so far.
+    operation_counts
+        For each of the ``OPERATIONS`` operations what was counted since `clear_counts`.
     """
 
     def __init__(self, config: NpuConfig, dram_bytes: int = 0):
@@ -135,9 +133,7 @@ class StreamModel:
         self.tiles: list[deque[np.ndarray]] = [deque() for _ in range(config.lanes)]
         self.open_tiles: list[np.ndarray | None] = [None] * config.lanes
         self.windows: list[deque[np.ndarray]] = [deque() for _ in range(PPU_SLICES)]
-        self.saturations = 0
-        self.not_a_number = self.underflows = self.overflows = 0
-        self.overflow = 0
+        self.clear_counts()
         self._execute: dict[type[Instruction], Callable[..., None]] = {
             Load: self._load,
             Store: self._store,
@@ -145,6 +141,15 @@ class StreamModel:
             Window: self._window,
             PostProcess: self._post,
         }
+
+    @property
+    def counts(self) -> Counts:
+        """What was counted of all operations since `clear_counts`."""
+        return sum(self.operation_counts, Counts())
+
+    def clear_counts(self) -> None:
+        """Sets all counts to 0."""
+        self.operation_counts = [Counts()] * OPERATIONS
 
     def run(self, program: Program, inputs: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
         """Writes the program and its inputs to DRAM, executes the stream, and reads the outputs.
@@ -183,7 +188,7 @@ class StreamModel:
     def execute_code(self, address: int, windows: MemoryWindows | None = None) -> None:
         """Executes the encoded stream at a DRAM byte address, as a start of the NPU does.
 
-        Tiles and window results of earlier streams are dropped; ``overflow`` begins at 0.
+        Tiles and window results of earlier streams are dropped; counts begin at 0.
 
         Raises
         ------
@@ -194,7 +199,7 @@ class StreamModel:
         """
         found = scan(self.read_memory, address, self.config, windows or MemoryWindows())
         self._drop_tiles()
-        self.overflow = 0
+        self.clear_counts()
         self.execute(found.instructions[: found.faults[0].index] if found.faults else found.instructions)
         if found.faults:
             raise StreamFault(found.faults)
@@ -231,6 +236,9 @@ class StreamModel:
             self._drop_tiles()
         elif not isinstance(instruction, Wait | Fence):
             self._execute[type(instruction)](instruction)
+
+    def _count(self, instruction: CountedInstruction, counts: Counts) -> None:
+        self.operation_counts[instruction.operation] += counts
 
     def _drop_tiles(self) -> None:
         """What units hold when a stream stops does not outlive it."""
@@ -275,9 +283,9 @@ class StreamModel:
         values = found.values
         if load.nan_policy is NanPolicy.REPLACE:
             values = np.where(found.special, saturate(load.nan_value, depth, signed), values)
-        self.not_a_number += int(found.special[:converted].sum())
-        self.underflows += int(found.underflow[:converted].sum())
-        self.overflows += int(found.overflow[:converted].sum())
+        counted = (found.special, found.underflow, found.overflow)
+        special, underflows, overflows = (int(flags[:converted].sum()) for flags in counted)
+        self._count(load, Counts(not_a_number=special, underflows=underflows, overflows=overflows))
         self._write_activations(load, chip.ravel()[:elements], values[:elements])
         if elements < len(patterns) and load.nan_policy is NanPolicy.STOP_STREAM:
             raise StreamStopped(ErrorCode.NOT_A_NUMBER, "it loads NaN or infinity, and its policy is STOP_STREAM")
@@ -290,8 +298,7 @@ class StreamModel:
         values = join_digits(words, bool(store.chip_signed))
         if store.memory_format.is_float:
             made = integer_to_float(values, store.shift, store.memory_format)
-            self.underflows += int(made.underflow.sum())
-            self.overflows += int(made.overflow.sum())
+            self._count(store, Counts(underflows=int(made.underflow.sum()), overflows=int(made.overflow.sum())))
             self.dram[self._dram_addresses(store)] = pack_integers(made.patterns, store.memory_format.bits)
             return
         values = convert_depth(values, store.shift, store.memory_depth.bits, bool(store.memory_signed))
@@ -335,7 +342,7 @@ class StreamModel:
         before = self.open_tiles[lane]
         if before is not None and len(before) != len(matrix):
             raise StreamError(f"it adds a tile of {len(matrix)} pixels to an open one of {len(before)}")
-        self.overflow |= self._overflows(program, matrix, weights, before) << lane
+        self._count(program, Counts(overflow=self._overflows(program, matrix, weights, before) << lane))
         self._accumulate(program, lane, self._sum_products(program, matrix, weights).astype(np.int64))
 
     def _accumulate(self, program: LaneProgram, lane: int, sums: np.ndarray) -> None:
@@ -424,7 +431,7 @@ class StreamModel:
             base, slope = self._table(post)
             values = look_up(values, base, slope, post.output_depth.bits)
         outputs = saturate(values, post.output_depth.bits, bool(post.output_signed))
-        self.saturations += int(np.count_nonzero(outputs != values))
+        self._count(post, Counts(saturations=int(np.count_nonzero(outputs != values))))
         digits = split_digits(outputs, post.output_depth.bits)
         addresses = self._tile_addresses(post, post.output_base, post.output_row_pitch)
         half = slice(post.output_half * self.config.cols, (post.output_half + 1) * self.config.cols)

@@ -17,7 +17,6 @@ from tessera.firmware.cosimulation import (
     simulate,
     unpack_outputs,
 )
-from tessera.firmware.driver import COUNTERS
 from tessera.rtl.config import NpuConfig
 from tessera.sim.golden.evaluate import evaluate
 from tessera.sim.golden.network import IntegerNetwork
@@ -26,7 +25,7 @@ from tessera.sim.stream import StreamModel
 
 
 def assert_streams_agree(config: NpuConfig, streams: dict[str, RandomStream], options: Options) -> None:
-    """Every stream leaves the same DRAM, counts (see `COUNTERS`) and overflow flags on the stream model and on the RTL.
+    """Every stream leaves the same DRAM and counts on the stream model and on the RTL, operation by operation.
 
     The streams run one after another in one simulation, and in one model, so that what one leaves in the banks is
     what the next one finds. The keys name the streams in failures.
@@ -39,7 +38,10 @@ def assert_streams_agree(config: NpuConfig, streams: dict[str, RandomStream], op
 
 def stream_problems(config: NpuConfig, streams: Sequence[RandomStream], options: Options) -> list[str]:
     """What differs between stream model and RTL for each stream; an empty text if nothing does."""
-    starts = [Start(((0, item.dram),), item.code_address, ((0, len(item.dram)),)) for item in streams]
+    starts = [
+        Start(((0, item.dram),), item.code_address, ((0, len(item.dram)),), operations=item.operations)
+        for item in streams
+    ]
     results, _ = simulate(config, starts, options)
     model = StreamModel(config, max(len(item.dram) for item in streams))
     return [_problem(model, item, result) for item, result in zip(streams, results, strict=True)]
@@ -47,8 +49,7 @@ def stream_problems(config: NpuConfig, streams: Sequence[RandomStream], options:
 
 def _problem(model: StreamModel, stream: RandomStream, result: StartResult) -> str:
     """Runs a stream on the model; what differs from the RTL's result."""
-    before = [getattr(model, name) for name in COUNTERS]
-    model.overflow = 0
+    model.clear_counts()
     model.write_memory(0, stream.dram)
     model.execute(stream.instructions)
     if result.run is None:
@@ -56,10 +57,16 @@ def _problem(model: StreamModel, stream: RandomStream, result: StartResult) -> s
     wrong = _differences(result.reads[0], model.read_memory(0, len(stream.dram)))
     if wrong:
         return f"{len(wrong)} bytes differ, the first at DRAM address {wrong[0]:#x}"
-    counted = [getattr(model, name) - count for name, count in zip(COUNTERS, before, strict=True)]
-    found = [getattr(result.run, name) for name in COUNTERS]
-    if found != counted or result.run.overflow != model.overflow:
-        return f"{COUNTERS} are {found}, not {counted}; overflow is {result.run.overflow}, not {model.overflow}"
+    return counts_problem(model, result)
+
+
+def counts_problem(model: StreamModel, result: StartResult) -> str:
+    """What a run counted otherwise than the model since `StreamModel.clear_counts`, as a whole or in an operation."""
+    for operation, found in result.operation_counts.items():
+        if found != model.operation_counts[operation]:
+            return f"operation {operation} has {found}, not {model.operation_counts[operation]}"
+    if result.run is not None and result.run.counts != model.counts:
+        return f"the stream has {result.run.counts}, not {model.counts}"
     return ""
 
 

@@ -7,8 +7,10 @@ from typing import Any
 
 from tessera.firmware.driver import Npu, NpuError, NpuStuckError
 from tessera.rtl.control.register_map import register_map
+from tessera.rtl.isa import OPERATIONS
 from tessera.sim.cosim.bus import CosimBus
 from tessera.sim.cosim.errors import CosimError
+from tessera.sim.counts import Counts
 from tessera.sim.windows import MemoryWindows
 
 WATCHDOG = 2000
@@ -18,6 +20,9 @@ TIMEOUT = 20_000
 """Cycles after which a stream that still moves is reset by the host."""
 
 REFERENCE_TIMEOUT = 500_000
+
+COUNTS_EVERY = 10
+"""Cases of which one has its counts compared: they are many registers."""
 
 
 async def run_cases(
@@ -32,7 +37,8 @@ async def run_cases(
 
     ``images`` are good streams by file, code address and windows; ``cases`` say which image's memory they use. After
     each case ``folder/result_<case>.bin`` holds the good stream's memory. Returns for each case its outcome in words,
-    error code and index, the image that followed, and what the bus's checker has seen.
+    error code and index, the image that followed, what the bus's checker has seen, and for some whether the operations'
+    counts add up to the stream's.
     """
     bus.configure_stalls(**stalls)
     npu = Npu(bus)
@@ -48,6 +54,9 @@ async def run_cases(
         bus.configure_windows(windows)
         bus.configure_memory(error_range=tuple(case["error_range"]))
         record = await _run_case(bus, npu, image["code_address"], windows, case["reset_after"])
+        if number % COUNTS_EVERY == 0:
+            parts = await npu.operation_counts(range(OPERATIONS))
+            record["counts_add_up"] = sum(parts.values(), Counts()) == await npu.counts()
         violations, seen = bus.axi_violations - seen, bus.axi_violations
         record["violation"] = bus.axi_first_violation if violations else ""
         bus.configure_memory(error_range=(0, 0))

@@ -18,7 +18,9 @@ from tessera.compiler.lowering.synchronise import synchronise
 from tessera.rtl.config import DIGIT_BITS, NpuConfig
 from tessera.rtl.isa import (
     INSTRUCTION_BYTES,
+    OPERATIONS,
     ChannelParameters,
+    CountedInstruction,
     Depth,
     End,
     Instruction,
@@ -63,6 +65,11 @@ class RandomStream:
     instructions: tuple[Instruction, ...]
     dram: bytes
     code_address: int
+
+    @property
+    def operations(self) -> tuple[int, ...]:
+        """The operations for which it counts, rising."""
+        return tuple(sorted({each.operation for each in self.instructions if isinstance(each, CountedInstruction)}))
 
 
 @dataclass
@@ -178,7 +185,7 @@ def random_stream(
         lane += size
         jobs = [kind(config, rng, memory, gang, index) for _ in range(jobs_per_gang)]
         queues.append([instruction for job in jobs for instruction in job.instructions()])
-    body = [*first, *_interleave(queues, rng)]
+    body = _with_operations([*first, *_interleave(queues, rng)], seed)
     return assemble(config, body, bytes(memory.dram))
 
 
@@ -189,6 +196,16 @@ def assemble(config: NpuConfig, body: Sequence[Instruction], data: bytes) -> Ran
     code = encode_stream(instructions)
     padding = bytes(-len(code) % (8 * INSTRUCTION_BYTES))
     return RandomStream(tuple(instructions), data + code + padding, len(data))
+
+
+def _with_operations(instructions: list[Instruction], seed: int) -> list[Instruction]:
+    """Each instruction counts for one of a few random operations, whatever it belongs to."""
+    rng = random.Random(f"operations {seed}")
+    numbers = rng.sample(range(OPERATIONS), 5)
+    return [
+        dataclasses.replace(each, operation=rng.choice(numbers)) if isinstance(each, CountedInstruction) else each
+        for each in instructions
+    ]
 
 
 def _interleave(queues: list[list[Instruction]], rng: random.Random) -> Iterator[Instruction]:

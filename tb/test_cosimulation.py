@@ -16,19 +16,21 @@ from tessera.rtl.config import NpuConfig
 from tessera.rtl.isa import LaneProgram
 from tessera.rtl.isa import Window as WindowInstruction
 from tessera.sim.cosim import CosimError
+from tessera.sim.counts import Counts
 from tessera.sim.cycles import predict
 from tessera.sim.golden.network import Convolution, TensorType, Window
 
-GOOD = RunResult(100, 10, 0, 5, 5, 0, 0, 0)
+GOOD = RunResult(100, 10, 5, 5)
+OVERFLOW = Counts(overflow=0b0110)
 
 
 @pytest.mark.parametrize(
     ("result", "sentence"),
     [
         (
-            StartResult(dataclasses.replace(GOOD, overflow=0b0110), (b"",)),
-            "sample 1 of net: accumulators of the lanes 1, 2 have overflowed, although the compiler proved that they "
-            "cannot; its results are wrong",
+            StartResult(dataclasses.replace(GOOD, counts=OVERFLOW), (b"",), operation_counts={0: OVERFLOW}),
+            "sample 1 of net: accumulators of the lanes 1, 2 have overflowed in y, although the compiler proved that "
+            "they cannot; its results are wrong",
         ),
         (
             StartResult(None, (b"",), "the NPU stopped at instruction 3 with the error window"),

@@ -10,6 +10,7 @@ import pytest
 from tessera.firmware.driver import WATCHDOG_CYCLES, Npu, NpuBusyError, NpuError, NpuStuckError
 from tessera.rtl.control.register_map import register_map
 from tessera.rtl.isa import ErrorCode, Unit
+from tessera.sim.counts import Counts
 from tessera.sim.windows import MemoryWindow, MemoryWindows, aligned_window
 
 REGISTERS = register_map()
@@ -66,7 +67,7 @@ def test_windows_and_watchdog():
         expected = window_writes(name, *pair)
         position = writes.index(expected[0])
         assert writes[position : position + 4] == expected
-    assert result.overflow == 0b0101
+    assert result.counts == Counts(overflow=0b0101)
     assert MemoryWindows.from_dict(windows.as_dict()) == windows
 
 
@@ -118,7 +119,7 @@ def test_run():
         ("watchdog", WATCHDOG_CYCLES), ("control", 1),
         ("interrupt", 99), ("irq_status", 3),
     ]  # fmt: skip
-    assert (result.cycles, result.instructions, result.saturations) == ((5 << 32) + 7, 3, 4)
+    assert (result.cycles, result.instructions, result.counts) == ((5 << 32) + 7, 3, Counts(saturations=4))
     assert (result.read_beats, result.write_beats) == (5, 6)
 
 
@@ -126,6 +127,31 @@ def test_busy_cycles():
     bus = FakeBus()
     bus.words[REGISTERS["stream[0].busy[2]"].address] = 9
     assert asyncio.run(Npu(bus).busy_cycles()) == {unit: 9 if unit is Unit.LANE0 else 0 for unit in Unit}
+
+
+class CountingBus(FakeBus):
+    """Operation n has saturated n values, and never overflowed a number."""
+
+    async def read_register(self, address):
+        name = next(item.name for item in REGISTERS.values() if address in item.words).removeprefix("stream[0].")
+        selected = [value for register, value in self.log if register == "operation.select"]
+        if name.startswith("operation."):
+            return {"saturations": selected[-1], "overflow": 0b10}[name.removeprefix("operation.")]
+        return self.words.get(address, 0)
+
+
+def test_operation_counts():
+    """Each operation is selected before it is read; what the stream has not counted at all is not read."""
+    bus = CountingBus(saturations=9, overflow=0b10)
+    counts = asyncio.run(Npu(bus).operation_counts((3, 63)))
+    assert counts == {3: Counts(saturations=3, overflow=0b10), 63: Counts(saturations=63, overflow=0b10)}
+    assert bus.log == [("operation.select", 3), ("operation.select", 63)]
+
+
+def test_operation_without_counters():
+    message = "stream[0].operation.select.index = 64 does not fit in 6 bits"
+    with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
+        asyncio.run(Npu(FakeBus()).operation_counts((64,)))
 
 
 def test_error_has_its_name_and_index():

@@ -126,8 +126,8 @@ def test_network_on_the_npu(memory_format: MemoryFormat) -> None:
         for name, values in outputs.items():
             assert values.dtype == np.float32
             np.testing.assert_array_equal(result.inferences.outputs[name][index], values)
-        assert run.not_a_number == 0
-    assert result.inferences.runs[0].overflows > 0
+        assert run.counts.not_a_number == 0
+    assert result.inferences.runs[0].counts.overflows > 0
 
 
 @pytest.mark.parametrize("policy", list(NanPolicy))
@@ -154,7 +154,7 @@ def test_nan_policies_of_networks_that_pass_through_dram(memory_format: MemoryFo
         assert stopped.value.code is ErrorCode.NOT_A_NUMBER
         return
     output = model.run(program, {"x": values})["y"]
-    assert model.not_a_number > 20
+    assert model.counts.not_a_number > 20
     if policy is not NanPolicy.STOP_OPERATION:  # which leaves what was there before
         np.testing.assert_array_equal(output, evaluate(network, {"x": integers})["y"])
 

@@ -17,7 +17,19 @@ from tessera.compiler.lowering.placement import Ring, place, tensor_lifetimes
 from tessera.compiler.lowering.synchronise import synchronise_steps
 from tessera.compiler.stream_checker import check_program
 from tessera.rtl.config import NpuConfig
-from tessera.rtl.isa import End, Fence, Instruction, LaneProgram, Load, LoadTarget, PostProcess, Wait
+from tessera.rtl.isa import (
+    OPERATIONS,
+    CountedInstruction,
+    End,
+    Fence,
+    Instruction,
+    LaneProgram,
+    Load,
+    LoadTarget,
+    PostProcess,
+    Store,
+    Wait,
+)
 from tessera.sim.cycles import Prediction
 from tessera.sim.golden.evaluate import evaluate
 from tessera.sim.golden.network import (
@@ -233,6 +245,33 @@ def test_output_that_is_read_and_input_that_is_output() -> None:
     second = dataclasses.replace(window, name="w1", input="a", output="b")
     network = IntegerNetwork("net", {"x": kind, "a": kind, "b": kind}, ("x",), ("x", "a", "b"), (window, second))
     run_and_compare(network, TINY)
+
+
+def test_instructions_count_for_their_operation() -> None:
+    """Operations are numbered in order, again from 0 when the counters are used up; an input's load counts with the
+    operation that reads it first, an output's store with the one that writes it last.
+    """
+    count = OPERATIONS + 3
+    names = [f"w{index}" for index in range(count)]
+    kind = TensorType(4, 2, 2, 8, True)
+    one = Window("w0", "x", "w0", "sum", (1, 1), (1, 1), (0, 0, 0, 0), post_processing(4, 8))
+    windows = [
+        dataclasses.replace(one, name=name, input=source, output=name)
+        for source, name in itertools.pairwise(["x", *names])
+    ]
+    network = IntegerNetwork("net", dict.fromkeys(["x", *names], kind), ("x",), (names[-1],), tuple(windows))
+    program = lower(network, TINY)
+    assert program.operation_numbers == {name: index % OPERATIONS for index, name in enumerate(names)}
+    counted = [each for each in program.instructions if isinstance(each, CountedInstruction)]
+    assert all(
+        each.operation == program.operation_numbers[name]
+        for each, name in zip(program.instructions, program.operations, strict=True)
+        if name and isinstance(each, CountedInstruction)
+    )
+    stores = {each.operation for each in counted if isinstance(each, Store)}
+    inputs = {each.operation for each in counted if isinstance(each, Load) and each.target is LoadTarget.ACTIVATIONS}
+    assert (inputs, stores) == ({0}, {(count - 1) % OPERATIONS})
+    assert {each.operation for each in counted} == set(range(OPERATIONS))
 
 
 def test_format() -> None:

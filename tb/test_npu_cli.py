@@ -30,6 +30,10 @@ def test_run(tessera: Command, samples: Path, tmp_path: Path) -> None:
     assert network["bit_exact"] is True
     assert network["samples"] == 4
     assert network["saturations"] >= network["not_a_number"] == network["underflows"] == network["overflows"] == 0
+    operations = {row["name"]: row for row in network["operations"]}
+    assert list(operations) == ["linear1", "linear2", "classifier"]
+    assert sum(row["saturations"] for row in operations.values()) == network["saturations"] > 0
+    assert "values that lost something" in outcome.out
     assert [bundle["slots"][0]["op"] for bundle in summary["bundles"]] == ["linear1", "linear2", "classifier"]
     for bundle in summary["bundles"]:
         assert 0 <= bundle["start"] < bundle["end"] <= network["cycles"]

@@ -63,6 +63,8 @@ def check_outcome(case: Case, stream: RandomStream, record: dict) -> str:
         return record["violation"]
     if outcome == "hangs":
         return "the stream hangs"
+    if not record.get("counts_add_up", True):
+        return "the counts of the operations do not add up to the stream's"
     if not case.is_decidable:
         return ""
     faults = {(fault.code, fault.index) for fault in possible_faults(case, stream)}

@@ -6,7 +6,7 @@ import random
 
 import numpy as np
 import pytest
-from agreement import COUNTERS
+from agreement import counts_problem
 from float_reference import FORMATS, numbers, to_integers, to_patterns
 
 from tessera.compiler.lowering.synchronise import synchronise
@@ -14,6 +14,7 @@ from tessera.firmware.cosimulation import Start, simulate
 from tessera.firmware.driver import NpuError
 from tessera.rtl.config import NpuConfig
 from tessera.rtl.isa import (
+    OPERATIONS,
     Depth,
     End,
     ErrorCode,
@@ -24,6 +25,7 @@ from tessera.rtl.isa import (
     Store,
     encode_stream,
 )
+from tessera.sim.counts import Counts
 from tessera.sim.stream import StreamModel, StreamStopped
 
 pytestmark = pytest.mark.cosim
@@ -37,13 +39,20 @@ COLUMNS = TINY.activation_words // 2
 CHUNK = COLUMNS * TINY.word_digits
 """Numbers that they move."""
 
+OPERATION = OPERATIONS - 1
+"""Operation for which they count."""
+
+MOVE = {"operation": OPERATION, "lanes": EVERY_LANE, "columns": COLUMNS}
+"""Fields of theirs."""
+
 
 def start(stream: list[Instruction], patterns: np.ndarray, memory_format: MemoryFormat | None) -> Start:
     """A run of a stream on numbers (or, without a format, 16-bit integers) at `SOURCE`; reads the results."""
     bits = 32 if memory_format is MemoryFormat.FP32 else 16
     data = patterns.astype(f"<u{bits // 8}").tobytes()
     code = encode_stream(synchronise([*stream, End()], TINY))
-    return Start(((SOURCE, data), (RESULT, bytes(CHUNK * 4)), (CODE, code)), CODE, ((RESULT, CHUNK * 4),))
+    writes = ((SOURCE, data), (RESULT, bytes(CHUNK * 4)), (CODE, code))
+    return Start(writes, CODE, ((RESULT, CHUNK * 4),), operations=(OPERATION,))
 
 
 def chunks(values: np.ndarray) -> list[np.ndarray]:
@@ -62,7 +71,7 @@ def test_every_number_is_loaded(memory_format: MemoryFormat) -> None:
     cases, starts = [], []
     for shift, signed in ((-5, 1), (3, 0), (116, 1)):
         for part in chunks(patterns):
-            common = {"lanes": EVERY_LANE, "columns": COLUMNS, "chip_depth": Depth.A16, "chip_signed": signed}
+            common = {**MOVE, "chip_depth": Depth.A16, "chip_signed": signed}
             load = Load(address=SOURCE, memory_format=memory_format, shift=shift, **common)
             store = Store(address=RESULT, memory_depth=Depth.A16, memory_signed=signed, **common)
             cases.append((shift, signed, part))
@@ -76,7 +85,8 @@ def test_every_number_is_loaded(memory_format: MemoryFormat) -> None:
         stored = np.frombuffer(result.reads[0], "<i2" if signed else "<u2")[:CHUNK]
         np.testing.assert_array_equal(stored, values, f"shift {shift}")
         assert result.run is not None, result.error
-        assert [getattr(result.run, name) for name in COUNTERS[1:]] == [flag.sum() for flag in flags]
+        assert result.run.counts == Counts(0, *(int(flag.sum()) for flag in flags))
+        assert result.operation_counts == {OPERATION: result.run.counts}
 
 
 @pytest.mark.parametrize("memory_format", FORMATS)
@@ -85,7 +95,7 @@ def test_every_integer_is_stored(memory_format: MemoryFormat) -> None:
     for shift in (0, 9, -4, 22, 127):
         for signed in (0, 1):
             for part in chunks(np.arange(1 << 16)):
-                common = {"lanes": EVERY_LANE, "columns": COLUMNS, "chip_depth": Depth.A16, "chip_signed": signed}
+                common = {**MOVE, "chip_depth": Depth.A16, "chip_signed": signed}
                 load = Load(address=SOURCE, memory_depth=Depth.A16, memory_signed=signed, **common)
                 store = Store(address=RESULT, memory_format=memory_format, shift=shift, **common)
                 cases.append((shift, part - (part >> 15 << 16) if signed else part))
@@ -96,7 +106,8 @@ def test_every_integer_is_stored(memory_format: MemoryFormat) -> None:
         stored = np.frombuffer(result.reads[0], f"<u{memory_format.bits // 8}")[:CHUNK]
         np.testing.assert_array_equal(stored, patterns, f"shift {shift}")
         assert result.run is not None, result.error
-        assert [getattr(result.run, name) for name in COUNTERS[1:]] == [0, underflow.sum(), overflow.sum()]
+        assert result.run.counts == Counts(underflows=int(underflow.sum()), overflows=int(overflow.sum()))
+        assert result.operation_counts == {OPERATION: result.run.counts}
 
 
 def stopping_stream(rng: random.Random, policy: NanPolicy, memory_format: MemoryFormat) -> list[Instruction]:
@@ -104,9 +115,10 @@ def stopping_stream(rng: random.Random, policy: NanPolicy, memory_format: Memory
     common = {"lanes": EVERY_LANE, "chip_depth": Depth.A16, "chip_signed": 1}
     size = TINY.pixel_bytes(memory_format.bits)
     pitches = {"columns": 7, "rows": 5, "row_pitch": 7 * size + rng.choice((0, 1)), "chip_row_pitch": 7}
+    pitches["nan_policy"] = policy
     return [
         Load(address=SOURCE, memory_depth=Depth.A16, columns=40, **common),
-        Load(address=SOURCE + 3, memory_format=memory_format, shift=-3, nan_policy=policy, **pitches, **common),
+        Load(operation=1, address=SOURCE + 3, memory_format=memory_format, shift=-3, **pitches, **common),
         Load(address=SOURCE, memory_depth=Depth.A16, columns=2, base=40, **common),
         Store(address=RESULT, memory_depth=Depth.A16, columns=42, **common),
     ]
@@ -143,24 +155,24 @@ def test_policies_that_stop() -> None:
         code = encode_stream(synchronise([*stream, End()], TINY))
         writes = ((SOURCE, bytes(data)), (RESULT, bytes(0x1000)), (CODE, code))
         cases.append((synchronise([*stream, End()], TINY), writes))
-        starts.append(Start(writes, CODE, ((RESULT, 0x1000),)))
+        starts.append(Start(writes, CODE, ((RESULT, 0x1000),), operations=(0, 1)))
     results, _ = simulate(TINY, starts)
     model = StreamModel(TINY, 1 << 20)
     outcomes = set()
     for seed, ((stream, writes), result) in enumerate(zip(cases, results, strict=True)):
         for address, content in writes:
             model.write_memory(address, content)
-        before = [getattr(model, name) for name in COUNTERS]
+        model.clear_counts()
         stop = stop_of(model, stream)
         if stop is not None:
             assert stop.code is ErrorCode.NOT_A_NUMBER
             assert result.run is None, f"seed {seed}: the RTL does not stop"
             assert result.error == str(NpuError(stop.code, stop.index)), f"seed {seed}"
+            assert not counts_problem(model, result), f"seed {seed}: {counts_problem(model, result)}"
             outcomes.add("stream stopped")
             continue
         assert result.run is not None, f"seed {seed}: {result.error}"
         assert result.reads[0] == model.read_memory(RESULT, 0x1000), f"seed {seed}"
-        counted = [getattr(model, name) - count for name, count in zip(COUNTERS, before, strict=True)]
-        assert [getattr(result.run, name) for name in COUNTERS] == counted, f"seed {seed}"
-        outcomes.add("load stopped" if counted[1] else "nothing found")
+        assert not counts_problem(model, result), f"seed {seed}: {counts_problem(model, result)}"
+        outcomes.add("load stopped" if model.counts.not_a_number else "nothing found")
     assert outcomes == {"stream stopped", "load stopped", "nothing found"}

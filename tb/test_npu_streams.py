@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 from agreement import assert_streams_agree
 from extreme_streams import ExtremeJob
-from random_streams import PARTITIONS, random_stream
+from random_streams import PARTITIONS, RandomStream, assemble, random_stream
 
 from tessera.firmware.cosimulation import Options
 from tessera.rtl.config import NpuConfig
+from tessera.rtl.isa import Instruction, LaneProgram, Load, LoadTarget, PostProcess
 from tessera.sim.cosim import Simulator
+from tessera.sim.stream import StreamModel
 
 pytestmark = pytest.mark.cosim
 
@@ -61,6 +65,45 @@ def test_extreme_operands(seeds: range, options: Options) -> None:
     config = NpuConfig.preset("tiny")
     streams = {f"seed {s}": random_stream(config, s, kind=ExtremeJob, fill=True) for s in seeds}
     assert_streams_agree(config, streams, options)
+
+
+def _overflowing_stream(config: NpuConfig) -> RandomStream:
+    """In each lane partial programs of one tile: operation 40 brings all sums to the limit, then programs of one step
+    follow each other without a pause, and the first of them, of operation ``4 * lane``, overflows with every word.
+    """
+    height, width = 2, config.rows
+    limit, per_step = 1 << config.accumulator_bits - 1, config.rows * 15 * 127
+    most_steps = config.weight_beats // config.weight_block_beats
+    words = height * width * -(-most_steps * config.rows // config.word_digits)
+    everything = (1 << config.lanes) - 1
+    weights = {"address": words * config.word_bits // 8, "columns": config.weight_beats}
+    instructions: list[Instruction] = [
+        Load(lanes=everything, columns=words),
+        Load(target=LoadTarget.WEIGHTS, lanes=everything, **weights),
+    ]
+    for lane in range(config.lanes):
+        tile = {"tile_height": height, "tile_width": width}
+        source = {"input_height": height, "input_width": width, "row_pitch": width, "block_pitch": height * width}
+        program = LaneProgram(lanes=1 << lane, partial=1, **tile, **source)
+        whole, rest = divmod((limit - 1) // per_step, most_steps)
+        before = [replace(program, operation=40, channel_steps=steps) for steps in (*[most_steps] * whole, rest)]
+        single = [replace(program, operation=4 * lane + number) for number in range(4)]
+        instructions += [*before, *single, replace(program, operation=41, partial=0)]
+        instructions.append(PostProcess(operation=42, lanes=1 << lane, output_lanes=1 << lane, **tile))
+    data = b"\xff" * weights["address"] + b"\x7f" * config.weight_bank_bytes
+    return assemble(config, instructions, data)
+
+
+def test_overflows_belong_to_their_operation() -> None:
+    """Of neighbouring words of two programs one overflows and the other does not."""
+    config = NpuConfig.preset("tiny")
+    stream = _overflowing_stream(config)
+    assert_streams_agree(config, {"before": stream, "after a clear": stream}, NO_STALLS)
+    model = StreamModel(config, len(stream.dram))
+    model.write_memory(0, stream.dram)
+    model.execute(stream.instructions)
+    found = {operation: counts.overflow for operation, counts in enumerate(model.operation_counts) if counts.overflow}
+    assert found == {4 * lane: 1 << lane for lane in range(config.lanes)}
 
 
 @pytest.mark.slow

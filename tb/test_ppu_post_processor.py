@@ -39,7 +39,7 @@ class PostProcessorBench(Bench):
         banks = Banks(config, self.rng)
         expected = banks.copy()
         lane_tiles: list[list] = [[] for _ in range(config.lanes)]
-        saturations = 0
+        saturations = [0] * PPU_SLICES
         for index, pairs in enumerate(work):
             for program, window in pairs:
                 if window:
@@ -49,7 +49,7 @@ class PostProcessorBench(Bench):
                     sums = [combine(config, program.lanes, tile, pixel) for pixel in range(len(tile[0]))]
                     for lane in lanes_of_mask(program.lanes):
                         lane_tiles[lane].append(tile[lane])
-                saturations += post_process(program, sums, parameters[program.parameter_block], expected)
+                saturations[index] += post_process(program, sums, parameters[program.parameter_block], expected)
             self.send(dut.program[index], [to_fields(program) for program, _ in pairs])
             self.send(dut.window_program[index], [to_fields(window) for _, window in pairs if window])
             self.serve_reads(dut.residual_read[index], banks)
@@ -63,10 +63,10 @@ class PostProcessorBench(Bench):
         left = [self.provide_tiles(dut.drain[lane], lane_tiles[lane]) for lane in range(config.lanes)]
         done = [self.count(port) for port in dut.done]
         window_done = [self.count(port) for port in dut.window_done]
-        counted = self.count(dut.saturations)
+        counted = [self.count(port) for port in dut.saturations]
         cycles = self.run(dut)
         assert banks.words == expected.words
-        assert sum(value for _, value in counted) == saturations
+        assert [sum(value for _, value in each) for each in counted] == saturations
         assert [len(pulses) for pulses in done] == [len(pairs) for pairs in work]
         assert [len(pulses) for pulses in window_done] == [
             sum(window is not None for _, window in pairs) for pairs in work

@@ -31,7 +31,9 @@ LANES = (None, (0,), (2, 3), (1, 2, 3))
 @pytest.mark.parametrize("preset", ["tiny", "edge", "server"])
 @pytest.mark.parametrize("seed", range(40))
 def test_random_networks(preset: str, seed: int) -> None:
-    """Convolutions, pools and additions of all depths, on all lanes and on some, with several inputs and outputs."""
+    """Convolutions, pools and additions of all depths, on all lanes and on some, with several inputs and outputs: the
+    same outputs, and the same number of saturations in each operation.
+    """
     rng = np.random.default_rng(seed)
     config = NpuConfig.preset(preset)
     lanes = LANES[seed % len(LANES)]
@@ -41,8 +43,14 @@ def test_random_networks(preset: str, seed: int) -> None:
     saturations: dict[str, int] = {}
     expected = evaluate(network, inputs, saturations=saturations)
     model = StreamModel(config)
-    outputs = model.run(lower(network, config, lanes=lanes), inputs)
+    program = lower(network, config, lanes=lanes)
+    outputs = model.run(program, inputs)
     assert outputs.keys() == set(network.outputs)
+    for operation in network.operations:
+        counted = model.operation_counts[program.operation_numbers[operation.name]].saturations
+        fills_blocks = network.tensors[operation.output].channels % config.cols == 0
+        # The channels that fill up a block may saturate, too.
+        assert counted >= saturations[operation.name] and (not fills_blocks or counted == saturations[operation.name])
     for name in network.outputs:
         np.testing.assert_array_equal(outputs[name], expected[name], err_msg=name)
 

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from tessera.compiler.errors import CompilerError
 from tessera.compiler.lowering.placement import Ring
 from tessera.compiler.lowering.tiling import OperationTiling
 from tessera.rtl.config import AXI_BURST_BYTES, NpuConfig, digits_of_depth
-from tessera.rtl.isa import Instruction
+from tessera.rtl.isa import CountedInstruction, Instruction
 from tessera.rtl.legality import gang_masks
 from tessera.sim.program import DramTensor, OnChipTensor
 
@@ -80,6 +80,8 @@ class StreamBuilder:
         Weights and parameters so far.
     steps
         Instructions so far, without waits.
+    number
+        Number of the operation for which instructions that are appended now count, see `CountedInstruction`.
     weight_ring, parameter_ring, table_ring
         Allocation of the weight banks (beats, the same in all lanes), of the parameter memory (blocks), and of the
         table memory (tables).
@@ -93,6 +95,7 @@ class StreamBuilder:
     dram: dict[str, DramTensor]
     data: bytearray = field(default_factory=bytearray)
     steps: list[Step] = field(default_factory=list)
+    number: int = 0
 
     def __post_init__(self) -> None:
         self.weight_ring = Ring(self.config.weight_beats)
@@ -105,7 +108,9 @@ class StreamBuilder:
         return self.lanes.config
 
     def emit(self, instruction: Instruction, label: str, operation: str = "") -> None:
-        """Appends an instruction; see `Step`."""
+        """Appends an instruction, which gets the current operation's ``number``; see `Step`."""
+        if isinstance(instruction, CountedInstruction):
+            instruction = replace(instruction, operation=self.number)
         self.steps.append(Step(instruction, label, operation))
 
     def add_data(self, data: bytes) -> int:

@@ -14,7 +14,7 @@ from tessera.compiler.lowering.storage import Storage, with_addressable_parts
 from tessera.compiler.lowering.tiling import Tiling, buffer_lifetimes, operands, tilings
 from tessera.compiler.lowering.transfers import emit_load, emit_store
 from tessera.rtl.config import AXI_BURST_BYTES, NpuConfig
-from tessera.rtl.isa import End, encode_stream
+from tessera.rtl.isa import OPERATIONS, End, encode_stream
 from tessera.sim.golden.network import IntegerNetwork, TensorType
 from tessera.sim.program import DramFormat, DramTensor, FoldedTensor, Program
 from tessera.sim.row_fold import RowFold
@@ -134,12 +134,13 @@ def _align(address: int) -> int:
 
 def _emit_network(builder: StreamBuilder, storage: Storage) -> None:
     """Resident inputs are loaded before the operation that first reads their storage, resident outputs stored after the
-    last one that writes theirs; streamed ones are loaded and stored by the operations."""
-    network = storage.network
+    last one that writes theirs, and counted with it; streamed ones are loaded and stored by the operations."""
+    network, numbers = storage.network, operation_numbers(storage.network)
     inputs = [name for name in network.inputs if name in builder.placement]
     outputs = [name for name in network.outputs if name in builder.placement and name not in network.inputs]
     last = {storage.root(operation.output): operation.name for operation in network.operations}
     for operation in network.operations:
+        builder.number = numbers[operation.name]
         read = {storage.root(name) for name in (operation.input, operation.post.residual) if name is not None}
         for name in [name for name in inputs if storage.root(name) in read]:
             inputs.remove(name)
@@ -148,6 +149,12 @@ def _emit_network(builder: StreamBuilder, storage: Storage) -> None:
         for name in outputs:
             if last[storage.root(name)] == operation.name:
                 emit_store(builder, builder.placement[name], builder.dram[name], f"output {name}")
+
+
+def operation_numbers(network: IntegerNetwork) -> dict[str, int]:
+    """The number for which each operation's instructions count: they are numbered in order, again from 0 when the
+    machine's counters are used up."""
+    return {operation.name: index % OPERATIONS for index, operation in enumerate(network.operations)}
 
 
 def _finish(builder: StreamBuilder, network: IntegerNetwork, steps: list[Step], macs: int) -> Program:
@@ -161,6 +168,7 @@ def _finish(builder: StreamBuilder, network: IntegerNetwork, steps: list[Step], 
         instructions=instructions,
         labels=tuple(step.label for step in steps),
         operations=tuple(step.operation for step in steps),
+        operation_numbers=operation_numbers(network),
         address=builder.data_address,
         image=bytes(builder.data),
         code_address=code_address,

@@ -20,7 +20,7 @@ extern "C" {
 #define TESSERA_REGISTERS__VERSION__MINOR_bm 0xffff
 #define TESSERA_REGISTERS__VERSION__MINOR_bp 0
 #define TESSERA_REGISTERS__VERSION__MINOR_bw 16
-#define TESSERA_REGISTERS__VERSION__MINOR_reset 0x1
+#define TESSERA_REGISTERS__VERSION__MINOR_reset 0x2
 #define TESSERA_REGISTERS__VERSION__MAJOR_bm 0xffff0000
 #define TESSERA_REGISTERS__VERSION__MAJOR_bp 16
 #define TESSERA_REGISTERS__VERSION__MAJOR_bw 16
@@ -221,6 +221,47 @@ typedef struct __attribute__ ((__packed__)) {
 #define TESSERA_REGISTERS__STREAM__OVERFLOWS__VALUE_bw 32
 #define TESSERA_REGISTERS__STREAM__OVERFLOWS__VALUE_reset 0x0
 
+// reg - tessera_registers::operation_counts::select
+#define TESSERA_REGISTERS__OPERATION_COUNTS__SELECT__INDEX_bm 0x3f
+#define TESSERA_REGISTERS__OPERATION_COUNTS__SELECT__INDEX_bp 0
+#define TESSERA_REGISTERS__OPERATION_COUNTS__SELECT__INDEX_bw 6
+#define TESSERA_REGISTERS__OPERATION_COUNTS__SELECT__INDEX_reset 0x0
+
+// reg - tessera_registers::operation_counts::saturations
+#define TESSERA_REGISTERS__OPERATION_COUNTS__SATURATIONS__VALUE_bm 0xffffffff
+#define TESSERA_REGISTERS__OPERATION_COUNTS__SATURATIONS__VALUE_bp 0
+#define TESSERA_REGISTERS__OPERATION_COUNTS__SATURATIONS__VALUE_bw 32
+
+// reg - tessera_registers::operation_counts::not_a_number
+#define TESSERA_REGISTERS__OPERATION_COUNTS__NOT_A_NUMBER__VALUE_bm 0xffffffff
+#define TESSERA_REGISTERS__OPERATION_COUNTS__NOT_A_NUMBER__VALUE_bp 0
+#define TESSERA_REGISTERS__OPERATION_COUNTS__NOT_A_NUMBER__VALUE_bw 32
+
+// reg - tessera_registers::operation_counts::underflows
+#define TESSERA_REGISTERS__OPERATION_COUNTS__UNDERFLOWS__VALUE_bm 0xffffffff
+#define TESSERA_REGISTERS__OPERATION_COUNTS__UNDERFLOWS__VALUE_bp 0
+#define TESSERA_REGISTERS__OPERATION_COUNTS__UNDERFLOWS__VALUE_bw 32
+
+// reg - tessera_registers::operation_counts::overflows
+#define TESSERA_REGISTERS__OPERATION_COUNTS__OVERFLOWS__VALUE_bm 0xffffffff
+#define TESSERA_REGISTERS__OPERATION_COUNTS__OVERFLOWS__VALUE_bp 0
+#define TESSERA_REGISTERS__OPERATION_COUNTS__OVERFLOWS__VALUE_bw 32
+
+// reg - tessera_registers::operation_counts::overflow
+#define TESSERA_REGISTERS__OPERATION_COUNTS__OVERFLOW__LANES_bm 0xf
+#define TESSERA_REGISTERS__OPERATION_COUNTS__OVERFLOW__LANES_bp 0
+#define TESSERA_REGISTERS__OPERATION_COUNTS__OVERFLOW__LANES_bw 4
+
+// regfile - tessera_registers::operation_counts
+typedef struct __attribute__ ((__packed__)) {
+    uint32_t select;
+    uint32_t saturations;
+    uint32_t not_a_number;
+    uint32_t underflows;
+    uint32_t overflows;
+    uint32_t overflow;
+} tessera_registers__operation_counts_t;
+
 // regfile - tessera_registers::stream
 typedef struct __attribute__ ((__packed__)) {
     uint32_t control;
@@ -246,7 +287,9 @@ typedef struct __attribute__ ((__packed__)) {
     uint32_t not_a_number;
     uint32_t underflows;
     uint32_t overflows;
-    uint8_t RESERVED_c4_ff[0x3c];
+    uint8_t RESERVED_c4_c7[0x4];
+    tessera_registers__operation_counts_t operation;
+    uint8_t RESERVED_e0_ff[0x20];
 } tessera_registers__stream__stride100_t;
 
 // addrmap - tessera_registers

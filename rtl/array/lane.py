@@ -44,7 +44,8 @@ class Lane(wiring.Component):
     done : Out(1)
         1 for a cycle when all activations and weights of a program have been read.
     overflow : Out(1)
-        1 for a cycle when a sum has left the range of the accumulators, see `Accumulators`.
+        1 for a cycle when a sum has left the range of the accumulators, see `Accumulators`: for a program at most
+        ``overflow_latency`` cycles after its ``done``, and for the next one later than that.
 
     Raises
     ------
@@ -86,6 +87,11 @@ class Lane(wiring.Component):
     def _control_latency(self) -> int:
         """Cycles from a word's request to its ``valid`` at the accumulators, which comes before its sums."""
         return 1 + self._array.latency - Accumulators.SUMS_CYCLES
+
+    @property
+    def overflow_latency(self) -> int:
+        """Cycles from a program's ``done`` to the ``overflow`` of its last word."""
+        return self._control_latency + Accumulators.OVERFLOW_CYCLES - 1  # done comes a cycle after the word's request
 
     def elaborate(self, platform: object) -> Module:
         m = Module()

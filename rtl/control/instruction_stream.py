@@ -59,6 +59,8 @@ class InstructionStream(wiring.Component):
         While ``bus_stop`` is 1: they have nothing under way on the bus.
     active
         A bit per unit: it has instructions that it has not completed.
+    operations
+        For each unit the operation of its oldest instruction (see `UnitQueue`).
     units_reset
         Resets all units, when a stream has ended or was stopped.
     started
@@ -94,6 +96,7 @@ class InstructionStream(wiring.Component):
                 "bus_stop": Out(1),
                 "bus_drained": In(1),
                 "active": Out(len(isa.Unit)),
+                "operations": Out(isa.OPERATION_BITS).array(len(isa.Unit)),
                 "units_reset": Out(1),
                 "started": Out(1),
                 "index": Out(INDEX_BITS),
@@ -158,6 +161,7 @@ class InstructionStream(wiring.Component):
             sequencer.room[unit].eq(queue.room),
             sequencer.idle[unit].eq(queue.idle),
             self.active[unit].eq(queue.active),
+            self.operations[unit].eq(queue.operation),
         ]
         return queue
 

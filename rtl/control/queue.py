@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from amaranth.hdl import Module, ResetInserter, Signal
+from amaranth.hdl import Cat, Const, Module, ResetInserter, Signal
 from amaranth.lib import data, stream, wiring
 from amaranth.lib.fifo import SyncFIFO
 from amaranth.lib.wiring import In, Out
@@ -59,6 +59,8 @@ class UnitQueue(wiring.Component):
         The unit has been offered, or has, instructions that it has not completed.
     oldest
         Index of the oldest instruction that the unit has accepted and not completed.
+    operation
+        Its operation, see `isa.CountedInstruction`; 0 for a unit whose instructions have none.
     """
 
     LATENCY = 2
@@ -67,6 +69,7 @@ class UnitQueue(wiring.Component):
     def __init__(self, config: NpuConfig, unit: isa.Unit):
         self._depth = config.queue_depth
         self._program = layout_of(instruction_of(unit))
+        self._counted = issubclass(instruction_of(unit), isa.CountedInstruction)
         super().__init__(
             {
                 "push": In(1),
@@ -81,6 +84,7 @@ class UnitQueue(wiring.Component):
                 "idle": Out(1),
                 "active": Out(1),
                 "oldest": Out(INDEX_BITS),
+                "operation": Out(isa.OPERATION_BITS),
             }
         )
 
@@ -90,7 +94,8 @@ class UnitQueue(wiring.Component):
         entry = data.StructLayout({"operands": max(self._program.size, wait.size), "wait": 1, "index": INDEX_BITS})
         fifo = SyncFIFO(width=entry.size, depth=self._depth)
         m.submodules.fifo = ResetInserter(self.flush)(fifo)
-        m.submodules.indices = indices = SyncFIFO(width=INDEX_BITS, depth=self.MAX_IN_FLIGHT)
+        operation = self.program.payload.operation if self._counted else Const(0, 0)
+        m.submodules.in_flight = in_flight = SyncFIFO(width=INDEX_BITS + len(operation), depth=self.MAX_IN_FLIGHT)
         m.submodules.condition = condition = WaitCondition()
         pushed = Signal(entry)
         head = Signal(entry)
@@ -105,19 +110,19 @@ class UnitQueue(wiring.Component):
             fifo.w_en.eq(self.push),
             self.room.eq(fifo.w_rdy),
             self.program.payload.eq(head.operands),
-            self.program.valid.eq(head_valid & ~head.wait & indices.w_rdy),
+            self.program.valid.eq(head_valid & ~head.wait & in_flight.w_rdy),
             accepted.eq(self.program.valid & self.program.ready),
             condition.wait.eq(head.operands),
             condition.counts.eq(self.counts),
             condition.enable.eq(head_valid & head.wait),
             leaves.eq(accepted | condition.over),
             fifo.r_en.eq(~head_valid | leaves),
-            indices.w_data.eq(head.index),
-            indices.w_en.eq(accepted),
-            indices.r_en.eq(self.done),
-            self.oldest.eq(indices.r_data),
-            self.active.eq(indices.r_rdy | self.program.valid),
-            self.idle.eq(~fifo.r_rdy & ~head_valid & ~indices.r_rdy),
+            in_flight.w_data.eq(Cat(head.index, operation)),
+            in_flight.w_en.eq(accepted),
+            in_flight.r_en.eq(self.done),
+            Cat(self.oldest, self.operation).eq(in_flight.r_data),
+            self.active.eq(in_flight.r_rdy | self.program.valid),
+            self.idle.eq(~fifo.r_rdy & ~head_valid & ~in_flight.r_rdy),
         ]
         with m.If(fifo.r_en):
             m.d.sync += [head.eq(fifo.r_data), head_valid.eq(fifo.r_rdy & ~self.flush)]

@@ -114,6 +114,7 @@ def root() -> AddrmapNode:
         "WATCHDOG_BITS": WATCHDOG_BITS,
         "LANES": isa.MAX_LANES,
         "CODE_BITS": max(isa.ErrorCode).bit_length(),
+        "OPERATION_BITS": isa.OPERATION_BITS,
     }
     compiler = RDLCompiler()
     with resources.as_file(resources.files("tessera.rtl.control").joinpath("registers.rdl")) as path:

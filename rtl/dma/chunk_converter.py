@@ -12,6 +12,7 @@ from tessera.rtl.dma.block import FIELD_WIDTHS, depths_of, is_float, select_dept
 from tessera.rtl.dma.convert import DepthConverter, converted_layout
 from tessera.rtl.dma.float_to_integer import FloatToInteger
 from tessera.rtl.dma.unpack import chunk_layout
+from tessera.rtl.interfaces import CONVERSION_COUNT_BITS
 
 
 def write_settings() -> data.StructLayout:
@@ -43,9 +44,6 @@ class ChunkConverter(wiring.Component):
         See `FloatToInteger`.
     """
 
-    COUNT_BITS = 8
-    """Bits of the counts of what happened in a cycle."""
-
     def __init__(self, config: NpuConfig):
         self._config = config
         super().__init__(
@@ -54,9 +52,9 @@ class ChunkConverter(wiring.Component):
                 "output": Out(stream.Signature(converted_layout(config, write_settings()))),
                 "empty": Out(1),
                 "stop": Out(1),
-                "not_a_number": Out(self.COUNT_BITS),
-                "underflows": Out(self.COUNT_BITS),
-                "overflows": Out(self.COUNT_BITS),
+                "not_a_number": Out(CONVERSION_COUNT_BITS),
+                "underflows": Out(CONVERSION_COUNT_BITS),
+                "overflows": Out(CONVERSION_COUNT_BITS),
             }
         )
 

@@ -28,7 +28,14 @@ from tessera.rtl.dma.block import (
 from tessera.rtl.dma.chunk_converter import ChunkConverter, write_settings
 from tessera.rtl.dma.convert import RESULT_BITS, converted_layout
 from tessera.rtl.dma.unpack import Unpacker, chunk_layout
-from tessera.rtl.interfaces import BeatWrite, TableWrite, address_bits, bank_write_layout, layout_of
+from tessera.rtl.interfaces import (
+    CONVERSION_COUNT_BITS,
+    BeatWrite,
+    TableWrite,
+    address_bits,
+    bank_write_layout,
+    layout_of,
+)
 from tessera.rtl.stream_fifo import StreamFifo
 from tessera.rtl.window import window_input
 
@@ -283,7 +290,8 @@ class LoadEngine(wiring.Component):
         1 together with ``done`` if the instruction found NaN or infinity and its policy is to stop the stream.
     specials, underflows, overflows : Out
         Values that the conversion from floating point has found to be NaN or infinity, turned into 0, and saturated;
-        to be added up in each cycle.
+        to be added up in each cycle. Those of an instruction come after the ``done`` of the one before, and not after
+        its own.
     window : In(window_layout)
         Where bursts may go; constant while there are instructions.
     outside : Out(1)
@@ -318,9 +326,9 @@ class LoadEngine(wiring.Component):
                 "done": Out(1),
                 "error": Out(1),
                 "not_a_number": Out(1),
-                "specials": Out(ChunkConverter.COUNT_BITS),
-                "underflows": Out(ChunkConverter.COUNT_BITS),
-                "overflows": Out(ChunkConverter.COUNT_BITS),
+                "specials": Out(CONVERSION_COUNT_BITS),
+                "underflows": Out(CONVERSION_COUNT_BITS),
+                "overflows": Out(CONVERSION_COUNT_BITS),
                 "window": window_input(),
                 "outside": Out(1),
                 "stop": In(1),

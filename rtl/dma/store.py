@@ -28,7 +28,7 @@ from tessera.rtl.dma.block import (
 from tessera.rtl.dma.pack import Packer
 from tessera.rtl.dma.value_converter import ValueConverter, place_layout, values_layout
 from tessera.rtl.dma.write_data import WriteData
-from tessera.rtl.interfaces import GangRead, address_bits, bank_words, layout_of
+from tessera.rtl.interfaces import CONVERSION_COUNT_BITS, GangRead, address_bits, bank_words, layout_of
 from tessera.rtl.stream_fifo import StreamFifo
 from tessera.rtl.window import window_input
 
@@ -335,6 +335,8 @@ class StoreEngine(wiring.Component):
     underflows, overflows : Out
         Values that the conversion to floating point has turned into 0 or the largest number; to be added up in each
         cycle.
+    operation : Out(OPERATION_BITS)
+        The operation for which they are counted.
     window : In(window_layout)
         Where bursts may go; constant while there are instructions.
     outside : Out(1)
@@ -365,8 +367,9 @@ class StoreEngine(wiring.Component):
                 "axi": Out(AxiWrite(config)),
                 "done": Out(1),
                 "error": Out(1),
-                "underflows": Out(ValueConverter.COUNT_BITS),
-                "overflows": Out(ValueConverter.COUNT_BITS),
+                "underflows": Out(CONVERSION_COUNT_BITS),
+                "overflows": Out(CONVERSION_COUNT_BITS),
+                "operation": Out(isa.OPERATION_BITS),
                 "window": window_input(),
                 "outside": Out(1),
                 "stop": In(1),
@@ -403,6 +406,7 @@ class StoreEngine(wiring.Component):
             self.error.eq(requester.error),
             self.underflows.eq(converter.underflows),
             self.overflows.eq(converter.overflows),
+            self.operation.eq(converter.operation),
             self.outside.eq(requester.outside),
             self.drained.eq(requester.drained),
         ]

@@ -12,7 +12,7 @@ from tessera.rtl.dma.block import depths_of, is_float, select_depth, settings_la
 from tessera.rtl.dma.convert import VALUE_BITS, DepthConverter
 from tessera.rtl.dma.integer_to_float import IntegerToFloat
 from tessera.rtl.dma.pack import packed_layout
-from tessera.rtl.interfaces import address_bits
+from tessera.rtl.interfaces import CONVERSION_COUNT_BITS, address_bits
 
 
 def place_layout() -> data.StructLayout:
@@ -20,6 +20,11 @@ def place_layout() -> data.StructLayout:
     row's first and last.
     """
     return data.StructLayout({"address": address_bits(AXI_BURST_BYTES), "first": 1, "last": 1})
+
+
+def numbers_settings() -> data.StructLayout:
+    """What accompanies floating-point numbers: their place, and the operation for which they are counted."""
+    return data.StructLayout({"place": place_layout(), "operation": isa.OPERATION_BITS})
 
 
 def values_layout(config: NpuConfig) -> data.StructLayout:
@@ -50,10 +55,9 @@ class ValueConverter(wiring.Component):
     chunks : Out(stream of packed_layout)
     underflows, overflows : Out
         See `IntegerToFloat`.
+    operation : Out(OPERATION_BITS)
+        The operation for which they are counted.
     """
-
-    COUNT_BITS = 8
-    """Bits of the counts of what happened in a cycle."""
 
     def __init__(self, config: NpuConfig):
         self._config = config
@@ -61,8 +65,9 @@ class ValueConverter(wiring.Component):
             {
                 "values": In(stream.Signature(values_layout(config))),
                 "chunks": Out(stream.Signature(packed_layout(config))),
-                "underflows": Out(self.COUNT_BITS),
-                "overflows": Out(self.COUNT_BITS),
+                "underflows": Out(CONVERSION_COUNT_BITS),
+                "overflows": Out(CONVERSION_COUNT_BITS),
+                "operation": Out(isa.OPERATION_BITS),
             }
         )
 
@@ -87,14 +92,15 @@ class ValueConverter(wiring.Component):
                 integers.output.ready.eq(self.chunks.ready),
             ]
             return m
-        m.submodules.floats = floats = IntegerToFloat(self._config, place_layout())
+        m.submodules.floats = floats = IntegerToFloat(self._config, numbers_settings())
         target = floats.input.payload
         to_floats, from_floats = is_float(self._config, settings), floats.output.valid
         m.d.comb += [
             *(target["values"][index].eq(source["values"][index]) for index in range(len(target["values"]))),
             target.memory_format.eq(settings.memory_format),
             target.shift.eq(settings.shift),
-            target.settings.eq(source.place),
+            target.settings.place.eq(source.place),
+            target.settings.operation.eq(settings.operation),
             integers.input.valid.eq(self.values.valid & ~to_floats & floats.empty),
             floats.input.valid.eq(self.values.valid & to_floats & integers.empty),
             self.values.ready.eq(
@@ -106,6 +112,7 @@ class ValueConverter(wiring.Component):
             integers.output.ready.eq(self.chunks.ready),
             self.underflows.eq(floats.underflows),
             self.overflows.eq(floats.overflows),
+            self.operation.eq(floats.output.payload.settings.operation),
         ]
         return m
 
@@ -130,6 +137,6 @@ class ValueConverter(wiring.Component):
         m.d.comb += [
             chunk.data.eq(source.data),
             chunk.chunk_bytes.eq(self._config.beat_bytes),
-            *(chunk[name].eq(source.settings[name]) for name in ("address", "first", "last")),
+            *(chunk[name].eq(source.settings.place[name]) for name in ("address", "first", "last")),
         ]
         return chunk

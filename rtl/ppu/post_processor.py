@@ -41,8 +41,8 @@ class PostProcessor(wiring.Component):
         Fills the table memories of both slices alike.
     done, window_done : Out(1) x PPU_SLICES
         1 for a cycle when a slice or window reader has completed a program.
-    saturations : Out(range(PPU_SLICES * cols + 1))
-        Channels saturated in this cycle.
+    saturations : Out(range(cols + 1)) x PPU_SLICES
+        Channels saturated in this cycle, of the oldest program that the slice has not completed.
     """
 
     def __init__(self, config: NpuConfig):
@@ -59,7 +59,7 @@ class PostProcessor(wiring.Component):
                 "table_write": In(TableWrite(config)),
                 "done": Out(1).array(PPU_SLICES),
                 "window_done": Out(1).array(PPU_SLICES),
-                "saturations": Out(range(PPU_SLICES * config.cols + 1)),
+                "saturations": Out(range(config.cols + 1)).array(PPU_SLICES),
             }
         )
 
@@ -88,8 +88,8 @@ class PostProcessor(wiring.Component):
             m.d.comb += [
                 self.done[index].eq(part.done),
                 self.window_done[index].eq(window.done),
+                self.saturations[index].eq(part.saturations),
             ]
-        m.d.comb += self.saturations.eq(sum(part.saturations for part in slices))
         self._route_drains(m, slices)
         return m
 

@@ -30,6 +30,7 @@ from tessera.firmware.inference import CompiledNetwork, compile_network, run_net
 from tessera.firmware.summary import NetworkSummary, run_summary, summarize
 from tessera.rtl.config import NpuConfig
 from tessera.sim.cosim import Simulator
+from tessera.sim.counts import Counts
 
 
 def run(
@@ -136,3 +137,17 @@ def report(summaries: list[NetworkSummary]) -> None:
             )
         )
     print_table(("network", "samples", "bit-exact", "cycles", "MAC utilisation", "DRAM bytes", "accuracy"), rows)
+    for item in summaries:
+        report_counts(item)
+
+
+def report_counts(summary: NetworkSummary) -> None:
+    """The table of what was counted, of the operations where anything was."""
+    names = {"saturations": "saturations", "not_a_number": "NaN", "underflows": "underflows", "overflows": "overflows"}
+    rows = [
+        (operation, *(f"{getattr(counts, name):,}" for name in names))
+        for operation, counts in summary.operation_counts.items()
+        if counts != Counts()
+    ]
+    if rows:
+        print_table(("operation", *names.values()), rows, title=f"{summary.name}: values that lost something")
