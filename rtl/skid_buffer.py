@@ -43,6 +43,8 @@ class SkidBuffer(wiring.Component):
                 payload.eq(Mux(held_valid, held, self.input.payload)),
                 held_valid.eq(0),
             ]
-        with m.Elif(self.input.valid & ~held_valid):
-            m.d.sync += [held.eq(self.input.payload), held_valid.eq(1)]
+        with m.Elif(self.input.valid):
+            m.d.sync += held_valid.eq(1)
+        with m.If(~held_valid):
+            m.d.sync += held.eq(self.input.payload)
         return m

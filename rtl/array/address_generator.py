@@ -7,11 +7,13 @@ coordinates are otherwise only ever added to.
 
 from __future__ import annotations
 
+from itertools import product
+
 from amaranth.hdl import Const, Module, Mux, Signal, Value, ValueLike, signed
 from amaranth.lib import data, stream, wiring
 from amaranth.lib.wiring import In, Out
 
-from tessera.rtl.config import DIGIT_BITS, NpuConfig, digits_of_depth
+from tessera.rtl.config import ACCUMULATE_CYCLES, DIGIT_BITS, NpuConfig, digits_of_depth
 from tessera.rtl.interfaces import address_bits, layout_of
 from tessera.rtl.isa import DEPTHWISE_TAPS, Depth, LaneProgram, WeightDepth
 from tessera.rtl.skid_buffer import SkidBuffer
@@ -26,7 +28,8 @@ def tile_layout(config: NpuConfig) -> data.StructLayout:
     The first members are named as in `LaneProgram`, and wrap at the size of the bank where they are addresses.
     ``start``: address of the first pixel's word at kernel position (0, 0), channel step 0. ``stride_pitch``,
     ``dilation_pitch``: address distance of the pixel one row, and the kernel position one row, further down.
-    ``pad``: the lane's digit of the pad value. ``digit_signed``: the lane's digit is signed.
+    ``pad``: the lane's digit of the pad value. ``digit_signed``: the lane's digit is signed. ``pixels``: number of the
+    tile's pixels, but at most ``ACCUMULATE_CYCLES``.
     """
     address = address_bits(config.activation_words)
     program = layout_of(LaneProgram)
@@ -38,7 +41,7 @@ def tile_layout(config: NpuConfig) -> data.StructLayout:
     return data.StructLayout(
         {name: program[name].shape for name in copied}
         | {"block_pitch": address, "start": address, "stride_pitch": address, "dilation_pitch": address}
-        | {"pad": DIGIT_BITS, "digit_signed": 1}
+        | {"pad": DIGIT_BITS, "digit_signed": 1, "pixels": range(ACCUMULATE_CYCLES + 1)}
     )
 
 
@@ -52,7 +55,7 @@ def step_layout(config: NpuConfig) -> data.StructLayout:
     tile = tile_layout(config)
     copied = (
         "weight_depth", "input_height", "input_width", "stride_y", "stride_x", "stride_pitch", "tile_height",
-        "tile_width", "pad", "digit_signed", "depthwise", "partial",
+        "tile_width", "pad", "digit_signed", "depthwise", "partial", "pixels",
     )  # fmt: skip
     coordinate = signed(COORDINATE_BITS)
     return data.StructLayout(
@@ -68,8 +71,8 @@ def word_layout(config: NpuConfig) -> data.StructLayout:
     ``padding``: the pixel lies outside the input, nothing is read. ``pixel``: output pixel of the tile. ``complete``:
     the pixel's sums can be made, always except in depthwise programs, where a pixel needs several words.
     ``first``: the word begins a step, so a new weight block. ``first_step``: the word's step is the tile's first.
-    ``last``: the word is the program's last. ``finishes``: it is the tile's last too. The others are those of
-    `digit_control_layout`.
+    ``last``: the word is the program's last. ``finishes``: it is the tile's last too. ``pixels``: see `tile_layout`.
+    The others are those of `digit_control_layout`.
     """
     return data.StructLayout(
         {
@@ -81,6 +84,7 @@ def word_layout(config: NpuConfig) -> data.StructLayout:
             "first_step": 1,
             "last": 1,
             "finishes": 1,
+            "pixels": range(ACCUMULATE_CYCLES + 1),
             "upper": 1,
             "pad": DIGIT_BITS,
             "digit_signed": 1,
@@ -140,7 +144,7 @@ class AddressGenerator(wiring.Component):
         The words.
     """
 
-    START_LATENCY = 4
+    START_LATENCY = 5
     """Cycles from the transfer of a program, when idle, to its first word."""
 
     def __init__(self, config: NpuConfig, index: int):
@@ -159,7 +163,10 @@ class AddressGenerator(wiring.Component):
         m.submodules.steps = steps = StepGenerator(self._config)
         m.submodules.pixels = pixels = PixelGenerator(self._config)
         wiring.connect(m, wiring.flipped(self.program), setup.program)
-        wiring.connect(m, setup.tile, steps.tile)
+        # The buffer keeps the way from a tile's last word to the program's sender out of a cycle.
+        m.submodules.tiles = tiles = SkidBuffer(tile_layout(self._config))
+        wiring.connect(m, setup.tile, tiles.input)
+        wiring.connect(m, tiles.output, steps.tile)
         wiring.connect(m, steps.step, pixels.step)
         wiring.connect(m, pixels.word, wiring.flipped(self.word))
         return m
@@ -215,6 +222,11 @@ class TileSetup(wiring.Component):
             tile.stride_pitch.eq(program.stride_y * program.row_pitch),
             tile.dilation_pitch.eq(program.dilation_y * program.row_pitch),
         ]
+        m.d.sync += tile.pixels.eq(ACCUMULATE_CYCLES)
+        for height, width in product(range(1, ACCUMULATE_CYCLES), repeat=2):
+            if height * width < ACCUMULATE_CYCLES:
+                with m.If((program.tile_height == height) & (program.tile_width == width)):
+                    m.d.sync += tile.pixels.eq(height * width)
         with m.Switch(program.depth):
             for bits in self._config.activation_depths:
                 digits = digits_of_depth(bits)

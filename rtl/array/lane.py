@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from amaranth.hdl import Module, Signal
+from amaranth.hdl import Const, Module, Signal
 from amaranth.lib import data, stream, wiring
 from amaranth.lib.wiring import In, Out
 
@@ -145,8 +145,9 @@ class Lane(wiring.Component):
     ) -> None:
         """The pipeline after the read; what is known about a word travels beside it.
 
-        Sets ``too_soon`` while the word's pixel was added to less than ``ACCUMULATE_CYCLES`` ago. Without stalls that
-        never happens, since steps take ``rows`` cycles; but a stall inside a step brings it nearer to the next one.
+        Sets ``too_soon`` while the word's pixel was added to less than ``ACCUMULATE_CYCLES`` ago: a pixel of a tile of
+        n comes back after n complete words, and the first step adds to nothing. Without stalls that never happens,
+        since steps take ``rows`` cycles; but a stall inside a step brings it nearer to the next one.
         """
         complete, control = issue & word.complete, Signal(accumulate_layout(self._config))
         m.d.comb += [
@@ -154,13 +155,14 @@ class Lane(wiring.Component):
             control.overwrite.eq(word.first_step),
             control.last.eq(word.finishes),
         ]
+        recent = []
         for cycle in range(1, self._control_latency + 1):
             earlier, complete = complete, Signal(name=f"complete_{cycle}")
             undelayed, control = control, Signal.like(control, name=f"control_{cycle}", reset_less=True)
             m.d.sync += [complete.eq(earlier), control.eq(undelayed)]
-            if cycle < ACCUMULATE_CYCLES:
-                with m.If(complete & word.complete & (control.pixel == word.pixel)):
-                    m.d.comb += too_soon.eq(1)
+            recent += [complete] if cycle < ACCUMULATE_CYCLES else []
+        adds = word.complete & ~word.first_step
+        m.d.comb += too_soon.eq(adds & (sum(recent, Const(0)) >= word.pixels))
         m.d.comb += [accumulators.valid.eq(complete), accumulators.control.eq(control)]
 
         issued = Signal()
