@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from amaranth.hdl import Cat, Module, Mux, Signal, Value
+from amaranth.hdl import Cat, Const, Module, Mux, Signal, Value
 from amaranth.lib import data, wiring
 from amaranth.lib.memory import Memory
 from amaranth.lib.wiring import In, Out
@@ -84,20 +84,25 @@ class OperationCounters(wiring.Component):
                 self.values[index].eq(_count(shown.data[index], written.bit_select(self.selected, 1))),
             ]
         with m.If(write.en):
-            m.d.sync += written.bit_select(operation, 1).eq(1)
+            m.d.sync += written.eq(written | _one_hot(operation))
         with m.If(self.clear):
             m.d.sync += written.eq(0)
         return m
 
 
+def _one_hot(operation: Value) -> Value:
+    """A 1 at the operation's bit: as a shift, which is a line of Verilog and not one for each operation."""
+    return Const(1) << operation
+
+
 def _count(stored: Value, written: Value) -> Value:
-    return stored & written.replicate(len(stored))
+    return Mux(written, stored, 0)
 
 
 def saturating_sum(count: Value, increment: Value) -> Value:
     """The sum in the bits of ``count``, or the largest number that they hold; ``increment`` has no more bits."""
     total = count + increment
-    return total[: len(count)] | total[len(count)].replicate(len(count))
+    return Mux(total[len(count)], Const(-1, len(count)), total[: len(count)])
 
 
 class OperationFlags(wiring.Component):
@@ -128,7 +133,7 @@ class OperationFlags(wiring.Component):
         flags = Signal(OPERATIONS)
         m.d.comb += self.value.eq(flags.bit_select(self.selected, 1))
         with m.If(self.raised):
-            m.d.sync += flags.bit_select(self.operation, 1).eq(1)
+            m.d.sync += flags.eq(flags | _one_hot(self.operation))
         with m.If(self.clear):
             m.d.sync += flags.eq(0)
         return m
