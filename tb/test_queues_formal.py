@@ -146,19 +146,20 @@ def test_skid_buffer(tmp_path: Path) -> None:
 def test_a_unit_has_no_more_instructions_than_its_queue_remembers(tmp_path: Path) -> None:
     """The instructions in a unit are counted without overflow, nor underflow if the unit completes only what it has."""
     queue = UnitQueue(NpuConfig.preset("tiny"), Unit.LOAD)
-    indices = fifo_queue(UnitQueue.MAX_IN_FLIGHT, "indices")
+    memory = fifo_queue(UnitQueue.MAX_IN_FLIGHT, "in_flight")
     rtl = Rtl(queue, tmp_path, memories=True)
     values, hardware = rtl.reset()
-    prove(z3.And(indices.invariant(values), indices.count(values) == 0), hardware)
+    prove(z3.And(memory.invariant(values), memory.count(values) == 0), hardware)
     now, then, hardware = rtl.cycle()
-    in_flight = indices.count(now)
-    given = [*hardware, indices.invariant(now), now["rst"] == 0, z3.Implies(now["done"] == 1, in_flight != 0)]
+    in_flight = memory.count(now)
+    given = [*hardware, memory.invariant(now), now["rst"] == 0, z3.Implies(now["done"] == 1, in_flight != 0)]
     accepted = z3.And(now["program__valid"] == 1, now["program__ready"] == 1)
     one, none = z3.BitVecVal(1, BITS), z3.BitVecVal(0, BITS)
-    prove(z3.And(indices.invariant(then), z3.Implies(accepted, z3.ULT(in_flight, UnitQueue.MAX_IN_FLIGHT))), given)
+    prove(z3.And(memory.invariant(then), z3.Implies(accepted, z3.ULT(in_flight, UnitQueue.MAX_IN_FLIGHT))), given)
     completed = z3.If(now["done"] == 1, one, none)
-    prove(indices.count(then) == in_flight + z3.If(accepted, one, none) - completed, given)
-    prove(z3.Implies(in_flight != 0, now["oldest"] == indices.items(now)[0]), given)
+    prove(memory.count(then) == in_flight + z3.If(accepted, one, none) - completed, given)
+    oldest = z3.Concat(now["operation"], now["oldest"])
+    prove(z3.Implies(in_flight != 0, oldest == memory.items(now)[0]), given)
 
 
 def test_a_wrong_order_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
