@@ -1,0 +1,273 @@
+"""The sensitivity profile of a network, and the methods that make one."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+
+import numpy as np
+
+from tessera.compiler.calibrate import Calibration
+from tessera.compiler.errors import CompilerError
+from tessera.compiler.graph import Graph, Node
+from tessera.compiler.quantize import quantize_weights, weight_scales
+from tessera.compiler.sensitivity.probe import Probe
+from tessera.rtl.config import ACTIVATION_DEPTHS, WEIGHT_DEPTHS
+from tessera.sim.golden.arithmetic import depth_range
+
+_KINK = 0.2
+"""Where the second differences of a step and of half of it differ by more than this part, the step has met a kink of
+ReLU or max pooling, and the difference is not the Hessian's."""
+
+MIN_SAMPLES = 8
+"""Fewer samples do not tell one layer's sensitivity from another's."""
+
+
+@dataclass(frozen=True)
+class LayerSensitivity:
+    """What fewer bits of one layer cost, in the unit of the method.
+
+    Attributes
+    ----------
+    weights
+        By weight depth; empty for a layer without weights.
+    activations
+        By depth of the layer's output.
+    """
+
+    weights: Mapping[int, float]
+    activations: Mapping[int, float]
+
+
+@dataclass(frozen=True)
+class SensitivityProfile:
+    """Sensitivities of a network.
+
+    Attributes
+    ----------
+    method
+        One of ``METHODS``.
+    layers
+        By the name of the operation.
+    samples
+        Calibration samples that they come from.
+    """
+
+    method: str
+    layers: Mapping[str, LayerSensitivity]
+    samples: int
+
+
+@dataclass(frozen=True)
+class HessianOptions:
+    """Hutchinson's estimator.
+
+    Attributes
+    ----------
+    directions
+        Random directions per layer: 32 give the right order of layers but for near-equal neighbours.
+    batch
+        Samples that the loss of a direction is the mean of, drawn anew for each direction.
+    epsilon
+        Length of a step relative to the root mean square of what is changed. ReLU and max pooling have kinks that
+        larger steps cross, which biases the second difference.
+    seed
+        Of directions and samples.
+    """
+
+    directions: int = 32
+    batch: int = 16
+    epsilon: float = 1e-5
+    seed: int = 0
+
+
+Progress = Callable[[str], None]
+"""Is told the name of each layer before it is looked at."""
+
+
+def analyse(
+    graph: Graph,
+    calibration: Calibration,
+    data: Mapping[str, np.ndarray],
+    method: str = "perturbation",
+    *,
+    labels: np.ndarray | None = None,
+    hessian: HessianOptions | None = None,
+    progress: Progress = lambda _: None,
+) -> SensitivityProfile:
+    """The sensitivity profile of a network.
+
+    Parameters
+    ----------
+    graph
+        A prepared network.
+    calibration
+        Its activation ranges.
+    data
+        For each input an array (samples, *rest of its shape*).
+    method
+        - ``hessian``: mean diagonal of the loss's Hessian times the squared quantisation error;
+        - ``perturbation``: rise of the loss when the layer alone is quantised;
+        - ``noise``: squared quantisation error by the squared values.
+    labels
+        The right classes of the samples, if they are known.
+    hessian
+        Options of the estimator.
+    progress
+        Is told where the analysis is.
+
+    Raises
+    ------
+    CompilerError
+        The method is unknown, there are too few samples, or the network's loss is not finite.
+    """
+    if method not in METHODS:
+        raise CompilerError(f"there is no sensitivity method {method!r}; use one of {', '.join(METHODS)}")
+    probe = Probe(graph, data, labels)
+    if probe.samples < MIN_SAMPLES:
+        raise CompilerError(
+            f"{probe.samples} samples are too few to estimate sensitivities; give at least {MIN_SAMPLES}"
+        )
+    maker = METHODS[method](probe, calibration, hessian or HessianOptions())
+    layers = {}
+    for node in probe.layers:
+        progress(node.name)
+        layers[node.name] = LayerSensitivity(dict(maker.weights(node)), dict(maker.activations(node)))
+    return SensitivityProfile(method, layers, probe.samples)
+
+
+class _Method(ABC):
+    """Makes a layer's sensitivities."""
+
+    def __init__(self, probe: Probe, calibration: Calibration, options: HessianOptions):
+        self.probe, self.calibration, self.options = probe, calibration, options
+        self.everything = np.arange(probe.samples)
+
+    def weights(self, node: Node) -> Iterator[tuple[int, float]]:
+        """Weight depths and sensitivities."""
+        weights = self.probe.weights(node)
+        if weights is None:
+            return
+        self.prepare_weights(node, weights)
+        for depth in WEIGHT_DEPTHS:
+            scales = weight_scales(weights, depth)
+            scales = np.where(scales > 0, scales, 1.0)
+            quantised = quantize_weights(weights, scales, depth) * scales.reshape(-1, 1, 1, 1)
+            yield depth, self.of_weights(node, weights, quantised)
+
+    def activations(self, node: Node) -> Iterator[tuple[int, float]]:
+        """Activation depths and sensitivities; behind max pooling, which commutes with quantisation but has kinks where
+        values are equal."""
+        node = self.probe.behind_max_pooling(node)
+        values = self.probe.values(node.output, self.everything)
+        self.prepare_activations(node, values)
+        for depth in ACTIVATION_DEPTHS:
+            yield depth, self.of_activations(node, values, self._quantised(node.output, values, depth))
+
+    def prepare_weights(self, node: Node, weights: np.ndarray) -> None:  # noqa: B027 (most methods need nothing)
+        """Computes what all depths of a layer's weights need."""
+
+    def prepare_activations(self, node: Node, values: np.ndarray) -> None:  # noqa: B027
+        """Computes what all depths of a layer's output need."""
+
+    @abstractmethod
+    def of_weights(self, node: Node, weights: np.ndarray, quantised: np.ndarray) -> float:
+        """The sensitivity for quantised weights."""
+
+    @abstractmethod
+    def of_activations(self, node: Node, values: np.ndarray, quantised: np.ndarray) -> float:
+        """The sensitivity for a quantised output."""
+
+    def _quantised(self, name: str, values: np.ndarray, depth: int) -> np.ndarray:
+        measured = self.calibration.ranges[name]
+        scale = measured.base_scale * 2.0 ** measured.clip_shifts.get(depth, 0)
+        return np.clip(np.rint(values / scale), *depth_range(depth, measured.signed)) * scale
+
+
+class _Perturbation(_Method):
+    def prepare_weights(self, node: Node, weights: np.ndarray) -> None:
+        self.float_loss = self.probe.loss(self.everything)
+
+    def prepare_activations(self, node: Node, values: np.ndarray) -> None:
+        self.float_loss = self.probe.loss(self.everything)
+
+    def of_weights(self, node: Node, weights: np.ndarray, quantised: np.ndarray) -> float:
+        return self.probe.loss_with_weights(node, quantised, self.everything) - self.float_loss
+
+    def of_activations(self, node: Node, values: np.ndarray, quantised: np.ndarray) -> float:
+        return self.probe.loss_with_output(node, quantised, self.everything) - self.float_loss
+
+
+class _Noise(_Method):
+    def of_weights(self, node: Node, weights: np.ndarray, quantised: np.ndarray) -> float:
+        return self._ratio(weights, quantised)
+
+    def of_activations(self, node: Node, values: np.ndarray, quantised: np.ndarray) -> float:
+        return self._ratio(values, quantised)
+
+    @staticmethod
+    def _ratio(values: np.ndarray, quantised: np.ndarray) -> float:
+        power = np.square(values).sum()
+        return float(np.square(quantised - values).sum() / power) if power > 0 else 0.0
+
+
+class _Hessian(_Method):
+    """The mean diagonal element by Hutchinson's estimator: the mean of v'Hv / n over random v of elements +-1, each
+    from the second difference of the loss along v. No derivatives are needed."""
+
+    def prepare_weights(self, node: Node, weights: np.ndarray) -> None:
+        self.mean_diagonal = self._mean_diagonal(
+            weights, lambda moved, samples: self.probe.loss_with_weights(node, moved, samples)
+        )
+
+    def prepare_activations(self, node: Node, values: np.ndarray) -> None:
+        self.mean_diagonal = self._mean_diagonal(
+            values, lambda moved, samples: self.probe.loss_with_output(node, moved, samples), by_sample=True
+        )
+
+    def of_weights(self, node: Node, weights: np.ndarray, quantised: np.ndarray) -> float:
+        return self.mean_diagonal * float(np.square(quantised - weights).sum())
+
+    def of_activations(self, node: Node, values: np.ndarray, quantised: np.ndarray) -> float:
+        return self.mean_diagonal * float(np.square(quantised - values).sum()) / len(values)
+
+    def _mean_diagonal(
+        self, values: np.ndarray, loss: Callable[[np.ndarray, np.ndarray], float], *, by_sample: bool = False
+    ) -> float:
+        """Mean diagonal element of the Hessian of a sample's loss with respect to what is changed; never negative.
+
+        Zeros are not changed, since quantisation leaves them as they are.
+        """
+        options = self.options
+        rng = np.random.default_rng(options.seed)
+        size = min(options.batch, self.probe.samples)
+        step = options.epsilon * (float(np.sqrt(np.mean(np.square(values)))) or 1.0)
+        smooth: list[float] = []
+        others: list[float] = []
+        for _ in range(options.directions):
+            samples = rng.choice(self.probe.samples, size, replace=False)
+            start = values[samples] if by_sample else values
+            direction = rng.choice((-1.0, 1.0), start.shape) * (start != 0)
+            # The loss is a mean over samples, each of which has its own part of a changed output.
+            share = (size if by_sample else 1) / max(1, int(np.count_nonzero(direction)))
+            wide = share * self._second_difference(start, direction, step, loss, samples)
+            narrow = share * self._second_difference(start, direction, step / 2, loss, samples)
+            (smooth if abs(wide - narrow) <= _KINK * max(abs(wide), abs(narrow)) else others).append(wide)
+        found = float(np.mean(smooth)) if smooth else float(np.median(others))
+        return max(0.0, found)
+
+    def _second_difference(
+        self,
+        start: np.ndarray,
+        direction: np.ndarray,
+        step: float,
+        loss: Callable[[np.ndarray, np.ndarray], float],
+        samples: np.ndarray,
+    ) -> float:
+        forward, backward = (loss(start + sign * step * direction, samples) for sign in (1, -1))
+        return (forward - 2 * self.probe.loss(samples) + backward) / step**2
+
+
+METHODS: Mapping[str, type[_Method]] = {"hessian": _Hessian, "perturbation": _Perturbation, "noise": _Noise}
+"""The methods by name."""
