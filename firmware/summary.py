@@ -102,7 +102,7 @@ def summarize(path: Path, network: CompiledNetwork, result: NetworkResult, label
         operation_counts={name: sum(counts, Counts()) for name, counts in inferences.operation_counts.items()},
         accuracy=None if labels is None else accuracy(result.outputs, labels),
         golden_accuracy=None if labels is None else accuracy(result.golden_outputs, labels),
-        bundles=bundles(network.quantized, times),
+        bundles=bundles(network.quantized, program, times),
         simulated_cycles=simulation.cycles,
         seconds=simulation.seconds,
     )

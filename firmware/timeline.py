@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from tessera.compiler.quantized import QuantizedConvolution, QuantizedNetwork
-from tessera.rtl.isa import Fence, LaneProgram, PostProcess, Source, Unit, Wait, lanes_of_mask, units_of_mask
+from tessera.rtl.isa import Fence, LaneProgram, PostProcess, Source, Unit, Wait, Window, lanes_of_mask, units_of_mask
 from tessera.sim.ordering import StreamOrder
 from tessera.sim.program import Program
 
@@ -90,20 +90,33 @@ def instruction_times(program: Program, completions: Sequence[tuple[int, int]]) 
     return start, end
 
 
-def bundles(network: QuantizedNetwork, times: Sequence[OperationTime]) -> list[dict[str, object]]:
+def bundles(network: QuantizedNetwork, program: Program, times: Sequence[OperationTime]) -> list[dict[str, object]]:
     """The bundles of ``summary.json``: one per operation, since one network runs one operation at a time."""
-    operations = {operation.name: operation for operation in network.operations}
+    depths = _depths(program) | {
+        operation.name: (network.tensors[operation.input].depth, operation.weight_depth)
+        for operation in network.operations
+        if isinstance(operation, QuantizedConvolution)
+    }
     rows = []
     for time in times:
-        operation = operations[time.operation]
-        weights = operation.weight_depth if isinstance(operation, QuantizedConvolution) else None
+        activation, weight = depths[time.operation]
         slot = {
             "network": network.name,
             "op": time.operation,
             "lanes": list(time.lanes),
-            "activation_bits": network.tensors[operation.input].depth,
-            "weight_bits": weights,
+            "activation_bits": activation,
+            "weight_bits": weight,
             "cycles": time.cycles,
         }
         rows.append({"start": time.start, "end": time.end, "slots": [slot]})
     return rows
+
+
+def _depths(program: Program) -> dict[str, tuple[int, int | None]]:
+    """Bits of the input and of the weights of each operation as the machine has them; the compiler's copies too."""
+    depths: dict[str, tuple[int, int | None]] = {}
+    for name, instruction in zip(program.operations, program.instructions, strict=True):
+        if isinstance(instruction, LaneProgram | Window):
+            weight = instruction.weight_depth.bits if isinstance(instruction, LaneProgram) else None
+            depths[name] = instruction.depth.bits, weight
+    return depths

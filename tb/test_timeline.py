@@ -6,10 +6,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from onnx_networks import OnnxBuilder
 
 from tessera.compiler import calibrate, import_onnx, prepare, quantize
 from tessera.firmware.inference import compile_network
-from tessera.firmware.timeline import instruction_times, operation_times
+from tessera.firmware.timeline import bundles, instruction_times, operation_times
 from tessera.rtl.config import NpuConfig
 from tessera.rtl.isa import Fence, Load, LoadTarget, PostProcess, Wait
 from tessera.sim.cycles import Prediction, predict
@@ -64,3 +65,20 @@ def test_first_tile_waits_for_its_weights() -> None:
     weights = min(end for each, end in pairs if isinstance(each, Load) and each.target is LoadTarget.WEIGHTS)
     posts = [end for each, end in pairs if isinstance(each, PostProcess)]
     assert weights <= first.start < min(posts)
+
+
+def test_bundles_of_copies(tmp_path: Path) -> None:
+    """Copies that the compiler adds, of channels that begin within a word, have bundles like other operations."""
+    rng = np.random.default_rng(0)
+    builder = OnnxBuilder(rng, (1, 3, 6, 6))
+    first, second = (builder.conv("x", 3, 5, (1, 1)) for _ in range(2))
+    output = builder.conv(builder.node("Concat", first, second, axis=1), 10, 4, (1, 1))
+    graph = prepare(import_onnx(builder.save(tmp_path / "net.onnx", output)))
+    samples = {"x": rng.random((4, 3, 6, 6)).astype(np.float32)}
+    network = compile_network(quantize(graph, calibrate(graph, samples), 4, 4), NpuConfig.preset("tiny"))
+    prediction = predict(network.program.instructions, network.program.config)
+    times = operation_times(network.program, prediction.start.tolist(), prediction.end.tolist())
+    slots = [bundle["slots"][0] for bundle in bundles(network.quantized, network.program, times)]
+    known = {operation.name for operation in network.quantized.operations}
+    assert {slot["op"] for slot in slots} > known
+    assert all((slot["activation_bits"], slot["weight_bits"]) == (4, 4) for slot in slots)

@@ -90,7 +90,7 @@ def _kernel_utilization(network: CompiledNetwork, inferences: Inferences, kernel
     operations = {operation.name: operation for operation in network.integer.operations}
     ideal = spent = 0.0
     for time in times:
-        operation = operations[time.operation]
+        operation = operations.get(time.operation)  # none for a copy that the compiler has added
         if isinstance(operation, Convolution) and operation.kernel == kernel:
             ideal += operation_cycles(network.integer, operation, program.config)
             spent += time.cycles
