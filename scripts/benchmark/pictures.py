@@ -47,8 +47,8 @@ def draw_utilization(rows: list[Row]) -> Figure | None:
 
 
 def draw_area(rows: list[Row]) -> Figure | None:
-    """Bars of the lookup tables of each design that was synthesised."""
-    designs = [row for row in rows if row.name.endswith("/luts")]
+    """Bars of the lookup tables of each design, rows of the form ``area/<design>/luts``."""
+    designs = [row for row in rows if row.name.endswith("/luts") and row.name.count("/") == 2]
     if not designs:
         return None
     axes = _axes(
