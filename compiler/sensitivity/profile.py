@@ -251,22 +251,16 @@ class _Hessian(_Method):
             direction = rng.choice((-1.0, 1.0), start.shape) * (start != 0)
             # The loss is a mean over samples, each of which has its own part of a changed output.
             share = (size if by_sample else 1) / max(1, int(np.count_nonzero(direction)))
-            wide = share * self._second_difference(start, direction, step, loss, samples)
-            narrow = share * self._second_difference(start, direction, step / 2, loss, samples)
+            middle = self.probe.loss(samples)
+            wide, narrow = (
+                share
+                * (loss(start + length * direction, samples) - 2 * middle + loss(start - length * direction, samples))
+                / length**2
+                for length in (step, step / 2)
+            )
             (smooth if abs(wide - narrow) <= _KINK * max(abs(wide), abs(narrow)) else others).append(wide)
         found = float(np.mean(smooth)) if smooth else float(np.median(others))
         return max(0.0, found)
-
-    def _second_difference(
-        self,
-        start: np.ndarray,
-        direction: np.ndarray,
-        step: float,
-        loss: Callable[[np.ndarray, np.ndarray], float],
-        samples: np.ndarray,
-    ) -> float:
-        forward, backward = (loss(start + sign * step * direction, samples) for sign in (1, -1))
-        return (forward - 2 * self.probe.loss(samples) + backward) / step**2
 
 
 METHODS: Mapping[str, type[_Method]] = {"hessian": _Hessian, "perturbation": _Perturbation, "noise": _Noise}
