@@ -8,11 +8,12 @@ from amaranth.lib.memory import Memory
 from amaranth.lib.wiring import In, Out
 
 from tessera.rtl.config import NpuConfig
+from tessera.rtl.control.register_map import register_map
 from tessera.rtl.interfaces import CONVERSION_COUNT_BITS
 from tessera.rtl.isa import OPERATION_BITS, OPERATIONS, PPU_SLICES
 
-COUNT_BITS = 32
-"""Bits of a count, as those of the stream's counters."""
+COUNT_BITS = register_map()["stream[0].operation.saturations"].fields["value"].width
+"""Bits of a count: those of its register."""
 
 
 class OperationCounters(wiring.Component):
