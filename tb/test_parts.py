@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -99,6 +100,51 @@ def test_other_parts_are_copied_exactly(tmp_path: Path) -> None:
 def test_parts_of_the_widest_depth(tmp_path: Path) -> None:
     """Copies of unsigned and signed 16 bits keep every bit."""
     _agree(_network(tmp_path, 3, 6, 2, depths=(16, 8)), TINY)
+
+
+def _add_input(net: OnnxBuilder, name: str, channels: int) -> None:
+    shape = (1, channels, 4, 4)
+    net.inputs.append(onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, shape))
+
+
+def _late_input(net: OnnxBuilder) -> list[str]:
+    """An input that is first read when the whole that it is a part of is complete."""
+    _add_input(net, "y", 5)
+    whole = net.node("Concat", net.conv("x", 8, 8, (1, 1)), "y", axis=1)
+    return [whole, net.conv("y", 5, 4, (1, 1))]
+
+
+def _unread_input(net: OnnxBuilder) -> list[str]:
+    """An input that is part of a result, and that no operation reads."""
+    _add_input(net, "y", 5)
+    return [net.node("Concat", net.conv("x", 8, 16, (1, 1)), "y", axis=1)]
+
+
+def _part_of_a_moved_input(net: OnnxBuilder) -> list[str]:
+    """A result that is a part of an input, which is copied into a whole because it begins within a word of it."""
+    part = net.node("Slice", "x", *(net.constant([value], np.int64) for value in (0, 3, 1)))
+    whole = net.node("Concat", net.conv("x", 8, 3, (1, 1)), "x", axis=1)
+    return [part, net.node("Relu", whole)]
+
+
+def _parts_within_parts(net: OnnxBuilder) -> list[str]:
+    """A result that is a part of an input in a whole in a whole, the second of which is put together by copies."""
+    part = net.node("Slice", "x", *(net.constant([value], np.int64) for value in (0, 5, 1)))
+    inner = net.node("Concat", "x", axis=1)
+    outer = net.node("Concat", inner, net.conv("x", 8, 3, (1, 1)), "x", axis=1)
+    return [part, net.node("MaxPool", outer, kernel_shape=[2, 2])]
+
+
+@pytest.mark.parametrize("build", [_late_input, _unread_input, _part_of_a_moved_input, _parts_within_parts])
+@pytest.mark.parametrize("config", [TINY, SMALL], ids=lambda config: config.name)
+def test_inputs_as_parts(build: Callable[[OnnxBuilder], list[str]], config: NpuConfig, tmp_path: Path) -> None:
+    """Inputs in the storage of results are there when these are stored; results have storage that is written."""
+    net = OnnxBuilder(np.random.default_rng(0), (1, 8, 4, 4))
+    path = net.save(tmp_path / "network.onnx", *build(net))
+    graph = prepare(import_onnx(path))
+    rng = np.random.default_rng(1)
+    data = {name: rng.normal(size=(4, *graph.shapes[name][1:])) for name in graph.inputs}
+    _agree(to_integer(quantize(graph, calibrate(graph, data), 8, 8)), config)
 
 
 PROBLEMS = {

@@ -133,16 +133,17 @@ def _align(address: int) -> int:
 
 
 def _emit_network(builder: StreamBuilder, storage: Storage) -> None:
-    """Resident inputs are loaded before the operation that first reads their storage, resident outputs stored after the
-    last one that writes theirs, and counted with it; streamed ones are loaded and stored by the operations."""
+    """Resident inputs are loaded before the operation that first uses their storage, and counted with it; resident
+    outputs, of which inputs may be parts, are stored after the last one that writes theirs, and counted with it.
+    Streamed ones are loaded and stored by the operations."""
     network, numbers = storage.network, operation_numbers(storage.network)
     inputs = [name for name in network.inputs if name in builder.placement]
     outputs = [name for name in network.outputs if name in builder.placement and name not in network.inputs]
     last = {storage.root(operation.output): operation.name for operation in network.operations}
     for operation in network.operations:
         builder.number = numbers[operation.name]
-        read = {storage.root(name) for name in (operation.input, operation.post.residual) if name is not None}
-        for name in [name for name in inputs if storage.root(name) in read]:
+        used = {storage.root(name) for name in operands(operation).values()}
+        for name in [name for name in inputs if storage.root(name) in used]:
             inputs.remove(name)
             emit_load(builder, builder.placement[name], builder.dram[name], f"input {name}")
         emit_operation(builder, operation)

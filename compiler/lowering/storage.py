@@ -88,9 +88,8 @@ class _Rewriter:
         self.operations: list[Operation] = []
         self.known = set(network.inputs)
         self.copied = {part for part in network.parts if not self._is_addressable(part)}
-        for name in network.outputs:
-            if not self._has_source(name):
-                self.copied.update([name] if name in network.parts else network.parts_of(name))
+        for name in self._without_source():
+            self.copied.update([name] if name in network.parts else network.parts_of(name))
 
     def rewritten(self) -> IntegerNetwork:
         """The network; the same one if there is nothing to copy."""
@@ -104,8 +103,12 @@ class _Rewriter:
             self.known.add(operation.output)
         for name in self.network.outputs:
             self._provide(name)
+        return replace(self._without_copied(), tensors=self.tensors, operations=tuple(self.operations))
+
+    def _without_copied(self) -> IntegerNetwork:
+        """The network whose parts are those that stay where they are."""
         parts = {name: part for name, part in self.network.parts.items() if name not in self.copied}
-        return replace(self.network, tensors=self.tensors, operations=tuple(self.operations), parts=parts)
+        return replace(self.network, parts=parts)
 
     def _is_addressable(self, name: str) -> bool:
         """Whether a part begins with a word; one whole has either all its parts in its storage or, if it consists of
@@ -121,12 +124,12 @@ class _Rewriter:
         made = {*network.inputs, *(operation.output for operation in network.operations)}
         return name in made or (name in network.parts and self._is_made(network.parts[name].whole))
 
-    def _has_source(self, output: str) -> bool:
-        """Whether an output is an input, or some operation writes where it is."""
-        if output in self.network.inputs:
-            return True
-        storage = Storage(self.network, self.config)
-        return storage.root(output) in {storage.root(operation.output) for operation in self.network.operations}
+    def _without_source(self) -> list[str]:
+        """Outputs that are no inputs, and whose storage no operation writes."""
+        storage = Storage(self._without_copied(), self.config)
+        written = {storage.root(operation.output) for operation in self.network.operations}
+        given = self.network.inputs
+        return [name for name in self.network.outputs if name not in given and storage.root(name) not in written]
 
     def _provide(self, name: str, asked: frozenset[str] = frozenset()) -> None:
         """Makes a tensor known in the rewritten network."""
