@@ -207,10 +207,10 @@ class QuantizedNetwork:
 
     @property
     def npu_outputs(self) -> tuple[str, ...]:
-        """Tensors that the NPU returns: outputs of the network, and operands of the host's nodes."""
-        read = {name for node in self.host_after for name in node.inputs}.union(self.outputs)
+        """Tensors that the NPU returns: outputs of the network, and operands of the host's nodes, in their order."""
+        read = dict.fromkeys((*self.outputs, *(name for node in self.host_after for name in node.inputs)))
         given = self.npu_inputs
-        return tuple(name for name in self.tensors if name in read and name not in given)
+        return tuple(name for name in read if name in self.tensors and name not in given)
 
     def result_scale(self, operation: QuantizedOperation) -> float:
         """Real value of one step of what an operation's sums are scaled to: its output, or its function's operand."""

@@ -63,14 +63,14 @@ def main(
     groups: dict[str, list[Row]] = {}
     rows: list[Row] = []
     for name in GROUPS if only is None else [only]:
-        console.print(f"measuring {name} ...", highlight=False)
+        console.print(f"measuring {name} ...")
         groups[name] = list(GROUPS[name]())
         _print_group(name, groups[name])
         rows += groups[name]
         # After every group, so that one that fails does not take the others' measurements with it.
         write_json(json, {"rows": [row.to_json() for row in rows]})
-    console.print(f"summary: {json}", highlight=False, soft_wrap=True)
-    console.print(f"page: {write_page(page, groups, _descriptions())}", highlight=False, soft_wrap=True)
+    console.print(f"summary: {json}", soft_wrap=True)
+    console.print(f"page: {write_page(page, groups, _descriptions())}", soft_wrap=True)
     missed = [row.name for row in rows if not row.holds]
     if missed:
         raise ResultError(f"below the floor: {', '.join(missed)}")

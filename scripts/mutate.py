@@ -87,7 +87,7 @@ def main(
                 write_json(json, {"seed": seed, "rows": rows, "mutants": entries})
     _report(tested, names)
     if not again:
-        console.print(f"summary: {json}", highlight=False, soft_wrap=True)
+        console.print(f"summary: {json}", soft_wrap=True)
     left = sum(item.survives for item in tested)
     if left:
         raise ResultError(f"{left} mutants survive without an explanation; see the list above")
@@ -118,7 +118,6 @@ def _test(
         raise ResultError(f"{baseline.failed} fails without any mutant; mend it first")
     console.print(
         f"{name}: {len(drawn)} places to change, {len(baseline.durations)} tests, {baseline.seconds:.0f} s",
-        highlight=False,
     )
     waiting = iter(drawn)
     running: dict[Future[Result], Mutant] = {}
@@ -137,7 +136,7 @@ def _test(
                 if item.result.outcome == Outcome.SURVIVED:
                     item.reason = reasons.get(mutant.key, "")
                 if item.survives:
-                    console.print(f"survives: {mutant}", highlight=False, markup=False, soft_wrap=True)
+                    console.print(f"survives: {mutant}", soft_wrap=True)
     return [results[mutant] for mutant in drawn if mutant in results and _counts(results[mutant].result)]
 
 

@@ -62,7 +62,6 @@ def main(
     console.print(
         f"Tessera {config.name}: {config.macs_per_cycle(8, 8)} MACs per cycle at W8A8, "
         f"{config.macs_per_cycle(4, 4)} at W4A4",
-        highlight=False,
     )
     console.print(f"preparing the simulation with {simulator.value} (the first time takes a few minutes)")
     prepare_simulation(config, Options(simulator=simulator))
@@ -70,7 +69,7 @@ def main(
     summaries = _run_all(cases, Options(simulator=simulator))
     _report(cases, summaries)
     write_json(json, run_summary(config, simulator, summaries))
-    console.print(f"summary: {json}", highlight=False)
+    console.print(f"summary: {json}")
     if not all(summary.bit_exact for summary in summaries):
         raise ResultError("the RTL's results differ from the golden model's; see the table")
 
@@ -135,9 +134,7 @@ def _report(cases: list[Case], summaries: list[NetworkSummary]) -> None:
         title=f"\naccuracy on {summaries[0].samples} held-out digits; cycles of one inference",
     )
     speed = sum(s.simulated_cycles for s in summaries) / sum(s.seconds for s in summaries)
-    console.print(
-        f"{sum(s.simulated_cycles for s in summaries):,} cycles simulated, {speed:,.0f} per second", highlight=False
-    )
+    console.print(f"{sum(s.simulated_cycles for s in summaries):,} cycles simulated, {speed:,.0f} per second")
 
 
 if __name__ == "__main__":

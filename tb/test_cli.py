@@ -296,6 +296,22 @@ def test_quantize_and_plan(tessera: Command, samples: Path, tmp_path: Path) -> N
     assert "post" in plan.out
 
 
+def test_brackets_are_no_markup(tessera: Command, tmp_path: Path) -> None:
+    """Names of nodes and files are printed as they are, in tables, sentences and errors."""
+    network, output, data = _softmax_network(tmp_path, [1, 4])
+    model = onnx.load(network)
+    model.graph.node[0].name, model.graph.node[1].name = "a[/b]", "c[red]"
+    onnx.save(model, network)
+    outcome = tessera("quantize", network, "-o", output.with_name("out[d].onnx"), "-c", data)
+    assert outcome.status == 0, outcome.err
+    assert "out[d].onnx: 1 operation" in outcome.out
+    outcome = tessera("plan", network, "-c", data)
+    assert outcome.status == 0, outcome.err
+    assert "\na[/b] " in outcome.out
+    assert "node 'c[red]' (Softmax)" in outcome.out
+    _assert_refused(tessera("plan", "e[f].onnx"), r"e\[f\]\.onnx")
+
+
 def test_two_networks(tessera: Command, samples: Path, tmp_path: Path) -> None:
     """Every float network has its own calibration data; a quantised one keeps its depths, and that is said."""
     network, quantised, data = _softmax_network(tmp_path, [1, 4])

@@ -487,6 +487,15 @@ def test_network_without_work_for_the_npu(tmp_path: Path) -> None:
     )
 
 
+def test_network_that_only_moves_values(tmp_path: Path) -> None:
+    net = OnnxBuilder(np.random.default_rng(0))
+    part = net.node("Slice", "x", *(net.constant([value], np.int64) for value in (0, 2, 1)))
+    with pytest.raises(
+        CompilerError, match="'slice0' .* cannot run on the NPU: it only says where values lie, and no "
+    ):
+        prepare(graph_of(tmp_path, net, part))
+
+
 def test_operand_of_the_wrong_rank(tmp_path: Path) -> None:
     net = OnnxBuilder(np.random.default_rng(0), (1, 3, 8))
     with pytest.raises(CompilerError, match="node 'relu0' \\(Relu\\) cannot run on the NPU: its input is no map"):

@@ -27,7 +27,7 @@ from tessera.compiler.lowering.storage import Storage, with_addressable_parts
 from tessera.compiler.stream_checker import check_program
 from tessera.rtl.config import NpuConfig
 from tessera.sim.golden.evaluate import evaluate
-from tessera.sim.golden.network import IntegerNetwork, NetworkError, Part, TensorType
+from tessera.sim.golden.network import IntegerNetwork, NetworkError, Part, TensorType, equal_networks
 from tessera.sim.program import Program
 from tessera.sim.stream import StreamModel
 
@@ -133,6 +133,20 @@ def _parts_within_parts(net: OnnxBuilder) -> list[str]:
     inner = net.node("Concat", "x", axis=1)
     outer = net.node("Concat", inner, net.conv("x", 8, 3, (1, 1)), "x", axis=1)
     return [part, net.node("MaxPool", outer, kernel_shape=[2, 2])]
+
+
+def test_file_keeps_the_order_of_outputs(tmp_path: Path) -> None:
+    """A part that is an output comes in its place, before and after writing."""
+    net = OnnxBuilder(np.random.default_rng(0), (1, 8, 4, 4))
+    whole = net.conv("x", 8, 8, (1, 1))
+    part = net.node("Slice", whole, *(net.constant([value], np.int64) for value in (0, 5, 1)))
+    outputs = (net.conv(whole, 8, 3, (1, 1)), part, net.node("Tanh", part))
+    graph = prepare(import_onnx(net.save(tmp_path / "network.onnx", *outputs)))
+    data = {"x": np.random.default_rng(1).normal(size=(4, 8, 4, 4))}
+    network = quantize(graph, calibrate(graph, data), 8, 8)
+    write_qonnx(network, tmp_path / "quantized.onnx")
+    assert to_integer(network).outputs == outputs
+    assert equal_networks(to_integer(network), to_integer(read_qonnx(tmp_path / "quantized.onnx")))
 
 
 @pytest.mark.parametrize("build", [_late_input, _unread_input, _part_of_a_moved_input, _parts_within_parts])

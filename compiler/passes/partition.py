@@ -77,6 +77,8 @@ def _describe(graph: Graph, node: Node) -> str:
 
 
 def _reason(graph: Graph, node: Node) -> str:
+    if node.op in STRUCTURAL:
+        return "it only says where values lie, and no operation computes any"
     problem = npu_problem(replace(graph, placement={}) if node.op in RESHAPES else graph, node)
     if problem is not None:
         return problem

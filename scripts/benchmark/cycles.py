@@ -79,7 +79,7 @@ def _network_files() -> list[Path]:
     peers = [ROOT.parent / "shared" / "models" / f"{name}.onnx" for name in PEERS if name != visual_wake_words.stem]
     for path in peers:
         if not path.is_file():
-            console.print(f"{path} is absent: {path.stem} is not measured", markup=False, highlight=False)
+            console.print(f"{path} is absent: {path.stem} is not measured")
     return [*shipped, *(path for path in peers if path.is_file()), visual_wake_words]
 
 

@@ -13,6 +13,7 @@ from typing import Any
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
+from rich.text import Text
 
 from tessera.compiler.errors import CompilerError
 from tessera.firmware.driver import NpuError
@@ -38,29 +39,32 @@ ERRORS = (CompilerError, ConfigError, IsaError, UsageError, *FAILURES)
 _TABLE_WIDTH = 120
 """Characters that the widest table needs; a narrower terminal wraps its lines instead of losing columns."""
 
-console = Console()
+_PLAIN: dict[str, Any] = {"markup": False, "highlight": False}
+"""Names of nodes and files are printed as they are, whatever brackets they contain."""
+
+console = Console(**_PLAIN)
 if console.width < _TABLE_WIDTH:
-    console = Console(width=_TABLE_WIDTH)
-errors = Console(stderr=True)
+    console = Console(width=_TABLE_WIDTH, **_PLAIN)
+errors = Console(stderr=True, **_PLAIN)
 
 
 def print_error(error: Exception | str) -> None:
     """One sentence on standard error, and the details that the error carries (a log's end), if any."""
-    errors.print(f"[red]tessera:[/red] {_sentence(error)}", highlight=False, soft_wrap=True)
+    errors.print(Text.assemble(("tessera:", "red"), f" {_sentence(error)}"), soft_wrap=True)
     details = getattr(error, "details", "")
     if details:
-        errors.print(details, markup=False, highlight=False, soft_wrap=True)
+        errors.print(details, soft_wrap=True)
 
 
 def _sentence(error: Exception | str) -> str:
-    text = str(error).strip().replace("[", r"\[")
+    text = str(error).strip()
     return text if text.endswith(".") else f"{text}."
 
 
 def print_table(columns: Sequence[str], rows: Sequence[Sequence[str]], *, title: str | None = None) -> None:
     """A table whose first column is text and whose others are numbers."""
     if title is not None:  # as a line: a table would wrap it at its own width
-        console.print(title, style="italic", markup=False, highlight=False, soft_wrap=True)
+        console.print(title, style="italic", soft_wrap=True)
     table = Table(box=None, pad_edge=False)
     for index, column in enumerate(columns):
         table.add_column(column, justify="left" if index == 0 else "right", no_wrap=True)
@@ -72,7 +76,7 @@ def print_table(columns: Sequence[str], rows: Sequence[Sequence[str]], *, title:
 @contextmanager
 def progress_bar(label: str, total: int) -> Iterator[Callable[[dict[str, Any]], None]]:
     """A bar on a terminal, nothing elsewhere; gives the function that takes reports with a key ``done``."""
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    columns = (TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     with Progress(*columns, console=errors, transient=True, disable=not errors.is_terminal) as progress:
         task = progress.add_task(label, total=total)
 

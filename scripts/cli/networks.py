@@ -70,7 +70,7 @@ def load_network(path: Path, options: QuantizationOptions) -> QuantizedNetwork:
     """
     if is_qonnx(path):
         if options.sets_depths:
-            console.print(f"{path} is quantised already and keeps its depths", markup=False, highlight=False)
+            console.print(f"{path} is quantised already and keeps its depths")
         return read_qonnx(path)
     graph = prepare(import_onnx(path, input_shapes=options.shapes))
     if path not in options.calibrations:

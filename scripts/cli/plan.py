@@ -49,9 +49,9 @@ def plan(
     for path in networks:
         compiled = compile_network(load_network(path, options), config, memory_format)
         if show:
-            console.print(compiled.program.format(), markup=False, highlight=False, soft_wrap=True)
+            console.print(compiled.program.format(), soft_wrap=True)
         for sentence in host_operations(compiled.quantized):
-            console.print(sentence, markup=False, highlight=False)
+            console.print(sentence)
         summaries.append(_summarize(path, compiled))
     if json is not None:
         write_json(json, {"npu": config.name, "networks": summaries})

@@ -109,7 +109,7 @@ def match_inputs(networks: list[Path], texts: list[str]) -> dict[Path, Path]:
 
 def _run(path: Path, compiled: CompiledNetwork, file: Path, samples: int | None, options: Options) -> NetworkSummary:
     for sentence in host_operations(compiled.quantized):
-        console.print(sentence, markup=False, highlight=False)
+        console.print(sentence)
     network = compiled.quantized
     inputs = load_inputs(file, network.inputs, network.shapes)
     available = len(next(iter(inputs.values())))

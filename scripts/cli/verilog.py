@@ -31,6 +31,6 @@ def verilog(
         with output_file(output) as temporary:
             shutil.copyfile(built, temporary)
     path = output or built
-    console.print(f"{path}: module tessera, configuration {config.name}", highlight=False, soft_wrap=True)
+    console.print(f"{path}: module tessera, configuration {config.name}", soft_wrap=True)
     if json is not None:
         write_json(json, {"npu": config.name, "file": str(path), "bytes": path.stat().st_size})
