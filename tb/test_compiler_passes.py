@@ -502,6 +502,18 @@ def test_operand_of_the_wrong_rank(tmp_path: Path) -> None:
         prepare(graph_of(tmp_path, net, net.node("Relu", "x")))
 
 
+@pytest.mark.parametrize("kernel", [9, 10])
+def test_map_without_elements(kernel: int, tmp_path: Path) -> None:
+    net = OnnxBuilder(np.random.default_rng(0))
+    side = 9 - kernel
+    with pytest.raises(CompilerError) as caught:
+        prepare(graph_of(tmp_path, net, net.node("Relu", net.conv("x", 3, 4, (kernel, kernel)))))
+    assert str(caught.value) == (
+        f"network 'network': node 'conv0' makes 'relu1_out' of shape (1, 4, {side}, {side}), which has no elements; "
+        "its window is larger than its input, or its slice is empty"
+    )
+
+
 def test_host_report(tmp_path: Path) -> None:
     net = OnnxBuilder(np.random.default_rng(0))
     scaled = net.node("Ceil", "x")

@@ -53,6 +53,7 @@ def host_report(graph: Graph) -> list[str]:
 def _place(graph: Graph, node: Node, after_npu: set[str], before_npu: set[str]) -> Placement:
     if node.op in _ON_NPU:
         _check_operands(graph, node)
+        _check_result(graph, node)
         return Placement.NPU
     is_after = bool(after_npu.intersection(node.inputs))
     if is_after and before_npu.intersection(node.outputs):
@@ -70,6 +71,15 @@ def _check_operands(graph: Graph, node: Node) -> None:
                 f"network {graph.name!r}: node {node.name!r} reads {name!r} of shape {graph.shapes[name]}, "
                 "but the NPU takes maps of shape (1, C, H, W) or (1, F)"
             )
+
+
+def _check_result(graph: Graph, node: Node) -> None:
+    shape = graph.shapes[node.output]
+    if min(shape) < 1:
+        raise CompilerError(
+            f"network {graph.name!r}: node {node.name!r} makes {node.output!r} of shape {shape}, which has no "
+            "elements; its window is larger than its input, or its slice is empty"
+        )
 
 
 def _describe(graph: Graph, node: Node) -> str:
