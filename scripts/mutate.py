@@ -116,9 +116,7 @@ def _test(
     baseline = pool.submit(run_baseline, name).result()
     if baseline.failed:
         raise ResultError(f"{baseline.failed} fails without any mutant; mend it first")
-    console.print(
-        f"{name}: {len(drawn)} places to change, {len(baseline.durations)} tests, {baseline.seconds:.0f} s",
-    )
+    console.print(f"{name}: {len(drawn)} places to change, {len(baseline.durations)} tests, {baseline.seconds:.0f} s")
     waiting = iter(drawn)
     running: dict[Future[Result], Mutant] = {}
     results: dict[Mutant, Tested] = {}

@@ -61,7 +61,7 @@ def main(
     config = NpuConfig.load(npu)
     console.print(
         f"Tessera {config.name}: {config.macs_per_cycle(8, 8)} MACs per cycle at W8A8, "
-        f"{config.macs_per_cycle(4, 4)} at W4A4",
+        f"{config.macs_per_cycle(4, 4)} at W4A4"
     )
     console.print(f"preparing the simulation with {simulator.value} (the first time takes a few minutes)")
     prepare_simulation(config, Options(simulator=simulator))
