@@ -39,7 +39,6 @@ from tessera.compiler.qonnx_format import (
     parse_metadata,
 )
 from tessera.compiler.quantized import (
-    BASE_DEPTH,
     QuantizedConvolution,
     QuantizedFunction,
     QuantizedNetwork,
@@ -418,14 +417,8 @@ class _Reader:
             raise self.error(
                 node, "must have one scale, and the attribute narrow = 0, because it quantises activations"
             )
-        value = float(scale.reshape(()))
-        tensor = QuantizedTensor(
-            shape=self.graph.shapes[node.output],
-            base_scale=value * 2.0 ** (depth - BASE_DEPTH),
-            clip_shifts={other: BASE_DEPTH - other for other in ACTIVATION_DEPTHS if other != BASE_DEPTH},
-            depth=depth,
-            signed=bool(node.attributes.get("signed", 1)),
-        )
+        signed = bool(node.attributes.get("signed", 1))
+        tensor = QuantizedTensor.of_scale(self.graph.shapes[node.output], float(scale.reshape(())), depth, signed)
         return self.with_facts(node, name, tensor)
 
     def with_facts(self, node: Node, name: str, tensor: QuantizedTensor) -> QuantizedTensor:

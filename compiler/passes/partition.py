@@ -77,7 +77,11 @@ def _describe(graph: Graph, node: Node) -> str:
 
 
 def _reason(graph: Graph, node: Node) -> str:
-    problem = npu_problem(replace(graph, placement={}) if node.op in RESHAPES else graph, node)
+    own_problem = npu_problem(replace(graph, placement={}), node)
+    problem = own_problem if node.op in RESHAPES else npu_problem(graph, node)
+    if own_problem is None and problem is not None and not graph.consumers(node.output):
+        if graph.placement[node.name] is Placement.HOST_BEFORE:
+            return "it limits what the NPU is given to fewer values than its depth has"
     if problem is not None:
         return problem
     source = graph.shapes.get(node.inputs[0], ()) if node.inputs else ()
