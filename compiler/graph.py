@@ -176,7 +176,7 @@ class Graph:
         return [node for node in self.nodes if tensor in node.inputs]
 
     def is_private(self, tensor: str) -> bool:
-        """Whether exactly one node reads the tensor, and it is neither an output nor rounded, so that it may disappear."""
+        """Whether exactly one node reads the tensor and it is neither an output nor rounded: it may disappear."""
         return len(self.consumers(tensor)) == 1 and tensor not in self.outputs and tensor not in self.quantizers
 
     def move_quantizer(self, old: str, new: str) -> None:

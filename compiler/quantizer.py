@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import numpy as np
+
 from tessera.rtl.config import ACTIVATION_DEPTHS
 from tessera.sim.golden.arithmetic import depth_range
 
@@ -39,8 +41,8 @@ class Quantizer:
 
     @property
     def limits(self) -> tuple[float, float]:
-        """The least and the largest real number."""
-        return self.low * self.scale, self.high * self.scale
+        """The least and the largest real number, as float32 numbers."""
+        return float(np.float32(self.low * self.scale)), float(np.float32(self.high * self.scale))
 
     @property
     def depth(self) -> int | None:

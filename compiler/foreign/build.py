@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 
@@ -99,7 +100,7 @@ class _Builder:
             return step
         return source * 2.0 ** -math.floor(math.log2(source / step))
 
-    def convolution(self, node: Node, step: float) -> dict[str, object]:
+    def convolution(self, node: Node, step: float) -> dict[str, Any]:
         """Weights, their depth and scales, bias, and geometry of a Convolution; ``step`` is its sums' in the end."""
         weights, bias = (self.graph.constants[name].astype(np.float64) for name in node.inputs[1:3])
         unit = self.tensors[node.inputs[0]].scale
@@ -163,16 +164,19 @@ def tensor_notes(quantizers: Mapping[str, Quantizer], tensors: Mapping[str, Quan
         quantizer = quantizers[name]
         natural = next((depth for depth in ACTIVATION_DEPTHS if depth >= quantizer.bits), max(ACTIVATION_DEPTHS))
         if quantizer.depth is None:
-            coarser.append(f"{name!r} ({tensor.scale / quantizer.scale:.3g} times)")
+            coarser.append(f"{name!r} (by {tensor.scale / quantizer.scale - 1:.2g})")
         elif tensor.depth > natural:
             deeper.append(f"{name!r} ({quantizer.bits} bits, {quantizer.low}..{quantizer.high} steps)")
     notes = []
     if deeper:
         notes.append(
-            f"the integers of {', '.join(deeper)} do not begin at zero or lie around it, and the NPU has no zero points: "
-            "there they have more bits, with the same values; quantise with symmetric activations (in onnxruntime, "
-            "ActivationSymmetric) to keep their depths"
+            f"the integers of {', '.join(deeper)} do not begin at zero or lie around it, but the NPU has no zero "
+            "points: there they have more bits, with the same values; quantise with symmetric activations (in "
+            "onnxruntime, ActivationSymmetric) to keep their depths"
         )
     if coarser:
-        notes.append(f"{BASE_DEPTH} bits do not hold the integers of {', '.join(coarser)}, whose steps grow")
+        notes.append(
+            f"{BASE_DEPTH} bits do not hold the integers of {', '.join(coarser)}, whose steps grow by these parts; "
+            f"quantise with symmetric activations, or with fewer bits, to keep them"
+        )
     return notes

@@ -251,7 +251,7 @@ class _Stripper:
         """Scale, zero point and range of QuantizeLinear or DequantizeLinear."""
         scale, (zero_point,) = self.parameters(node, 2)
         integers = zero_point if zero_point is not None else self.constants.get(node.input[0])
-        kind = "uint8" if integers is None or node.op_type == QDQ[0] and zero_point is None else str(integers.dtype)
+        kind = "uint8" if integers is None or (node.op_type == QDQ[0] and zero_point is None) else str(integers.dtype)
         attributes = node_attributes(self.path, node)
         if zero_point is None and attributes.get("output_dtype"):
             kind = onnx.TensorProto.DataType.Name(attributes["output_dtype"]).lower()

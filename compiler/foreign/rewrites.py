@@ -150,7 +150,8 @@ def _can_lift(graph: Graph, maker: Node, quantizer: Quantizer) -> bool:
         return source not in graph.inputs  # the host flattens what the NPU is given
     if maker.op in _CHOICES:
         return graph.quantizers.get(source, quantizer) == quantizer
-    return maker.op in (*_ORDERS, "Concat") or pad_sides(graph, maker) is not None
+    is_pad = maker.op == "Pad" and pad_sides(graph, maker) is not None
+    return maker.op in (*_ORDERS, "Concat") or is_pad
 
 
 def _rounding(graph: Graph, node: Node, source: str, quantizer: Quantizer) -> Node:

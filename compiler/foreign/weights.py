@@ -40,8 +40,8 @@ class IntegerWeights:
 def integer_weights(weights: np.ndarray, depth: int) -> IntegerWeights:
     """The scales with which weights are integers of ``depth`` bits.
 
-    Of several scales that would do, a channel gets the smallest, because it is the step of its bias too. A channel whose
-    weights are no integers of this depth gets the scale with the least mean squared error, a channel of zeros 0.
+    Of several scales that would do, a channel gets the smallest, because it is the step of its bias too. A channel
+    whose weights are no integers of this depth gets the scale with the least mean squared error, a channel of zeros 0.
 
     Parameters
     ----------
@@ -50,7 +50,7 @@ def integer_weights(weights: np.ndarray, depth: int) -> IntegerWeights:
     """
     flat = weights.reshape(len(weights), -1).astype(np.float64)
     widest = np.abs(flat).max(axis=1)
-    found = _largest_integers(np.divide(flat, widest[:, np.newaxis], where=widest[:, np.newaxis] > 0), widest > 0, depth)
+    found = _largest_integers(flat / np.where(widest > 0, widest, 1.0)[:, np.newaxis], widest > 0, depth)
     exact = (found > 0) | (widest == 0)
     scales = np.divide(widest, found, out=np.zeros_like(widest), where=found > 0)
     if not exact.all():

@@ -79,9 +79,9 @@ def _describe(graph: Graph, node: Node) -> str:
 def _reason(graph: Graph, node: Node) -> str:
     own_problem = npu_problem(replace(graph, placement={}), node)
     problem = own_problem if node.op in RESHAPES else npu_problem(graph, node)
-    if own_problem is None and problem is not None and not graph.consumers(node.output):
-        if graph.placement[node.name] is Placement.HOST_BEFORE:
-            return "it limits what the NPU is given to fewer values than its depth has"
+    is_last = graph.placement.get(node.name) is Placement.HOST_BEFORE and not graph.consumers(node.output)
+    if is_last and problem is not None and own_problem is None:
+        return "it limits what the NPU is given to fewer values than its depth has"
     if problem is not None:
         return problem
     source = graph.shapes.get(node.inputs[0], ()) if node.inputs else ()
