@@ -29,7 +29,10 @@ from tessera.rtl.config import ACTIVATION_DEPTHS, WEIGHT_DEPTHS
 from tessera.sim.golden.arithmetic import depth_range
 
 _BIAS_TOLERANCE = 1 / 32
-"""By how much the rounding of a bias may change a result, in its steps, where weights get fewer bits."""
+"""By how much the rounding of a bias may change a result where weights get fewer bits, in steps of 8 bits."""
+
+_COARSE_DEPTH = 8
+"""The depth of these steps."""
 
 _RAISED = 1 + 2.0**-14
 """A scale that grows by more than this is no longer the file's."""
@@ -103,13 +106,13 @@ class _Builder:
     def convolution(self, node: Node, step: float) -> dict[str, Any]:
         """Weights, their depth and scales, bias, and geometry of a Convolution; ``step`` is its sums' in the end."""
         weights, bias = (self.graph.constants[name].astype(np.float64) for name in node.inputs[1:3])
-        unit = self.tensors[node.inputs[0]].scale
+        unit, coarse = self.tensors[node.inputs[0]].scale, self.tensors[node.output].scale_at(_COARSE_DEPTH)
         for depth in WEIGHT_DEPTHS:
             found = integer_weights(weights, depth)
             scales = machine_scales(node, found.scales, bias, self.tensors, step)
             is_raised = (found.scales > 0) & (scales > found.scales * _RAISED)
             steps = unit * scales.astype(np.float64)
-            bias_error = np.abs(np.rint(bias / steps) * steps - bias).max() / step
+            bias_error = np.abs(np.rint(bias / steps) * steps - bias).max() / coarse
             is_exact = found.exact.all() and not is_raised.any()
             if is_exact and bias_error <= _BIAS_TOLERANCE:
                 break

@@ -7,8 +7,9 @@ quantiser of a constant is computed; one of an activation becomes an Identity.
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -125,6 +126,8 @@ class _Stripper:
         self.given = set(self.constants)
         self.codings: dict[str, _Coding] = {}  # of the integers that nodes compute
         self.nodes: list[onnx.NodeProto] = []
+        self.readers = Counter(name for node in model.graph.node for name in node.input)
+        self.readers.update(value.name for value in model.graph.output)
 
     def stripped(self) -> FloatModel:
         """The float model."""
@@ -136,6 +139,9 @@ class _Stripper:
             self.result.notes.append(f"output {name!r} has the real values, not the integers of the file")
         for value in graph.output:
             value.type.tensor_type.elem_type = onnx.TensorProto.FLOAT
+        given = [value for value in graph.input if value.name not in self.given]
+        del graph.input[:]
+        graph.input.extend(given)
         read = outputs.union(*(node.input for node in self.nodes))
         del graph.node[:]
         graph.node.extend(self.nodes)
@@ -169,11 +175,29 @@ class _Stripper:
         if node.op_type == "Constant" and not node.input:
             self.constants |= self.computed(node)
         operands = [name for name in node.input if name in self.codings]
+        if node.op_type == "Clip" and operands == node.input[:1]:
+            self.narrow(node)
+            return
         if operands and node.op_type in _ALIKE:
             self.codings |= dict.fromkeys(node.output, self.codings[operands[0]])
         elif operands:
             raise self.error(node, f"reads the integers {operands[0]!r}; put a DequantizeLinear node before it")
         self.nodes.append(node)
+
+    def narrow(self, node: onnx.NodeProto) -> None:
+        """Clip of integers: fewer of them."""
+        coding = self.codings[node.input[0]]
+        limits = [*(self.constants.get(name) for name in node.input[1:]), None, None][:2]
+        if any(name and name not in self.constants for name in node.input[1:]):
+            raise self.error(node, "limits integers by what is computed at run time; make the limits constant")
+        low, high = (
+            old if new is None else int(new) for old, new in zip((coding.low, coding.high), limits, strict=True)
+        )
+        narrower = replace(coding, low=max(low, coding.low), high=min(high, coding.high))
+        if self.readers[node.input[0]] == 1:
+            del self.result.quantizers[node.input[0]]
+        self.codings[node.output[0]] = narrower
+        self.round(node, narrower)
 
     def computed(self, node: onnx.NodeProto) -> dict[str, np.ndarray]:
         """The outputs of a node whose operands are constant."""

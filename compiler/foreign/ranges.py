@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 
 import numpy as np
@@ -9,6 +10,7 @@ import numpy as np
 from tessera.compiler.graph import (
     CONCATENATION,
     CONVOLUTION,
+    NO_ACTIVATION,
     SELECTION,
     Graph,
     Node,
@@ -33,8 +35,9 @@ def complete_quantizers(graph: Graph, notes: list[str]) -> Graph:
     """Gives every tensor of the NPU a quantizer.
 
     Where values are only copied, joined or chosen it is that of the operands; parts of a concatenation that are rounded
-    differently are copied. Any other tensor gets 16 bits that hold every value which it can have, whatever the input
-    is; ``notes`` gets a sentence that names these.
+    differently are copied. Sums and means of few enough values are multiples of a step, and exact. Any other tensor
+    gets 16 bits that hold every value which it can have, whatever the input is; ``notes`` gets a sentence that names
+    these.
 
     Parameters
     ----------
@@ -49,8 +52,10 @@ def complete_quantizers(graph: Graph, notes: list[str]) -> Graph:
         elif node.op == SELECTION or (node.output not in graph.quantizers and _keeps_values(node)):
             graph.quantizers[node.output] = graph.quantizers[node.inputs[0]]
         elif node.output not in graph.quantizers:
-            graph.quantizers[node.output] = covering(*result_range(graph, node))
-            widest.append(node.output)
+            exact = exact_sum(graph, node)
+            graph.quantizers[node.output] = exact or covering(*result_range(graph, node))
+            if exact is None:
+                widest.append(node.output)
     if widest:
         notes.append(
             f"nothing rounds {', '.join(map(repr, widest))}; on the NPU {'they have' if widest[1:] else 'it has'} "
@@ -64,6 +69,25 @@ def covering(low: float, high: float) -> Quantizer:
     least, most = depth_range(BASE_DEPTH, low < 0)
     scale = max(high / most, low / least if low < 0 else 0.0, _SMALLEST_RANGE)
     return Quantizer(float(np.nextafter(np.float32(scale), np.float32(np.inf))), least, most)
+
+
+def exact_sum(graph: Graph, node: Node) -> Quantizer | None:
+    """The quantizer that has all sums, or means, of a Window; ``None`` if the machine has too few bits for them."""
+    if node.op == CONVOLUTION or node.function is not None or node.activation not in (NO_ACTIVATION, (0.0, math.inf)):
+        return None
+    source = graph.quantizers[node.inputs[0]]
+    scale, times = source.scale / node.attributes["divisor"], math.prod(node.attributes["kernel"])
+    low, high = min(source.low, 0) * times, max(source.high, 0) * times
+    if node.residual is not None:
+        other = graph.quantizers[node.residual]
+        factor = round(other.scale / scale)
+        if factor * scale != other.scale:
+            return None
+        low, high = low + factor * other.low, high + factor * other.high
+    if node.activation != NO_ACTIVATION:
+        low = max(low, 0)
+    found = Quantizer(float(np.float32(scale)), low, high)
+    return None if found.depth is None else found
 
 
 def operand_range(graph: Graph, node: Node) -> Range:
