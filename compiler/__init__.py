@@ -2,17 +2,19 @@
 
 ``import_onnx`` reads a float network, ``prepare`` runs the front end's passes, ``calibrate`` measures
 activation ranges, ``quantize`` makes a quantised network, ``write_qonnx`` and ``read_qonnx`` keep it in a
-file, and ``to_integer`` gives the integers that the machine computes.
+file, and ``to_integer`` gives the integers that the machine computes. ``read_quantized`` reads networks that
+other tools have quantised, too.
 """
 
 from tessera.compiler.calibrate import Calibration, calibrate
 from tessera.compiler.calibration_data import load_inputs
 from tessera.compiler.errors import CompilerError
+from tessera.compiler.foreign import is_quantized, read_quantized
 from tessera.compiler.graph import Graph
 from tessera.compiler.integer import to_integer
 from tessera.compiler.onnx_import import import_onnx
 from tessera.compiler.passes import PIPELINE
-from tessera.compiler.qonnx_reader import is_qonnx, read_qonnx
+from tessera.compiler.qonnx_reader import read_qonnx
 from tessera.compiler.qonnx_writer import write_qonnx
 from tessera.compiler.quantize import LayerDepths, quantize
 from tessera.compiler.quantized import QuantizedNetwork
@@ -24,11 +26,12 @@ __all__ = [
     "QuantizedNetwork",
     "calibrate",
     "import_onnx",
-    "is_qonnx",
+    "is_quantized",
     "load_inputs",
     "prepare",
     "quantize",
     "read_qonnx",
+    "read_quantized",
     "to_integer",
     "write_qonnx",
 ]

@@ -238,7 +238,7 @@ def _grow(
     """The largest region with the result of ``root``; ``None`` if there is none that needs a table.
 
     The latest variable is replaced by the operands of its node again and again, as long as nothing else reads it; each
-    time that a single variable is left, a region has been found.
+    time that a single variable is left, a region has been found. A variable that a file rounds ends the search.
     """
     inside = {root.name: root}
     variables = _variables(graph, root)
@@ -247,6 +247,8 @@ def _grow(
         if len(variables) == 1 and any(_needs_table(graph, node) for node in inside.values()):
             nodes = tuple(sorted(inside.values(), key=lambda node: order[node.name]))
             best = Region(graph, nodes, next(iter(variables)))
+        if len(variables) == 1 and not variables.isdisjoint(graph.quantizers):
+            return best
         makeable = [name for name in variables if name in makers]
         if not makeable:
             return best

@@ -40,6 +40,7 @@ import networkx
 import numpy as np
 
 from tessera.compiler.errors import CompilerError
+from tessera.compiler.quantizer import Quantizer
 from tessera.sim.golden.network import output_size
 
 CONVOLUTION = "Convolution"
@@ -141,6 +142,8 @@ class Graph:
     placement
         Where nodes run, by their names. The pass ``keep_on_host`` places nodes on the host because of where
         they stand, ``partition_host`` all others; it is empty before.
+    quantizers
+        How a file rounds tensors, by their names; no pass fuses such a tensor away. Empty for a float network.
     """
 
     name: str
@@ -151,6 +154,7 @@ class Graph:
     nodes: list[Node]
     opset: int
     placement: dict[str, Placement] = field(default_factory=dict)
+    quantizers: dict[str, Quantizer] = field(default_factory=dict)
 
     def copy(self) -> Graph:
         """A copy whose containers can be changed; arrays are shared."""
@@ -160,6 +164,7 @@ class Graph:
             constants=dict(self.constants),
             nodes=list(self.nodes),
             placement=dict(self.placement),
+            quantizers=dict(self.quantizers),
         )
 
     def producer(self, tensor: str) -> Node | None:
@@ -171,8 +176,13 @@ class Graph:
         return [node for node in self.nodes if tensor in node.inputs]
 
     def is_private(self, tensor: str) -> bool:
-        """Whether exactly one node reads the tensor and it is no output, so that it may disappear."""
-        return len(self.consumers(tensor)) == 1 and tensor not in self.outputs
+        """Whether exactly one node reads the tensor and it is neither an output nor rounded: it may disappear."""
+        return len(self.consumers(tensor)) == 1 and tensor not in self.outputs and tensor not in self.quantizers
+
+    def move_quantizer(self, old: str, new: str) -> None:
+        """Rounds tensor ``new`` as ``old`` was rounded, which is no longer, if it was."""
+        if old in self.quantizers:
+            self.quantizers[new] = self.quantizers.pop(old)
 
     def replace_node(self, old: Node, *new: Node) -> None:
         """Puts ``new`` nodes in the place of ``old``; without new ones it is removed."""
@@ -206,6 +216,7 @@ class Graph:
         self.constants = {name: value for name, value in self.constants.items() if name in needed}
         alive = needed.union(self.inputs, *(node.outputs for node in self.nodes))
         self.shapes = {name: shape for name, shape in self.shapes.items() if name in alive}
+        self.quantizers = {name: found for name, found in self.quantizers.items() if name in alive}
 
     def placed(self, placement: Placement) -> list[Node]:
         """The nodes that run at a place, in order; needs the pass ``partition_host``."""

@@ -26,7 +26,7 @@ from tessera.compiler.graph import Graph, Node, Shape, unique_name, verify
 from tessera.compiler.operand_shapes import check_operands
 from tessera.compiler.operators import OPSETS
 
-_ONNX_DOMAINS = ("", "ai.onnx")
+ONNX_DOMAINS = ("", "ai.onnx")
 
 
 def import_onnx(path: str | Path, *, input_shapes: Mapping[str, Shape] | None = None) -> Graph:
@@ -51,7 +51,7 @@ def import_onnx(path: str | Path, *, input_shapes: Mapping[str, Shape] | None = 
     """
     path = Path(path)
     model = load_model(path)
-    _fix_inputs(path, model, input_shapes or {})
+    fix_inputs(path, model, input_shapes or {})
     return graph_of_model(path, model, infer_shapes(path, model))
 
 
@@ -97,7 +97,7 @@ def graph_of_model(path: Path, model: onnx.ModelProto, inferred: onnx.ModelProto
         shapes=_shapes(path, inferred, constants),
         constants=constants,
         nodes=list(_nodes(path, model)),
-        opset=_opset(model),
+        opset=opset_of(model),
     )
     graph.tidy()
     verify(graph)
@@ -117,7 +117,7 @@ def _texts(model: onnx.ModelProto) -> Iterator[str | bytes]:
 
 def _check_operators(path: Path, model: onnx.ModelProto, domains: Collection[str]) -> None:
     """Refuses unknown operators, and versions of them that cannot be read."""
-    opset = _opset(model)
+    opset = opset_of(model)
     if opset not in OPSETS:
         raise CompilerError(
             f"{path} uses version {opset} of the ONNX operators, but {OPSETS.start} to {OPSETS.stop - 1} can "
@@ -127,7 +127,7 @@ def _check_operators(path: Path, model: onnx.ModelProto, domains: Collection[str
         name = node.name or node.output[0]
         if node.domain in domains:
             continue
-        if node.domain not in _ONNX_DOMAINS:
+        if node.domain not in ONNX_DOMAINS:
             raise CompilerError(
                 f"{path}: node {name!r} has the operator {node.op_type} of the domain {node.domain!r}, which "
                 "a float network cannot have; only standard ONNX operators are supported"
@@ -141,8 +141,9 @@ def _check_operators(path: Path, model: onnx.ModelProto, domains: Collection[str
             )
 
 
-def _opset(model: onnx.ModelProto) -> int:
-    return max((entry.version for entry in model.opset_import if entry.domain in _ONNX_DOMAINS), default=1)
+def opset_of(model: onnx.ModelProto) -> int:
+    """Version of the ONNX operators of a model."""
+    return max((entry.version for entry in model.opset_import if entry.domain in ONNX_DOMAINS), default=1)
 
 
 def _load_external_data(path: Path, model: onnx.ModelProto) -> None:
@@ -161,7 +162,7 @@ def _load_external_data(path: Path, model: onnx.ModelProto) -> None:
         raise CompilerError(f"{path}: its external data cannot be read: {first_line(error)}") from None
 
 
-def _fix_inputs(path: Path, model: onnx.ModelProto, shapes: Mapping[str, Shape]) -> None:
+def fix_inputs(path: Path, model: onnx.ModelProto, shapes: Mapping[str, Shape]) -> None:
     """Writes the shapes given by the user into the model's inputs."""
     values = {value.name: value for value in model.graph.input}
     for name, shape in shapes.items():
@@ -256,8 +257,13 @@ def _nodes(path: Path, model: onnx.ModelProto) -> Iterator[Node]:
     for proto in model.graph.node:
         name = unique_name(proto.name or proto.output[0], names)
         names.add(name)
-        attributes = {item.name: _attribute(path, name, item) for item in proto.attribute}
-        yield Node(name, proto.op_type, tuple(proto.input), tuple(proto.output), attributes)
+        yield Node(name, proto.op_type, tuple(proto.input), tuple(proto.output), node_attributes(path, proto))
+
+
+def node_attributes(path: Path, proto: onnx.NodeProto) -> dict[str, Any]:
+    """The attributes of a node by name: numbers, lists, texts and arrays."""
+    name = proto.name or proto.output[0]
+    return {item.name: _attribute(path, name, item) for item in proto.attribute}
 
 
 def _attribute(path: Path, node: str, attribute: onnx.AttributeProto) -> Any:

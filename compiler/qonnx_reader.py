@@ -1,7 +1,7 @@
 """Reads QONNX files of the form that :mod:`tessera.compiler.qonnx_format` describes.
 
-The network is recognised by its structure alone; the metadata only add the scales at other depths. Forms that
-other tools write differently belong into rewrites of the graph before the reader sees it (``_REWRITES``).
+The network is recognised by its structure alone; the metadata only add the scales at other depths. What other tools
+write is read by :mod:`tessera.compiler.foreign`.
 """
 
 from __future__ import annotations
@@ -28,7 +28,6 @@ from tessera.compiler.operators import (
     pair,
     slice_ranges,
 )
-from tessera.compiler.passes import Pass
 from tessera.compiler.passes.reshapes import RESHAPES
 from tessera.compiler.qonnx_format import (
     METADATA_KEY,
@@ -39,7 +38,6 @@ from tessera.compiler.qonnx_format import (
     parse_metadata,
 )
 from tessera.compiler.quantized import (
-    BASE_DEPTH,
     QuantizedConvolution,
     QuantizedFunction,
     QuantizedNetwork,
@@ -51,9 +49,6 @@ from tessera.compiler.quantized import (
 from tessera.rtl.config import ACTIVATION_DEPTHS, WEIGHT_DEPTHS
 from tessera.rtl.isa import TableEntry
 from tessera.sim.golden.network import Part
-
-_REWRITES: tuple[Pass, ...] = ()
-"""Rewrites to the form that the reader knows."""
 
 _MAIN = ("Conv", "Gemm", "MaxPool", "AveragePool", "GlobalAveragePool", "Concat", "Slice", "Resize", *RESHAPES)
 """Operators that may stand between Quant nodes, besides additions and activations."""
@@ -80,17 +75,10 @@ def read_qonnx(path: str | Path) -> QuantizedNetwork:
             # For the inference of shapes; a Quant node has the shape of its first operand.
             node.CopyFrom(onnx.helper.make_node("Identity", node.input[:1], node.output, node.name))
     graph = graph_of_model(path, model, infer_shapes(path, plain))
-    for rewrite in _REWRITES:
-        graph = rewrite(graph)
     metadata = {entry.key: entry.value for entry in model.metadata_props}.get(METADATA_KEY)
     if metadata is not None:
         graph.name = model.graph.name
     return _Reader(graph, str(path), parse_metadata(str(path), metadata)).network()
-
-
-def is_qonnx(path: str | Path) -> bool:
-    """Whether an ONNX file has Quant nodes; raises `CompilerError` if it cannot be read."""
-    return any(node.domain in _DOMAINS for node in load_model(Path(path), _DOMAINS).graph.node)
 
 
 def _check_operator(path: Path, node: onnx.NodeProto) -> None:
@@ -418,14 +406,8 @@ class _Reader:
             raise self.error(
                 node, "must have one scale, and the attribute narrow = 0, because it quantises activations"
             )
-        value = float(scale.reshape(()))
-        tensor = QuantizedTensor(
-            shape=self.graph.shapes[node.output],
-            base_scale=value * 2.0 ** (depth - BASE_DEPTH),
-            clip_shifts={other: BASE_DEPTH - other for other in ACTIVATION_DEPTHS if other != BASE_DEPTH},
-            depth=depth,
-            signed=bool(node.attributes.get("signed", 1)),
-        )
+        signed = bool(node.attributes.get("signed", 1))
+        tensor = QuantizedTensor.of_scale(self.graph.shapes[node.output], float(scale.reshape(())), depth, signed)
         return self.with_facts(node, name, tensor)
 
     def with_facts(self, node: Node, name: str, tensor: QuantizedTensor) -> QuantizedTensor:

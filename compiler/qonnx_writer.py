@@ -228,7 +228,8 @@ class _Writer:
             self.constant(f"{name}_bits", operation.weight_depth),
         ]
         target = self.new_tensor(name, integers.shape)
-        return self.node(QUANT, inputs, target, f"{name}_quant", signed=1, narrow=1, rounding_mode=ROUNDING_MODE)
+        narrow = int(integers.min() > -1 << operation.weight_depth - 1)
+        return self.node(QUANT, inputs, target, f"{name}_quant", signed=1, narrow=narrow, rounding_mode=ROUNDING_MODE)
 
     def window(self, operation: QuantizedWindow, target: QuantizedTensor) -> str:
         """Adds MaxPool or AveragePool; returns the result, which is the operand itself for a copy."""

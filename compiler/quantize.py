@@ -85,10 +85,10 @@ def quantize(
     depths = _tensor_depths(graph, activation_depth, overrides)
     tensors = {name: _tensor(graph, name, calibration.ranges[name], depth) for name, depth in depths.items()}
     operations = []
-    for node in _computed(graph):
+    for node in computed(graph):
         depth = overrides.get(node.name, LayerDepths()).weight or weight_depth
         operations.append(_operation(graph, node, tensors, calibration, depth))
-    return _network(graph, tensors, tuple(operations))
+    return assemble(graph, tensors, tuple(operations))
 
 
 def quantize_weights(weights: np.ndarray, scales: np.ndarray, depth: int) -> np.ndarray:
@@ -124,7 +124,7 @@ def _check_calibration(graph: Graph, calibration: Calibration) -> None:
 
 
 def _check_depths(graph: Graph, activation_depth: int, weight_depth: int, overrides: Mapping[str, LayerDepths]) -> None:
-    nodes = _computed(graph)
+    nodes = computed(graph)
     results = {node.output for node in graph.placed(Placement.NPU)}
     known = [*(name for name in npu_tensors(graph) if name not in results), *(node.name for node in nodes)]
     _check_depth("the network", LayerDepths(activation_depth, weight_depth))
@@ -147,7 +147,7 @@ def _check_depth(name: str, depths: LayerDepths) -> None:
             )
 
 
-def _computed(graph: Graph) -> list[Node]:
+def computed(graph: Graph) -> list[Node]:
     """The nodes of the NPU that become operations."""
     return [node for node in graph.placed(Placement.NPU) if node.op in CANONICAL]
 
@@ -197,7 +197,7 @@ def _operation(
         return QuantizedWindow(**common, **facts)
     weights, bias = (graph.constants[name].astype(np.float64) for name in node.inputs[1:3])
     step = tensors[node.output].scale if common["function"] is None else common["function"].operand_scale
-    scales = _machine_scales(node, weights, bias, tensors, step, weight_depth)
+    scales = machine_scales(node, weight_scales(weights, weight_depth), bias, tensors, step)
     integers = quantize_weights(weights, scales, weight_depth)
     mean = calibration.ranges[node.inputs[0]].mean
     bias = bias + _bias_correction(weights, integers, scales, mean, node.attributes["groups"])
@@ -227,31 +227,45 @@ def _function(
         return None
     measured = calibration.ranges[node.outputs[1]]
     low, high = (float(limit) for limit in np.clip((measured.minimum, measured.maximum), *node.activation))
-    scale = operand_scale(*domain(function, low, high, tensors[node.output].scale / 4))
     terms = [tensors[node.inputs[0]].scale / node.attributes.get("divisor", 1)]
     if node.op == CONVOLUTION:
         terms = [terms[0] * weight_scales(graph.constants[node.inputs[1]], weight_depth).max()]
     if node.residual is not None:
         terms.append(tensors[node.residual].scale)
-    return QuantizedFunction(function, float(np.float32(max(scale, max(terms) / (LARGEST_RATIO / 2)))))
+    return QuantizedFunction(function, operand_step(function, (low, high), tensors[node.output].scale, max(terms)))
 
 
-def _machine_scales(
+def operand_step(function: Function, limits: tuple[float, float], step: float, term: float) -> float:
+    """Real value (a float32 number) of one step of a function's operand, the smallest that will do.
+
+    Parameters
+    ----------
+    limits
+        Least and largest operand.
+    step
+        Real value of one step of the result; smaller differences of the function do not count.
+    term
+        The largest real value of one step of what is summed to the operand.
+    """
+    scale = operand_scale(*domain(function, *limits, step / 4))
+    return float(np.float32(max(scale, term / (LARGEST_RATIO / 2))))
+
+
+def machine_scales(
     node: Node,
-    weights: np.ndarray,
+    scales: np.ndarray,
     bias: np.ndarray,
     tensors: Mapping[str, QuantizedTensor],
     step: float,
-    depth: int,
 ) -> np.ndarray:
     """Weight scales (float32) for which the machine's multipliers are exact; ``step`` is what the sums are scaled to.
 
-    The scale with the least error is changed, by a part in 2 ** 16, such that ``input scale * weight scale /
-    output scale`` is a multiplier / 2 ** shift. Where the machine's limits ask for it a scale is raised:
-    channels whose weights vanish beside their bias or beside the residual operand.
+    The wished ``scales`` (K,), of which 0 stands for a channel of zeros, are changed, by a part in 2 ** 16, such that
+    ``input scale * weight scale / output scale`` is a multiplier / 2 ** shift. Where the machine's limits ask for it a
+    scale is raised: channels whose weights vanish beside their bias or beside the residual operand.
     """
     unit = tensors[node.inputs[0]].scale / step
-    ratio = weight_scales(weights, depth) * unit
+    ratio = scales * unit
     # Half of the limit, because the bias correction comes later.
     smallest = np.maximum(SMALLEST_RATIO, np.abs(bias) / step / (MAX_BIAS / 2))
     ratio = np.clip(np.where(ratio > 0, ratio, 1.0), smallest, LARGEST_RATIO)
@@ -273,9 +287,10 @@ def _bias_correction(
     return (grouped @ mean.reshape(groups, -1, 1)).reshape(-1)
 
 
-def _network(
+def assemble(
     graph: Graph, tensors: dict[str, QuantizedTensor], operations: tuple[QuantizedOperation, ...]
 ) -> QuantizedNetwork:
+    """The quantised network of a prepared one, its tensors (what the NPU is given first) and its operations."""
     before, after = graph.placed(Placement.HOST_BEFORE), graph.placed(Placement.HOST_AFTER)
     made = {node.output for node in graph.placed(Placement.NPU)}
     given = [name for name in tensors if name not in made]

@@ -15,6 +15,7 @@ import numpy as np
 
 from tessera.compiler.functions import Function
 from tessera.compiler.graph import NO_ACTIVATION, Graph, Node, Placement, Shape, map_shape
+from tessera.rtl.config import ACTIVATION_DEPTHS
 from tessera.sim.golden.network import Part, TensorType
 
 BASE_DEPTH = 16
@@ -45,6 +46,12 @@ class QuantizedTensor:
     clip_shifts: Mapping[int, int]
     depth: int
     signed: bool
+
+    @classmethod
+    def of_scale(cls, shape: Shape, scale: float, depth: int, signed: bool) -> QuantizedTensor:
+        """A tensor with this scale, a float32 number, at its depth; at other depths it covers the same range."""
+        shifts = {other: BASE_DEPTH - other for other in ACTIVATION_DEPTHS if other != BASE_DEPTH}
+        return cls(shape, scale * 2.0 ** (depth - BASE_DEPTH), shifts, depth, signed)
 
     @property
     def scale(self) -> float:

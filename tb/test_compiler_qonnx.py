@@ -24,7 +24,7 @@ from tessera.compiler import (
     QuantizedNetwork,
     calibrate,
     import_onnx,
-    is_qonnx,
+    is_quantized,
     prepare,
     quantize,
     read_qonnx,
@@ -272,8 +272,8 @@ def test_the_file_is_plain_onnx(tmp_path: Path) -> None:
 def test_which_files_are_quantised(tmp_path: Path) -> None:
     net, output = residual_network(np.random.default_rng(0))
     network, _ = quantized_network(tmp_path, net, output)
-    assert is_qonnx(written(network, tmp_path))
-    assert not is_qonnx(tmp_path / "float.onnx")
+    assert is_quantized(written(network, tmp_path))
+    assert not is_quantized(tmp_path / "float.onnx")
     with pytest.raises(CompilerError) as caught:
         import_onnx(tmp_path / "network.onnx")
     assert "of the domain 'qonnx.custom_op.general', which a float network cannot have" in str(caught.value)

@@ -48,6 +48,7 @@ def _bypass(graph: Graph, node: Node) -> None:
     graph.replace_node(node)
     outputs = tuple(node.output if name == source else name for name in producer.outputs)
     graph.replace_node(producer, replace(producer, outputs=outputs))
+    graph.move_quantizer(source, node.output)
     graph.redirect(source, node.output)
 
 

@@ -142,6 +142,7 @@ class _Rewriter:
             shape = tuple(shape[axis] for axis in _TO_FIRST[len(shape)])
         twin = unique_name(f"{node.output}_map", [*self.graph.shapes, *self.graph.constants])
         self.graph.shapes[twin] = _map_of(shape)
+        self.graph.move_quantizer(node.output, twin)
         made = Node(unique_name(f"{node.name}_map", [each.name for each in self.graph.nodes]), op, inputs, (twin,))
         self.graph.replace_node(node, replace(made, name=node.name, attributes=attributes), node)
         self._make(node, twin, twins)

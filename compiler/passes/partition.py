@@ -89,7 +89,11 @@ def _describe(graph: Graph, node: Node) -> str:
 def _reason(graph: Graph, node: Node) -> str:
     if node.op in STRUCTURAL:
         return "it only says where values lie, and no operation computes any"
-    problem = npu_problem(replace(graph, placement={}) if node.op in RESHAPES else graph, node)
+    own_problem = npu_problem(replace(graph, placement={}), node)
+    problem = own_problem if node.op in RESHAPES else npu_problem(graph, node)
+    is_last = graph.placement.get(node.name) is Placement.HOST_BEFORE and not graph.consumers(node.output)
+    if is_last and problem is not None and own_problem is None:
+        return "it limits what the NPU is given to fewer values than its depth has"
     if problem is not None:
         return problem
     source = graph.shapes.get(node.inputs[0], ()) if node.inputs else ()

@@ -71,6 +71,7 @@ def _hoist(graph: Graph, node: Node) -> None:
     source = reshape.inputs[0]
     middle = reshape.output
     graph.shapes[middle] = graph.shapes[source]
+    graph.move_quantizer(node.output, middle)
     activation = replace(node, inputs=(source, *node.inputs[1:]), outputs=(middle,))
     moved = replace(reshape, inputs=(middle, *reshape.inputs[1:]), outputs=node.outputs)
     graph.replace_node(reshape, activation)

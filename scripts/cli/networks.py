@@ -13,11 +13,11 @@ from tessera.compiler import (
     QuantizedNetwork,
     calibrate,
     import_onnx,
-    is_qonnx,
+    is_quantized,
     load_inputs,
     prepare,
     quantize,
-    read_qonnx,
+    read_quantized,
 )
 from tessera.compiler.graph import Shape
 from tessera.compiler.passes.partition import host_report
@@ -68,10 +68,10 @@ def load_network(path: Path, options: QuantizationOptions) -> QuantizedNetwork:
     UsageError
         A float network without calibration data.
     """
-    if is_qonnx(path):
+    if is_quantized(path):
         if options.sets_depths:
             console.print(f"{path} is quantised already and keeps its depths")
-        return read_qonnx(path)
+        return load_quantized(path, options.shapes)
     graph = prepare(import_onnx(path, input_shapes=options.shapes))
     if path not in options.calibrations:
         raise UsageError(
@@ -82,6 +82,14 @@ def load_network(path: Path, options: QuantizationOptions) -> QuantizedNetwork:
     calibration = calibrate(graph, samples, power_of_two_io=options.power_of_two_io)
     depths = depth_or_default(options.activations), depth_or_default(options.weights)
     return quantize(graph, calibration, *depths, options.layers)
+
+
+def load_quantized(path: Path, shapes: Mapping[str, Shape]) -> QuantizedNetwork:
+    """Reads a quantised network; says what is not as in the file. Raises `CompilerError` if it cannot be used."""
+    found = read_quantized(path, input_shapes=shapes)
+    for sentence in found.notes:
+        console.print(f"{path}: {sentence}", markup=False, highlight=False, soft_wrap=True)
+    return found.network
 
 
 def host_operations(network: QuantizedNetwork) -> list[str]:

@@ -1,4 +1,4 @@
-"""``tessera quantize``: a float network becomes a quantised one."""
+"""``tessera quantize``: a float network, or one quantised elsewhere, becomes a quantised one of our form."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from tessera.cli.console import UsageError, check_output, console, output_file, write_json
-from tessera.cli.networks import host_operations
+from tessera.cli.networks import host_operations, load_quantized
 from tessera.cli.options import (
     ActivationsOption,
     CalibrationOption,
@@ -20,14 +20,16 @@ from tessera.cli.options import (
     parse_layers,
     parse_shapes,
 )
-from tessera.compiler import calibrate, import_onnx, load_inputs, to_integer, write_qonnx
+from tessera.compiler import calibrate, import_onnx, is_quantized, load_inputs, to_integer, write_qonnx
 from tessera.compiler import quantize as quantize_graph
 from tessera.compiler.passes import PIPELINE
 from tessera.compiler.quantized import QuantizedNetwork
 
 
 def quantize(
-    network: Annotated[Path, typer.Argument(help="Float network (ONNX).", metavar="NETWORK")],
+    network: Annotated[
+        Path, typer.Argument(help="Float network, or one quantised elsewhere (ONNX).", metavar="NETWORK")
+    ],
     output: Annotated[Path, typer.Option("--output", "-o", help="Quantised network (QONNX).", metavar="FILE")],
     calibration: CalibrationOption = None,
     activations: ActivationsOption = None,
@@ -44,10 +46,15 @@ def quantize(
     show: Annotated[bool, typer.Option("--print", help="Print the network after every pass.")] = False,
     json: JsonOption = None,
 ) -> None:
-    """Quantise a float ONNX network and write it as QONNX."""
+    """Quantise a float ONNX network and write it as QONNX; one that is quantised already is only rewritten."""
     check_output(output, network, calibration)
     check_output(json, network, calibration, output)
     layers, shapes = parse_layers(layer), parse_shapes(shape)
+    if is_quantized(network):
+        depths = {"activations": activations, "weights": weights, "layer": layer}
+        _check_unused(network, calibration=calibration, **depths, power_of_two_io=power_of_two_io)
+        _write(network, output, load_quantized(network, shapes), show=show, json=json)
+        return
     if calibration is None:
         raise UsageError("the activations' ranges are unknown; give typical inputs with --calibration FILE.npz")
     graph = import_onnx(network, input_shapes=shapes)
@@ -57,10 +64,27 @@ def quantize(
             _show(f"--- {name}\n{graph.format()}")
     samples = load_inputs(calibration, graph.inputs, graph.shapes)
     ranges = calibrate(graph, samples, power_of_two_io=power_of_two_io)
+    if show:
+        _show(ranges.format())
     quantized = quantize_graph(graph, ranges, depth_or_default(activations), depth_or_default(weights), layers)
+    _write(network, output, quantized, show=show, json=json)
+
+
+def _check_unused(network: Path, **options: object) -> None:
+    """Refuses options that only a float network has a use for."""
+    for name, value in options.items():
+        if value:
+            raise UsageError(
+                f"--{name.replace('_', '-')}: {network} is quantised already and keeps its scales and depths; leave "
+                f"the option out, or give the float network"
+            )
+
+
+def _write(source: Path, output: Path, quantized: QuantizedNetwork, *, show: bool, json: Path | None) -> None:
+    """Writes the network, and says what has become of it."""
     integer = to_integer(quantized)
     if show:
-        for text in (ranges.format(), quantized.format(), integer.format()):
+        for text in (quantized.format(), integer.format()):
             _show(text)
     with output_file(output) as temporary:
         write_qonnx(quantized, temporary)
@@ -70,7 +94,7 @@ def quantize(
         f"{output}: {len(quantized.operations)} operations on the NPU, {integer.macs:,} MACs", highlight=False
     )
     if json is not None:
-        write_json(json, _summary(network, output, quantized, integer.macs))
+        write_json(json, _summary(source, output, quantized, integer.macs))
 
 
 def _show(text: str) -> None:
