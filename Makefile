@@ -57,7 +57,7 @@ build/typecheck/tessera: Makefile
 	@touch $@
 
 # The newest versions that pyproject.toml allows, in a virtual environment of their own. Without torch, which only
-# scripts/train_digits.py needs.
+# training and fine-tuning need.
 lock:  ## Renew requirements.lock
 	@rm -rf build/lock && python3 -m venv build/lock
 	@build/lock/bin/pip install --quiet 'setuptools>=77' '.[test,formal,synthesis,bench,lint]'

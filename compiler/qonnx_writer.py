@@ -42,8 +42,13 @@ _IR_VERSION = 8
 
 def write_qonnx(network: QuantizedNetwork, path: str | Path) -> None:
     """Writes a network as a QONNX file; an existing file is replaced only when the new one is complete."""
+    write_model(qonnx_model(network), path)
+
+
+def write_model(model: onnx.ModelProto, path: str | Path) -> None:
+    """Writes a model to a file; an existing file is replaced only when the new one is complete."""
     path = Path(path)
-    data = qonnx_model(network).SerializeToString(deterministic=True)
+    data = model.SerializeToString(deterministic=True)
     handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=path.name, suffix=".part")
     try:
         with os.fdopen(handle, "wb") as file:
@@ -56,12 +61,12 @@ def write_qonnx(network: QuantizedNetwork, path: str | Path) -> None:
 
 def qonnx_model(network: QuantizedNetwork) -> onnx.ModelProto:
     """The ONNX model of a quantised network."""
-    model = _Writer(network).model()
+    model = NetworkWriter(network).model()
     onnx.checker.check_model(model)
     return model
 
 
-class _Writer:
+class NetworkWriter:
     """Collects the nodes, constants and shapes of the file."""
 
     def __init__(self, network: QuantizedNetwork) -> None:

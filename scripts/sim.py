@@ -1,8 +1,8 @@
-"""``make sim``: the shipped networks on the RTL, on held-out digits, against the golden model.
+"""``make sim``: the small shipped networks on the RTL, on held-out digits, against the golden model.
 
-Quantises each network of ``models/`` at W8A8 and W4A4, compiles it for the ``edge`` preset, runs it in the
-co-simulation on the held-out digits, prints a table and writes ``build/sim/summary.json``. Exit status 1 if a single
-integer differs.
+Quantises each network of ``models/`` for digits of 8 x 8 pixels at W8A8 and W4A4, compiles it for the ``edge`` preset,
+runs it in the co-simulation on the held-out digits, prints a table and writes ``build/sim/summary.json``. Exit status 1
+if a single integer differs.
 """
 
 from __future__ import annotations
@@ -32,6 +32,9 @@ from tessera.rtl.config import NpuConfig
 from tessera.sim.cosim import Simulator
 
 MODELS = Path(__file__).resolve().parent.parent / "models"
+DATASET = "digits"
+"""Data of the networks that are run."""
+
 DEPTHS = ((8, 8), (4, 4))
 """(weight depth, activation depth) of the runs."""
 
@@ -78,6 +81,8 @@ def _cases(config: NpuConfig, samples: int) -> Iterator[Case]:
     split = load_digits_split()
     test = LabelledImages(split.test.images[:samples], split.test.labels[:samples])
     for model in loads((MODELS / "models.json").read_text(encoding="utf-8"))["networks"]:
+        if model["dataset"] != DATASET:
+            continue
         path = MODELS / model["file"]
         graph = prepare(import_onnx(path))
         calibration = calibrate(graph, _inputs(graph, split.calibration))

@@ -9,7 +9,7 @@ import numpy as np
 
 from tessera.compiler.errors import CompilerError
 
-_SMALLEST_PROBABILITY = 1e-300
+SMALLEST_PROBABILITY = 1e-300
 """Keeps logarithms finite."""
 
 
@@ -32,17 +32,22 @@ class CrossEntropy(Loss):
         Probabilities (samples, classes): of the labels, or those of the float network itself.
     probabilities
         Whether the output is probabilities already; else it is their logarithms, up to a constant.
+
+    Attributes
+    ----------
+    output, targets, probabilities
+        The parameters.
     """
 
     def __init__(self, output: str, targets: np.ndarray, *, probabilities: bool):
-        self._output, self._targets, self._probabilities = output, targets, probabilities
+        self.output, self.targets, self.probabilities = output, targets, probabilities
 
     def __call__(self, outputs: Mapping[str, np.ndarray], samples: np.ndarray) -> float:
-        values = outputs[self._output].reshape(len(samples), -1)
+        values = outputs[self.output].reshape(len(samples), -1)
         logarithms = _log_softmax(values)
-        if self._probabilities:
-            logarithms = np.log(np.maximum(values, _SMALLEST_PROBABILITY))
-        return float(-(self._targets[samples] * logarithms).sum(axis=1).mean())
+        if self.probabilities:
+            logarithms = np.log(np.maximum(values, SMALLEST_PROBABILITY))
+        return float(-(self.targets[samples] * logarithms).sum(axis=1).mean())
 
 
 class SquaredError(Loss):
@@ -52,16 +57,23 @@ class SquaredError(Loss):
     ----------
     reference
         The float network's outputs (samples, ...), by name.
+
+    Attributes
+    ----------
+    reference
+        The parameter.
+    power
+        Mean square of each output, by name.
     """
 
     def __init__(self, reference: Mapping[str, np.ndarray]):
-        self._reference = reference
-        self._power = {name: float(np.mean(np.square(values))) or 1.0 for name, values in reference.items()}
+        self.reference = reference
+        self.power = {name: float(np.mean(np.square(values))) or 1.0 for name, values in reference.items()}
 
     def __call__(self, outputs: Mapping[str, np.ndarray], samples: np.ndarray) -> float:
         return sum(
-            float(np.mean(np.square(outputs[name] - self._reference[name][samples]))) / power
-            for name, power in self._power.items()
+            float(np.mean(np.square(outputs[name] - self.reference[name][samples]))) / power
+            for name, power in self.power.items()
         )
 
 

@@ -1,0 +1,1 @@
+"""How the shipped float networks are made: their data, layers, training, files and records."""
