@@ -17,24 +17,32 @@ from tessera.compiler.mixed_precision.costs import (
     total,
 )
 from tessera.compiler.mixed_precision.limits import find_limits
+from tessera.compiler.mixed_precision.problem import Depths, Uniform, uniform_depths
 from tessera.compiler.mixed_precision.quality import Judge, Quality
-from tessera.compiler.mixed_precision.search import Choice, DepthSearch
+from tessera.compiler.mixed_precision.search import STEPS, Choice, DepthSearch, Progress, Quantizer, uniform_costs
 from tessera.compiler.mixed_precision.selection import Infeasible
 
 __all__ = [
     "CYCLES",
     "DRAM_BYTES",
     "RESOURCES",
+    "STEPS",
     "WEIGHT_BYTES",
     "Choice",
     "Costs",
     "DepthSearch",
+    "Depths",
     "Infeasible",
     "Judge",
     "Meter",
+    "Progress",
     "Quality",
+    "Quantizer",
+    "Uniform",
     "cycle_model",
     "find_limits",
     "operation_costs",
     "total",
+    "uniform_costs",
+    "uniform_depths",
 ]

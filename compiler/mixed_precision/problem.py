@@ -16,7 +16,7 @@ from tessera.compiler.graph import CANONICAL, CONVOLUTION, Graph, Node, Placemen
 from tessera.compiler.mixed_precision.costs import RESOURCES, Costs
 from tessera.compiler.mixed_precision.selection import SENSITIVITY, Candidate, Selection, Tie, select
 from tessera.compiler.precision import LayerSensitivity, SensitivityProfile
-from tessera.compiler.quantize import MIN_OUTPUT_DEPTH, LayerDepths
+from tessera.compiler.quantize import MIN_OUTPUT_DEPTH, LayerDepths, check_depths, leaves_npu
 
 Depths = Mapping[str, LayerDepths]
 """Depths by layer: the name of an operation, or of a tensor that the NPU is given."""
@@ -54,6 +54,7 @@ class DepthProblem:
     ):
         self._graph, self._profile, self._costs = graph, profile, costs
         self._fixed = dict(fixed or {})
+        check_depths(graph, *next(iter(costs)), self._fixed)
         self._operations = [node for node in graph.placed(Placement.NPU) if node.op in CANONICAL]
         self._tensors = npu_tensors(graph)
         self.layers = self._layers()
@@ -76,16 +77,6 @@ class DepthProblem:
                 found[node.name] = LayerDepths(activation, selection.chosen[_operation_key(node)].weight)
         structural = {node.output for node in self._graph.placed(Placement.NPU) if node.op not in CANONICAL}
         return {name: depths for name, depths in found.items() if name not in structural}
-
-    def uniform(self, activation: int, weight: int) -> dict[str, LayerDepths]:
-        """One depth of all activations and one of all weights, but for those that cannot have them."""
-        chosen = {
-            name: min(
-                candidates, key=lambda each: (abs(each.activation - activation), abs((each.weight or weight) - weight))
-            )
-            for name, candidates in self.layers.items()
-        }
-        return self.depths(Selection(chosen, {}))
 
     def sensitivity(self, depths: Depths) -> float:
         """Total sensitivity of some depths."""
@@ -129,14 +120,9 @@ class DepthProblem:
         fixed = self._fixed.get(layer, LayerDepths()).activation
         if fixed is not None:
             return _available(layer, fixed, depths)
-        if maker is not None and self._leaves(name):
+        if maker is not None and leaves_npu(self._graph, name):
             return [depth for depth in depths if depth >= MIN_OUTPUT_DEPTH][:1] or depths[-1:]
         return depths
-
-    def _leaves(self, name: str) -> bool:
-        """Whether the host gets a tensor."""
-        places = (self._graph.placement[node.name] for node in self._graph.consumers(name))
-        return name in self._graph.outputs or Placement.HOST_AFTER in places
 
     def _operation_candidates(self, node: Node) -> list[Candidate]:
         if node.op != CONVOLUTION:
@@ -162,10 +148,25 @@ class DepthProblem:
         groups += [
             (_tensor_key(node.residual), _tensor_key(node.output))
             for node in self._operations
-            if node.residual is not None and not self._leaves(node.output)
+            if node.residual is not None and not leaves_npu(self._graph, node.output)
         ]
         groups += [tuple(map(_tensor_key, sorted(group))) for group in storage_groups(self._graph)]
         return [Tie(group, lambda each: each.activation) for group in groups]
+
+
+def uniform_depths(graph: Graph, activation: int, weight: int, fixed: Depths | None = None) -> dict[str, LayerDepths]:
+    """One depth of all activations and one of all weights, but for those that are given, and for what leaves the NPU,
+    which has at least the depth that scores need."""
+    operations = [node for node in graph.placed(Placement.NPU) if node.op in CANONICAL]
+    made = {node.output for node in graph.placed(Placement.NPU)}
+    depths = {name: LayerDepths(activation) for name in npu_tensors(graph) if name not in made}
+    for node in operations:
+        least = MIN_OUTPUT_DEPTH if leaves_npu(graph, node.output) else 0
+        depths[node.name] = LayerDepths(max(activation, least), weight if node.op == CONVOLUTION else None)
+    for name, given in (fixed or {}).items():
+        own = depths[name]
+        depths[name] = LayerDepths(given.activation or own.activation, given.weight or own.weight)
+    return depths
 
 
 def _available(layer: str, depth: int, depths: Sequence[int]) -> list[int]:

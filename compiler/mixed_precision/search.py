@@ -11,19 +11,22 @@ import math
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import product
 
 import numpy as np
 
+from tessera.compiler.errors import CompilerError
 from tessera.compiler.graph import Graph
-from tessera.compiler.mixed_precision.costs import CYCLES, Costs, Meter, total
-from tessera.compiler.mixed_precision.problem import DepthProblem, Depths, Uniform
+from tessera.compiler.mixed_precision.costs import CYCLES, WEIGHT_BYTES, Costs, Meter, total
+from tessera.compiler.mixed_precision.problem import DepthProblem, Depths, Uniform, uniform_depths
 from tessera.compiler.mixed_precision.quality import Judge, Quality
 from tessera.compiler.mixed_precision.selection import Infeasible
 from tessera.compiler.precision import SensitivityProfile
 from tessera.compiler.quantize import LayerDepths
 from tessera.compiler.quantized import QuantizedNetwork
+from tessera.rtl.config import NpuConfig
 
-DEFAULT_STEPS = 10
+STEPS = 10
 """Budgets of a front."""
 
 _CORRECTIONS = 8
@@ -34,6 +37,9 @@ _SAME = 1e-9
 
 _NARROWINGS = 4
 """How often the step of the front in which a loss of accuracy lies is halved."""
+
+Progress = Callable[[int], None]
+"""Is told how many steps are done."""
 
 Quantizer = Callable[[Depths], QuantizedNetwork]
 """Makes the quantised network of given depths."""
@@ -73,9 +79,41 @@ class Choice:
         return all(self.costs[name] <= budget for name, budget in budgets.items())
 
     def beats(self, other: Choice) -> bool:
-        """Whether it is as good as another one in cycles and quality, and better in one of them."""
-        mine, others = ((each.costs[CYCLES], -each.quality.points) for each in (self, other))
+        """Whether it is as good as another one in cycles, size and loss, and better in one of them."""
+        mine, others = ((each.costs[CYCLES], each.costs[WEIGHT_BYTES], each.quality.loss) for each in (self, other))
         return mine != others and all(a <= b for a, b in zip(mine, others, strict=True))
+
+
+def _silent(_: int) -> None:
+    """No report of progress."""
+
+
+def uniform_costs(
+    graph: Graph, config: NpuConfig, quantizer: Quantizer, meter: Meter, progress: Progress = _silent
+) -> dict[Uniform, Costs]:
+    """Costs of a network at all pairs of depths of a machine, but for those at which it does not fit.
+
+    Parameters
+    ----------
+    progress
+        Is told how many pairs are done.
+
+    Raises
+    ------
+    CompilerError
+        The network fits at none of them.
+    """
+    costs, problems = {}, []
+    pairs = list(product(config.activation_depths, config.weight_depths))
+    for done, (activation, weight) in enumerate(pairs):
+        progress(done)
+        try:
+            costs[activation, weight] = meter(quantizer(uniform_depths(graph, activation, weight)))
+        except CompilerError as error:
+            problems.append(error)
+    if not costs:
+        raise problems[0]
+    return costs
 
 
 class DepthSearch:
@@ -111,7 +149,7 @@ class DepthSearch:
         fixed: Depths | None = None,
     ):
         self._problem = DepthProblem(graph, profile, uniform, fixed)
-        self._uniform = dict(uniform)
+        self._graph, self._uniform, self._fixed = graph, dict(uniform), fixed
         self._quantizer, self._meter, self._judge = quantizer, meter, judge
         self._choices: dict[tuple[tuple[str, LayerDepths], ...], Choice] = {}
 
@@ -129,8 +167,9 @@ class DepthSearch:
         rivals = [choice for choice in self.uniform() if choice.keeps(budgets)]
         return min([best, *rivals], key=lambda choice: choice.quality.loss)
 
-    def fastest(self, loss: float, steps: int = DEFAULT_STEPS) -> Choice:
-        """The choice with the fewest cycles that loses at most ``loss`` points of the float network's quality.
+    def fastest(self, loss: float, budgets: Mapping[str, float] | None = None, progress: Progress = _silent) -> Choice:
+        """The choice with the fewest cycles that loses at most ``loss`` points of the float network's quality and keeps
+        the budgets; ``progress`` as for the front.
 
         Raises
         ------
@@ -138,38 +177,63 @@ class DepthSearch:
             Every choice loses more; the sentence says the least that was found.
         """
         least = self._judge.reference.points - loss
-        front = self.front(steps)
-        good = [index for index, choice in enumerate(front) if choice.quality.points >= least]
-        if not good:
+        front = self.front(budgets, progress)
+        first = next((index for index, choice in enumerate(front) if choice.quality.points >= least), None)
+        if first is None:
             lost = self._judge.reference.points - max(choice.quality.points for choice in front)
             raise Infeasible(
                 f"all depths lose more than {loss:g} points of accuracy; the least that was found is {lost:.2f}: allow "
                 "that, or retrain the network with quantised weights"
             )
-        best = front[good[0]]
-        slow, fast = best.costs[CYCLES], front[good[0] - 1].costs[CYCLES] if good[0] else best.costs[CYCLES]
+        best = front[first]
+        slow, fast = best.costs[CYCLES], front[max(first - 1, 0)].costs[CYCLES]
         for _ in range(_NARROWINGS):
-            choice = self.within({CYCLES: (slow + fast) / 2})
-            if choice.quality.points >= least:
-                best, slow = min(best, choice, key=lambda each: each.costs[CYCLES]), (slow + fast) / 2
+            middle = (slow + fast) / 2
+            choice = self._within_cycles(middle, budgets)
+            if choice is not None and choice.quality.points >= least:
+                best, slow = min(best, choice, key=lambda each: each.costs[CYCLES]), middle
             else:
-                fast = (slow + fast) / 2
+                fast = middle
         return best
 
-    def front(self, steps: int = DEFAULT_STEPS) -> list[Choice]:
-        """The choices at ``steps`` budgets of cycles and the uniform ones, by rising cycles; those that another one
-        beats in cycles and quality are left out."""
+    def front(self, budgets: Mapping[str, float] | None = None, progress: Progress = _silent) -> list[Choice]:
+        """The choices at `STEPS` budgets of cycles and the uniform ones, as far as they keep other budgets, by rising
+        cycles; those that another one beats in cycles, size and loss are left out.
+
+        Parameters
+        ----------
+        budgets
+            Other budgets.
+        progress
+            Is told how many steps are done.
+
+        Raises
+        ------
+        Infeasible
+            No choice keeps the budgets.
+        """
         found = list(self.uniform())
         cycles = [choice.costs[CYCLES] for choice in found]
-        budgets = np.geomspace(min(cycles), max(cycles), steps)
-        found += [self.within({CYCLES: float(budget)}) for budget in budgets[1:-1]]
+        found = [choice for choice in found if choice.keeps(budgets or {})] or [self.within(budgets or {})]
+        for done, limit in enumerate(np.geomspace(min(cycles), max(cycles), STEPS)):
+            progress(done)
+            choice = self._within_cycles(float(limit), budgets)
+            found += [] if choice is None else [choice]
         kept = {id(each): each for each in found if not any(other.beats(each) for other in found)}
         return sorted(kept.values(), key=lambda choice: choice.costs[CYCLES])
+
+    def _within_cycles(self, cycles: float, budgets: Mapping[str, float] | None) -> Choice | None:
+        """The best choice under another budget of cycles, if there is one."""
+        others = dict(budgets or {})
+        try:
+            return self.within({**others, CYCLES: min(cycles, others.get(CYCLES, cycles))})
+        except Infeasible:
+            return None
 
     def uniform(self) -> Iterator[Choice]:
         """The choices of one activation depth and one weight depth, given depths aside."""
         for activation, weight in self._uniform:
-            yield self._choice(self._problem.uniform(activation, weight))
+            yield self._choice(uniform_depths(self._graph, activation, weight, self._fixed))
 
     def _attempts(self, budgets: Mapping[str, float]) -> Iterator[Choice]:
         """What the programme chooses for budgets that are corrected by what its last choice truly costs."""

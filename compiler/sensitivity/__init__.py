@@ -6,9 +6,10 @@ makes of it the sensitivity profile of a network by one of several methods.
 
 from tessera.compiler.sensitivity.loss import Loss, make_loss
 from tessera.compiler.sensitivity.probe import Probe
-from tessera.compiler.sensitivity.profile import METHODS, HessianOptions, analyse
+from tessera.compiler.sensitivity.profile import DEFAULT_METHOD, METHODS, HessianOptions, analyse
 
 __all__ = [
+    "DEFAULT_METHOD",
     "METHODS",
     "HessianOptions",
     "Loss",

@@ -21,6 +21,8 @@ _KINK = 0.2
 """Where the second differences of a step and of half of it differ by more than this part, the step has met a kink of
 ReLU or max pooling, and the difference is not the Hessian's."""
 
+DEFAULT_METHOD = "perturbation"
+
 MIN_SAMPLES = 8
 """Fewer samples do not tell one layer's sensitivity from another's."""
 
@@ -56,7 +58,7 @@ def analyse(
     graph: Graph,
     calibration: Calibration,
     data: Mapping[str, np.ndarray],
-    method: str = "perturbation",
+    method: str = DEFAULT_METHOD,
     *,
     labels: np.ndarray | None = None,
     hessian: HessianOptions | None = None,
