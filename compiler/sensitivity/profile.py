@@ -88,7 +88,8 @@ def analyse(
     Raises
     ------
     CompilerError
-        The method is unknown, there are too few samples, or the network's loss is not finite.
+        The method is unknown; there are too few samples, or they are all alike; a layer is dead, that is, computes the
+        same for all of them; or the network's loss is not finite.
     """
     if method not in METHODS:
         raise CompilerError(f"there is no sensitivity method {method!r}; use one of {', '.join(METHODS)}")
@@ -97,6 +98,7 @@ def analyse(
         raise CompilerError(
             f"{probe.samples} samples are too few to estimate sensitivities; give at least {MIN_SAMPLES}"
         )
+    _check_variety(probe)
     maker = METHODS[method](probe, calibration, hessian or HessianOptions())
     layers = {}
     for name in probe.given:
@@ -106,6 +108,19 @@ def analyse(
         progress(node.name)
         layers[node.name] = LayerSensitivity(dict(maker.weights(node)), dict(maker.activations(node.output)))
     return SensitivityProfile(method, layers, probe.samples)
+
+
+def _check_variety(probe: Probe) -> None:
+    """Refuses samples, and layers, of which nothing can be learned."""
+    names = {name: f"input {name!r} is" for name in probe.graph.inputs}
+    names |= {node.output: f"layer {node.name!r} is dead: its results are" for node in probe.layers}
+    for name, subject in names.items():
+        values = probe.values(name, np.arange(probe.samples))
+        if (values == values[0]).all():
+            raise CompilerError(
+                f"{subject} the same for all {probe.samples} samples, so that no sensitivity can be estimated; give "
+                "typical inputs, or repair the network"
+            )
 
 
 class _Method(ABC):
