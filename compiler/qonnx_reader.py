@@ -35,6 +35,7 @@ from tessera.compiler.qonnx_format import (
     QUANT,
     QUANT_DOMAIN,
     ROUNDING_MODE,
+    Metadata,
     parse_metadata,
 )
 from tessera.compiler.quantized import (
@@ -113,10 +114,10 @@ class _Parts:
 class _Reader:
     """Recognises the parts of one graph."""
 
-    def __init__(self, graph: Graph, source: str, facts: Any) -> None:
+    def __init__(self, graph: Graph, source: str, metadata: Metadata) -> None:
         self.graph = graph
         self.source = source
-        self.facts = facts
+        self.metadata = metadata
         self.makers = {name: node for node in graph.nodes for name in node.outputs if name}
         self.used: set[str] = set()  # names of the nodes that belong to operations
         self.weights: dict[str, _Weights] = {}
@@ -153,7 +154,9 @@ class _Reader:
             self.tensors[node.inputs[0]] = self.read_tensor(node, node.inputs[0])
         computed = (node for node in activations if node not in given and not self.structure(node))
         operations = tuple(self.operation(node) for node in computed)
-        return self.assemble(operations, [node.inputs[0] for node in given], internal)
+        network = self.assemble(operations, [node.inputs[0] for node in given], internal)
+        self.check_layers(network)
+        return network
 
     def assemble(
         self, operations: tuple[QuantizedOperation, ...], given: Sequence[str], internal: set[str]
@@ -177,6 +180,8 @@ class _Reader:
             opset=graph.opset,
             operations=operations,
             parts=self.parts,
+            limits=self.metadata.limits,
+            sensitivity=self.metadata.sensitivity,
         )
 
     def check_host(self, host: Sequence[Node]) -> None:
@@ -412,21 +417,38 @@ class _Reader:
 
     def with_facts(self, node: Node, name: str, tensor: QuantizedTensor) -> QuantizedTensor:
         """The tensor with the scales from the metadata."""
-        if name not in self.facts:
+        if name not in self.metadata.scales:
             return tensor
-        try:
-            shifts = {int(depth): int(shift) for depth, shift in self.facts[name]["clip_shifts"].items()}
-            base = float(self.facts[name]["base_scale"])
-            result = QuantizedTensor(tensor.shape, base, shifts, tensor.depth, tensor.signed)
-            scale = result.scale
-        except (KeyError, TypeError, ValueError, AttributeError):
-            raise self.error(node, f"has damaged metadata {METADATA_KEY!r}; remove them") from None
-        if scale != tensor.scale:
+        base, shifts = self.metadata.scales[name]
+        result = QuantizedTensor(tensor.shape, base, shifts, tensor.depth, tensor.signed)
+        if result.scale != tensor.scale:
             raise self.error(
                 node,
-                f"has the scale {tensor.scale:g}, but the metadata {METADATA_KEY!r} say {scale:g}; remove them",
+                f"has the scale {tensor.scale:g}, but the metadata {METADATA_KEY!r} say {result.scale:g}; remove them",
             )
         return result
+
+    def check_layers(self, network: QuantizedNetwork) -> None:
+        """Refuses metadata about layers that the network does not have, or that lack one."""
+        known = network.layer_depths()
+        limits, sensitivity = self.metadata.limits, self.metadata.sensitivity
+        for what, names in (
+            ("limits", None if limits is None else limits.layers),
+            ("sensitivities", None if sensitivity is None else sensitivity.layers),
+        ):
+            for name in () if names is None else sorted(names.keys() ^ known.keys()):
+                problem = "lack the layer" if name in known else "speak of a layer that it does not have:"
+                raise CompilerError(
+                    f"{self.source}: the {what} in the metadata {METADATA_KEY!r} {problem} {name!r}; remove them or "
+                    "write the file again"
+                )
+        for name, depth in known.items():
+            if limits is not None and depth not in limits.layers[name]:
+                allowed = limits.layers[name]
+                raise CompilerError(
+                    f"{self.source}: layer {name!r} has {depth} bits, but the metadata {METADATA_KEY!r} allow "
+                    f"{allowed.minimum} to {allowed.maximum}; remove them or write the file again"
+                )
 
     def read_weights(self, node: Node) -> _Weights:
         """The integers of a quantised constant."""

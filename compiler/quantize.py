@@ -81,7 +81,7 @@ def quantize(
     """
     overrides = dict(overrides or {})
     _check_calibration(graph, calibration)
-    _check_depths(graph, activation_depth, weight_depth, overrides)
+    check_depths(graph, activation_depth, weight_depth, overrides)
     depths = _tensor_depths(graph, activation_depth, overrides)
     tensors = {name: _tensor(graph, name, calibration.ranges[name], depth) for name, depth in depths.items()}
     operations = []
@@ -123,7 +123,8 @@ def _check_calibration(graph: Graph, calibration: Calibration) -> None:
             )
 
 
-def _check_depths(graph: Graph, activation_depth: int, weight_depth: int, overrides: Mapping[str, LayerDepths]) -> None:
+def check_depths(graph: Graph, activation_depth: int, weight_depth: int, overrides: Mapping[str, LayerDepths]) -> None:
+    """Raises `CompilerError` if a depth does not exist, or an override names nothing."""
     nodes = computed(graph)
     results = {node.output for node in graph.placed(Placement.NPU)}
     known = [*(name for name in npu_tensors(graph) if name not in results), *(node.name for node in nodes)]
@@ -165,10 +166,15 @@ def _tensor_depth(graph: Graph, name: str, depth: int, overrides: Mapping[str, L
     override = overrides.get(name if producer is None else producer.name, LayerDepths()).activation
     if override is not None:
         return override
-    read_by_host = any(graph.placement[node.name] is Placement.HOST_AFTER for node in graph.consumers(name))
-    if producer is not None and (name in graph.outputs or read_by_host):
+    if producer is not None and leaves_npu(graph, name):
         return max(depth, MIN_OUTPUT_DEPTH)
     return depth
+
+
+def leaves_npu(graph: Graph, name: str) -> bool:
+    """Whether the host gets a tensor."""
+    read_by_host = any(graph.placement[node.name] is Placement.HOST_AFTER for node in graph.consumers(name))
+    return name in graph.outputs or read_by_host
 
 
 def _tensor(graph: Graph, name: str, measured: ActivationRange, depth: int) -> QuantizedTensor:

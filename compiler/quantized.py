@@ -15,6 +15,7 @@ import numpy as np
 
 from tessera.compiler.functions import Function
 from tessera.compiler.graph import NO_ACTIVATION, Graph, Node, Placement, Shape, map_shape
+from tessera.compiler.precision import DepthLimits, DepthRange, LayerSensitivity, SensitivityProfile
 from tessera.rtl.config import ACTIVATION_DEPTHS
 from tessera.sim.golden.network import Part, TensorType
 
@@ -192,6 +193,10 @@ class QuantizedNetwork:
         What the NPU executes, in topological order.
     parts
         The tensors that are parts of others, by name; they share scale and depth.
+    limits
+        Between which depths it may run; default: its own depths are the least.
+    sensitivity
+        What fewer bits of its layers cost, if that is known.
     """
 
     name: str
@@ -205,6 +210,23 @@ class QuantizedNetwork:
     opset: int
     operations: tuple[QuantizedOperation, ...]
     parts: Mapping[str, Part] = field(default_factory=dict)
+    limits: DepthLimits | None = None
+    sensitivity: SensitivityProfile | None = None
+
+    def __post_init__(self) -> None:
+        if self.limits is None:
+            object.__setattr__(self, "limits", DepthLimits.at_least(self.layer_depths()))
+
+    @property
+    def depth_limits(self) -> DepthLimits:
+        """Between which depths it may run."""
+        assert self.limits is not None, "set when it was made"
+        return self.limits
+
+    def layer_depths(self) -> dict[str, int]:
+        """The activation depth of each layer, by the name of its operation, or of the tensor that the NPU is given."""
+        depths = {name: self.tensors[name].depth for name in self.npu_inputs}
+        return depths | {each.name: self.tensors[each.output].depth for each in self.operations}
 
     @property
     def npu_inputs(self) -> tuple[str, ...]:
@@ -290,6 +312,10 @@ _COMPARED = (
     QuantizedFunction,
     Function,
     Node,
+    DepthLimits,
+    DepthRange,
+    LayerSensitivity,
+    SensitivityProfile,
 )
 """Classes that are compared attribute by attribute."""
 

@@ -32,7 +32,8 @@ from tessera.compiler import (
     write_qonnx,
 )
 from tessera.compiler.passes.partition import host_report
-from tessera.compiler.qonnx_format import METADATA_KEY
+from tessera.compiler.precision import DepthLimits, DepthRange, LayerSensitivity, SensitivityProfile
+from tessera.compiler.qonnx_format import METADATA_KEY, METADATA_VERSION
 from tessera.compiler.qonnx_writer import qonnx_model
 from tessera.compiler.quantized import QuantizedConvolution, QuantizedTensor, equal_quantized
 from tessera.compiler.quantized_execution import execute_quantized, host_before
@@ -69,6 +70,28 @@ def test_reads_back_what_was_written(tmp_path: Path, seed: int, activation: int,
     assert equal_quantized(network, again)
     assert equal_networks(to_integer(network), to_integer(again))
     assert again.format() == network.format()
+
+
+def test_limits_and_sensitivities_read_back(tmp_path: Path) -> None:
+    """What is known of a network's depths is in the file; of a file without it, its own depths are the least."""
+    net, output = residual_network(np.random.default_rng(0))
+    network, _ = quantized_network(tmp_path, net, output, 6)
+    layers = network.layer_depths()
+    ranges = {name: DepthRange(4 + 2 * (index % 2), 16) for index, name in enumerate(layers)}
+    ranges = {name: DepthRange(min(each.minimum, layers[name]), 16) for name, each in ranges.items()}
+    known = {name: LayerSensitivity({4: 0.1, 8: 1e-9}, {4: 1 / 3, 16: 0.0}) for name in layers}
+    rich = replace(
+        network,
+        limits=DepthLimits(DepthRange(6, 8), ranges),
+        sensitivity=SensitivityProfile("hessian", known, 256),
+    )
+    assert equal_quantized(rich, read_qonnx(written(rich, tmp_path)))
+    model = qonnx_model(network)
+    del model.metadata_props[:]
+    onnx.save(model, tmp_path / "bare.onnx")
+    bare = read_qonnx(tmp_path / "bare.onnx").depth_limits
+    assert {name: each.minimum for name, each in bare.layers.items()} == layers
+    assert bare.network == DepthRange(max(layers.values()), 16)
 
 
 def test_every_structure_reads_back(tmp_path: Path) -> None:
@@ -264,7 +287,8 @@ def test_the_file_is_plain_onnx(tmp_path: Path) -> None:
         assert attributes == {"signed": 1, "narrow": 1, "rounding_mode": b"ROUND"}
     assert len(weights) == 6
     facts = json.loads({entry.key: entry.value for entry in model.metadata_props}[METADATA_KEY])
-    assert facts["version"] == 1
+    assert facts["version"] == METADATA_VERSION
+    assert facts["depth_limits"]["layers"].keys() == network.layer_depths().keys()
     assert facts["tensors"].keys() == network.tensors.keys()
     assert path.read_bytes() == qonnx_model(network).SerializeToString(deterministic=True)
 
@@ -350,6 +374,8 @@ def change_metadata(text: str) -> Callable[[onnx.ModelProto], None]:
     return change
 
 
+REMEDY = "them or write the file again"
+
 CHANGES: dict[str, tuple[Callable[[onnx.ModelProto], None], str]] = {
     "zero point": (
         change_constant("conv0_quant_zero_point", 3),
@@ -411,19 +437,64 @@ CHANGES: dict[str, tuple[Callable[[onnx.ModelProto], None], str]] = {
         change_metadata("{"),
         "the metadata 'tessera' are damaged; remove them or write the file again",
     ),
-    "metadata version": (
+    "metadata of a newer version": (
         change_metadata('{"version": 99, "tensors": {}}'),
-        "the metadata 'tessera' have version 99, but version 1 can be read; write the file again with this "
-        "version of "
-        "the compiler",
+        "the metadata 'tessera' have version 99, but this version of the compiler reads 1 and 2; use a newer compiler, "
+        "or write the file again with this one",
     ),
-    "damaged facts": (
+    "metadata without version": (
+        change_metadata('{"tensors": {}}'),
+        "the metadata 'tessera' are damaged; remove " + REMEDY,
+    ),
+    "metadata that are no object": (change_metadata("[1]"), "the metadata 'tessera' are damaged; remove " + REMEDY),
+    "no clip shifts": (
         change_metadata('{"version": 1, "tensors": {"x": {"base_scale": 1}}}'),
-        "node 'x_quant' (Quant) has damaged metadata 'tessera'; remove them",
+        "the metadata 'tessera' are damaged; remove " + REMEDY,
     ),
-    "stale facts": (
+    "a clip shift is missing": (
         change_metadata('{"version": 1, "tensors": {"x": {"base_scale": 1, "clip_shifts": {"8": 1}}}}'),
+        "are damaged (the clip shift of 4 bits is None, no whole number up to 64); remove " + REMEDY,
+    ),
+    "a scale of zero": (
+        change_metadata('{"version": 1, "tensors": {"x": {"base_scale": 0, "clip_shifts": {}}}}'),
+        "are damaged (a base scale of 0 is not positive); remove " + REMEDY,
+    ),
+    "other scales": (
+        change_metadata('{"version": 1, "tensors": {"x": {"base_scale": 1, "clip_shifts": {"4": 1, "6": 1, "8": 1}}}}'),
         "but the metadata 'tessera' say 2; remove them",
+    ),
+    "a limit that is no depth": (
+        change_metadata('{"version": 2, "tensors": {}, "depth_limits": {"network": [4, 7], "layers": {}}}'),
+        "are damaged (the activation depth 7 does not exist; use one of 4, 6, 8, 16); remove " + REMEDY,
+    ),
+    "limits the wrong way round": (
+        change_metadata('{"version": 2, "tensors": {}, "depth_limits": {"network": [8, 4], "layers": {}}}'),
+        "are damaged (the least activation depth 8 is above the greatest, 4; swap them); remove " + REMEDY,
+    ),
+    "limits without a layer": (
+        change_metadata('{"version": 2, "tensors": {}, "depth_limits": {"network": [4, 8], "layers": {}}}'),
+        "the limits in the metadata 'tessera' lack the layer 'conv0'; remove " + REMEDY,
+    ),
+    "a layer outside its limits": (
+        change_metadata(
+            '{"version": 2, "tensors": {}, "depth_limits": {"network": [4, 8], "layers": '
+            '{"x": [4, 8], "conv0": [16, 16], "conv2": [8, 8]}}}'
+        ),
+        "layer 'conv0' has 8 bits, but the metadata 'tessera' allow 16 to 16; remove " + REMEDY,
+    ),
+    "sensitivities of another network": (
+        change_metadata(
+            '{"version": 2, "tensors": {}, "sensitivity": {"method": "noise", "samples": 9, "layers": {"foreign": '
+            '{"weights": {}, "activations": {"4": 1.5}}}}}'
+        ),
+        "the sensitivities in the metadata 'tessera' lack the layer 'conv0'; remove " + REMEDY,
+    ),
+    "a sensitivity that is no number": (
+        change_metadata(
+            '{"version": 2, "tensors": {}, "sensitivity": {"method": "noise", "samples": 9, "layers": {"conv0": '
+            '{"weights": {}, "activations": {"4": NaN}}}}}'
+        ),
+        "are damaged (nan is no finite number); remove " + REMEDY,
     ),
 }
 

@@ -12,8 +12,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tessera.compiler.depth_selection import SENSITIVITY, Candidate, Selection, Tie, select
 from tessera.compiler.errors import CompilerError
+from tessera.compiler.mixed_precision.selection import SENSITIVITY, Candidate, Selection, Tie, select
 
 PUBLISHED = Path(__file__).resolve().parents[2] / "shared" / "hawq_ilp.json"
 

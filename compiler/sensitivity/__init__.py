@@ -6,21 +6,14 @@ makes of it the sensitivity profile of a network by one of several methods.
 
 from tessera.compiler.sensitivity.loss import Loss, make_loss
 from tessera.compiler.sensitivity.probe import Probe
-from tessera.compiler.sensitivity.profile import (
-    METHODS,
-    HessianOptions,
-    LayerSensitivity,
-    SensitivityProfile,
-    analyse,
-)
+from tessera.compiler.sensitivity.profile import DEFAULT_METHOD, METHODS, HessianOptions, analyse
 
 __all__ = [
+    "DEFAULT_METHOD",
     "METHODS",
     "HessianOptions",
-    "LayerSensitivity",
     "Loss",
     "Probe",
-    "SensitivityProfile",
     "analyse",
     "make_loss",
 ]

@@ -100,9 +100,9 @@ def make_loss(reference: Mapping[str, np.ndarray], labels: np.ndarray | None = N
             raise CompilerError(f"output {name!r} of the float network is not finite; sensitivities mean nothing there")
     (name, values), *others = reference.items()
     vectors = values.reshape(len(values), -1)
-    is_distribution = bool(np.all(vectors >= 0) and np.allclose(vectors.sum(axis=1), 1, atol=1e-4))
+    has_probabilities = is_distribution(vectors)
     if labels is None:
-        if others or not is_distribution:
+        if others or not has_probabilities:
             return SquaredError(reference)
         return CrossEntropy(name, vectors, probabilities=True)
     if others or labels.min() < 0 or labels.max() >= vectors.shape[1]:
@@ -110,7 +110,12 @@ def make_loss(reference: Mapping[str, np.ndarray], labels: np.ndarray | None = N
             f"the labels go from {labels.min()} to {labels.max()}, but the network has the outputs "
             f"{', '.join(reference)}, the first with {vectors.shape[1]} values; labels need one output of all classes"
         )
-    return CrossEntropy(name, np.eye(vectors.shape[1])[labels], probabilities=is_distribution)
+    return CrossEntropy(name, np.eye(vectors.shape[1])[labels], probabilities=has_probabilities)
+
+
+def is_distribution(vectors: np.ndarray) -> bool:
+    """Whether each row of an array (samples, classes) is a distribution, such as a softmax makes it."""
+    return bool(np.all(vectors >= 0) and np.allclose(vectors.sum(axis=1), 1, atol=1e-4))
 
 
 def _log_softmax(values: np.ndarray) -> np.ndarray:

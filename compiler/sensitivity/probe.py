@@ -7,6 +7,7 @@ from dataclasses import replace
 
 import numpy as np
 
+from tessera.compiler.calibrate import npu_tensors
 from tessera.compiler.float_execution import batch_size, execute, run_node
 from tessera.compiler.graph import CANONICAL, CONVOLUTION, WINDOW, Graph, Node, Placement
 from tessera.compiler.sensitivity.loss import Loss, make_loss
@@ -40,6 +41,7 @@ class Probe:
         values = execute(graph, data, names, dtype=np.float64)
         self._values = {name: value.reshape(self.samples, *graph.shapes[name]) for name, value in values.items()}
         self._indices = {node.name: index for index, node in enumerate(graph.nodes)}
+        self._makers = {name: index for index, node in enumerate(graph.nodes) for name in node.outputs}
         self._loss: Loss = make_loss({name: self._values[name] for name in graph.outputs}, labels)
 
     @property
@@ -47,15 +49,21 @@ class Probe:
         """The nodes that the NPU computes, in order."""
         return [node for node in self.graph.placed(Placement.NPU) if node.op in CANONICAL]
 
-    def behind_max_pooling(self, node: Node) -> Node:
-        """The last of the max poolings that alone read a layer's output one after another; the layer, if there is
-        none."""
-        readers = self.graph.consumers(node.output)
-        if len(readers) == 1 and node.output not in self.graph.outputs:
+    @property
+    def given(self) -> list[str]:
+        """The tensors that the NPU is given."""
+        made = {name for node in self.graph.placed(Placement.NPU) for name in node.outputs}
+        return [name for name in npu_tensors(self.graph) if name not in made]
+
+    def behind_max_pooling(self, name: str) -> str:
+        """What the last of the max poolings makes of a tensor that alone read it one after another; the tensor itself,
+        if there is none."""
+        readers = self.graph.consumers(name)
+        if len(readers) == 1 and name not in self.graph.outputs:
             (reader,) = readers
             if reader.op == WINDOW and reader.attributes["reduction"] == "max" and reader.residual is None:
-                return self.behind_max_pooling(reader)
-        return node
+                return self.behind_max_pooling(reader.output)
+        return name
 
     def weights(self, node: Node) -> np.ndarray | None:
         """float64 weights of a layer (K, C, kernel height, kernel width), or ``None`` if it has none."""
@@ -74,9 +82,9 @@ class Probe:
         changed = replace(self.graph, constants=self.graph.constants | {node.inputs[1]: weights})
         return self._resume(changed, self._indices[node.name], {}, samples)
 
-    def loss_with_output(self, node: Node, values: np.ndarray, samples: np.ndarray) -> float:
-        """The mean loss with other values of a layer's output (samples, *shape*)."""
-        return self._resume(self.graph, self._indices[node.name] + 1, {node.output: values}, samples)
+    def loss_with_values(self, name: str, values: np.ndarray, samples: np.ndarray) -> float:
+        """The mean loss with other values of a tensor (samples, *shape*)."""
+        return self._resume(self.graph, self._makers.get(name, -1) + 1, {name: values}, samples)
 
     def _resume(self, graph: Graph, first: int, changed: dict[str, np.ndarray], samples: np.ndarray) -> float:
         """The loss when nodes from ``first`` on are computed; the others' results are known, but for ``changed``."""

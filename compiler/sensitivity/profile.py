@@ -11,6 +11,7 @@ import numpy as np
 from tessera.compiler.calibrate import Calibration
 from tessera.compiler.errors import CompilerError
 from tessera.compiler.graph import Graph, Node
+from tessera.compiler.precision import LayerSensitivity, SensitivityProfile
 from tessera.compiler.quantize import quantize_weights, weight_scales
 from tessera.compiler.sensitivity.probe import Probe
 from tessera.rtl.config import ACTIVATION_DEPTHS, WEIGHT_DEPTHS
@@ -20,43 +21,10 @@ _KINK = 0.2
 """Where the second differences of a step and of half of it differ by more than this part, the step has met a kink of
 ReLU or max pooling, and the difference is not the Hessian's."""
 
+DEFAULT_METHOD = "perturbation"
+
 MIN_SAMPLES = 8
 """Fewer samples do not tell one layer's sensitivity from another's."""
-
-
-@dataclass(frozen=True)
-class LayerSensitivity:
-    """What fewer bits of one layer cost, in the unit of the method.
-
-    Attributes
-    ----------
-    weights
-        By weight depth; empty for a layer without weights.
-    activations
-        By depth of the layer's output.
-    """
-
-    weights: Mapping[int, float]
-    activations: Mapping[int, float]
-
-
-@dataclass(frozen=True)
-class SensitivityProfile:
-    """Sensitivities of a network.
-
-    Attributes
-    ----------
-    method
-        One of ``METHODS``.
-    layers
-        By the name of the operation.
-    samples
-        Calibration samples that they come from.
-    """
-
-    method: str
-    layers: Mapping[str, LayerSensitivity]
-    samples: int
 
 
 @dataclass(frozen=True)
@@ -90,7 +58,7 @@ def analyse(
     graph: Graph,
     calibration: Calibration,
     data: Mapping[str, np.ndarray],
-    method: str = "perturbation",
+    method: str = DEFAULT_METHOD,
     *,
     labels: np.ndarray | None = None,
     hessian: HessianOptions | None = None,
@@ -120,7 +88,8 @@ def analyse(
     Raises
     ------
     CompilerError
-        The method is unknown, there are too few samples, or the network's loss is not finite.
+        The method is unknown; there are too few samples, or they are all alike; a layer is dead, that is, computes the
+        same for all of them; or the network's loss is not finite.
     """
     if method not in METHODS:
         raise CompilerError(f"there is no sensitivity method {method!r}; use one of {', '.join(METHODS)}")
@@ -129,12 +98,29 @@ def analyse(
         raise CompilerError(
             f"{probe.samples} samples are too few to estimate sensitivities; give at least {MIN_SAMPLES}"
         )
+    _check_variety(probe)
     maker = METHODS[method](probe, calibration, hessian or HessianOptions())
     layers = {}
+    for name in probe.given:
+        progress(name)
+        layers[name] = LayerSensitivity({}, dict(maker.activations(name)))
     for node in probe.layers:
         progress(node.name)
-        layers[node.name] = LayerSensitivity(dict(maker.weights(node)), dict(maker.activations(node)))
+        layers[node.name] = LayerSensitivity(dict(maker.weights(node)), dict(maker.activations(node.output)))
     return SensitivityProfile(method, layers, probe.samples)
+
+
+def _check_variety(probe: Probe) -> None:
+    """Refuses samples, and layers, of which nothing can be learned."""
+    names = {name: f"input {name!r} is" for name in probe.graph.inputs}
+    names |= {node.output: f"layer {node.name!r} is dead: its results are" for node in probe.layers}
+    for name, subject in names.items():
+        values = probe.values(name, np.arange(probe.samples))
+        if (values == values[0]).all():
+            raise CompilerError(
+                f"{subject} the same for all {probe.samples} samples, so that no sensitivity can be estimated; give "
+                "typical inputs, or repair the network"
+            )
 
 
 class _Method(ABC):
@@ -156,28 +142,28 @@ class _Method(ABC):
             quantised = quantize_weights(weights, scales, depth) * scales.reshape(-1, 1, 1, 1)
             yield depth, self.of_weights(node, weights, quantised)
 
-    def activations(self, node: Node) -> Iterator[tuple[int, float]]:
-        """Activation depths and sensitivities; behind max pooling, which commutes with quantisation but has kinks where
-        values are equal."""
-        node = self.probe.behind_max_pooling(node)
-        values = self.probe.values(node.output, self.everything)
-        self.prepare_activations(node, values)
+    def activations(self, name: str) -> Iterator[tuple[int, float]]:
+        """Activation depths of a tensor and sensitivities; behind max pooling, which commutes with quantisation but has
+        kinks where values are equal."""
+        name = self.probe.behind_max_pooling(name)
+        values = self.probe.values(name, self.everything)
+        self.prepare_activations(name, values)
         for depth in ACTIVATION_DEPTHS:
-            yield depth, self.of_activations(node, values, self._quantised(node.output, values, depth))
+            yield depth, self.of_activations(name, values, self._quantised(name, values, depth))
 
     def prepare_weights(self, node: Node, weights: np.ndarray) -> None:  # noqa: B027 (most methods need nothing)
         """Computes what all depths of a layer's weights need."""
 
-    def prepare_activations(self, node: Node, values: np.ndarray) -> None:  # noqa: B027
-        """Computes what all depths of a layer's output need."""
+    def prepare_activations(self, name: str, values: np.ndarray) -> None:  # noqa: B027
+        """Computes what all depths of a tensor need."""
 
     @abstractmethod
     def of_weights(self, node: Node, weights: np.ndarray, quantised: np.ndarray) -> float:
         """The sensitivity for quantised weights."""
 
     @abstractmethod
-    def of_activations(self, node: Node, values: np.ndarray, quantised: np.ndarray) -> float:
-        """The sensitivity for a quantised output."""
+    def of_activations(self, name: str, values: np.ndarray, quantised: np.ndarray) -> float:
+        """The sensitivity for a quantised tensor."""
 
     def _quantised(self, name: str, values: np.ndarray, depth: int) -> np.ndarray:
         measured = self.calibration.ranges[name]
@@ -189,21 +175,21 @@ class _Perturbation(_Method):
     def prepare_weights(self, node: Node, weights: np.ndarray) -> None:
         self.float_loss = self.probe.loss(self.everything)
 
-    def prepare_activations(self, node: Node, values: np.ndarray) -> None:
+    def prepare_activations(self, name: str, values: np.ndarray) -> None:
         self.float_loss = self.probe.loss(self.everything)
 
     def of_weights(self, node: Node, weights: np.ndarray, quantised: np.ndarray) -> float:
         return self.probe.loss_with_weights(node, quantised, self.everything) - self.float_loss
 
-    def of_activations(self, node: Node, values: np.ndarray, quantised: np.ndarray) -> float:
-        return self.probe.loss_with_output(node, quantised, self.everything) - self.float_loss
+    def of_activations(self, name: str, values: np.ndarray, quantised: np.ndarray) -> float:
+        return self.probe.loss_with_values(name, quantised, self.everything) - self.float_loss
 
 
 class _Noise(_Method):
     def of_weights(self, node: Node, weights: np.ndarray, quantised: np.ndarray) -> float:
         return self._ratio(weights, quantised)
 
-    def of_activations(self, node: Node, values: np.ndarray, quantised: np.ndarray) -> float:
+    def of_activations(self, name: str, values: np.ndarray, quantised: np.ndarray) -> float:
         return self._ratio(values, quantised)
 
     @staticmethod
@@ -221,15 +207,15 @@ class _Hessian(_Method):
             weights, lambda moved, samples: self.probe.loss_with_weights(node, moved, samples)
         )
 
-    def prepare_activations(self, node: Node, values: np.ndarray) -> None:
+    def prepare_activations(self, name: str, values: np.ndarray) -> None:
         self.mean_diagonal = self._mean_diagonal(
-            values, lambda moved, samples: self.probe.loss_with_output(node, moved, samples), by_sample=True
+            values, lambda moved, samples: self.probe.loss_with_values(name, moved, samples), by_sample=True
         )
 
     def of_weights(self, node: Node, weights: np.ndarray, quantised: np.ndarray) -> float:
         return self.mean_diagonal * float(np.square(quantised - weights).sum())
 
-    def of_activations(self, node: Node, values: np.ndarray, quantised: np.ndarray) -> float:
+    def of_activations(self, name: str, values: np.ndarray, quantised: np.ndarray) -> float:
         return self.mean_diagonal * float(np.square(quantised - values).sum()) / len(values)
 
     def _mean_diagonal(

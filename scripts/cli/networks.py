@@ -88,7 +88,7 @@ def load_quantized(path: Path, shapes: Mapping[str, Shape]) -> QuantizedNetwork:
     """Reads a quantised network; says what is not as in the file. Raises `CompilerError` if it cannot be used."""
     found = read_quantized(path, input_shapes=shapes)
     for sentence in found.notes:
-        console.print(f"{path}: {sentence}", markup=False, highlight=False, soft_wrap=True)
+        console.print(f"{path}: {sentence}", soft_wrap=True)
     return found.network
 
 

@@ -1,13 +1,18 @@
-"""``tessera quantize``: a float network, or one quantised elsewhere, becomes a quantised one of our form."""
+"""``tessera quantize``: a float network becomes a quantised one."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
+import numpy as np
 import typer
 
 from tessera.cli.console import UsageError, check_output, console, output_file, write_json
+from tessera.cli.depths import BUDGETS, CostSource, DepthChoice, DepthRequest, choose, find_depth_limits, parse_budgets
+from tessera.cli.depths_report import choice_summary, draw, front_summary, show_choice, show_front
 from tessera.cli.networks import host_operations, load_quantized
 from tessera.cli.options import (
     ActivationsOption,
@@ -20,17 +25,35 @@ from tessera.cli.options import (
     parse_layers,
     parse_shapes,
 )
-from tessera.compiler import calibrate, import_onnx, is_quantized, load_inputs, to_integer, write_qonnx
+from tessera.compiler import (
+    Graph,
+    calibrate,
+    import_onnx,
+    is_quantized,
+    load_inputs,
+    to_integer,
+    write_qonnx,
+)
 from tessera.compiler import quantize as quantize_graph
+from tessera.compiler.calibration_data import load_labels
+from tessera.compiler.mixed_precision import Depths, Judge
 from tessera.compiler.passes import PIPELINE
 from tessera.compiler.quantized import QuantizedNetwork
+from tessera.compiler.sensitivity import DEFAULT_METHOD, METHODS
+from tessera.rtl.config import NpuConfig
+
+MIXED = "Mixed precision"
+"""Panel of the options that choose depths."""
 
 
 def quantize(
     network: Annotated[
         Path, typer.Argument(help="Float network, or one quantised elsewhere (ONNX).", metavar="NETWORK")
     ],
-    output: Annotated[Path, typer.Option("--output", "-o", help="Quantised network (QONNX).", metavar="FILE")],
+    output: Annotated[
+        Path | None,
+        typer.Option("--output", "-o", help="Quantised network (QONNX); needed but for --front.", metavar="FILE"),
+    ] = None,
     calibration: CalibrationOption = None,
     activations: ActivationsOption = None,
     weights: WeightsOption = None,
@@ -45,29 +68,181 @@ def quantize(
     ] = False,
     show: Annotated[bool, typer.Option("--print", help="Print the network after every pass.")] = False,
     json: JsonOption = None,
+    budget: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--budget",
+            help=f"Most that the network may cost: {', '.join(BUDGETS)}, as a number or as a part of what it costs "
+            "with 8 bits (cycles=50%, say); may be repeated. Depths are chosen that cost the least accuracy.",
+            metavar="NAME=LIMIT",
+            rich_help_panel=MIXED,
+        ),
+    ] = None,
+    max_loss: Annotated[
+        float | None,
+        typer.Option(
+            "--max-loss",
+            min=0,
+            help="Points of accuracy that may be lost against the float network: the fastest depths that lose no more.",
+            metavar="POINTS",
+            rich_help_panel=MIXED,
+        ),
+    ] = None,
+    front: Annotated[
+        bool,
+        typer.Option("--front", help="Show accuracy against cycles and size instead.", rich_help_panel=MIXED),
+    ] = False,
+    validation: Annotated[
+        Path | None,
+        typer.Option(
+            "--validation",
+            help="Inputs (.npz or .npy, with labels if there are any) on which accuracy is measured; default: those of "
+            "--calibration.",
+            metavar="FILE",
+            rich_help_panel=MIXED,
+        ),
+    ] = None,
+    method: Annotated[
+        str,
+        typer.Option(
+            "--method",
+            help=f"How sensitive layers are found: {', '.join(METHODS)}.",
+            metavar="NAME",
+            rich_help_panel=MIXED,
+        ),
+    ] = DEFAULT_METHOD,
+    costs: Annotated[
+        CostSource,
+        typer.Option("--costs", help="Cycles from the cycle model, or measured on the RTL.", rich_help_panel=MIXED),
+    ] = CostSource.MODEL,
+    npu: Annotated[
+        str,
+        typer.Option(
+            "--npu", help="Machine that it is for: tiny, edge, server, or a TOML file.", rich_help_panel=MIXED
+        ),
+    ] = "edge",
+    limit_loss: Annotated[
+        float,
+        typer.Option(
+            "--limit-loss",
+            min=0,
+            help="Points of accuracy that may be lost where every layer has its least activation depth; the file says "
+            "which that is.",
+            metavar="POINTS",
+            rich_help_panel=MIXED,
+        ),
+    ] = 1.0,
+    picture: Annotated[
+        Path | None,
+        typer.Option(
+            "--picture",
+            help="Draw the sensitivities of the layers, or the front (.svg, .png, .pdf).",
+            metavar="FILE",
+            rich_help_panel=MIXED,
+        ),
+    ] = None,
 ) -> None:
-    """Quantise a float ONNX network and write it as QONNX; one that is quantised already is only rewritten."""
-    check_output(output, network, calibration)
-    check_output(json, network, calibration, output)
+    """Quantise a float ONNX network and write it as QONNX.
+
+    All layers have the depths that --activations and --weights say, and --layer sets some apart; or, with a budget or
+    an accuracy, each layer has depths that are chosen for it. A network that is quantised already is only rewritten.
+    """
+    for index, path in enumerate((output, json, picture)):
+        check_output(path, network, calibration, validation, *(output, json, picture)[:index])
     layers, shapes = parse_layers(layer), parse_shapes(shape)
-    if is_quantized(network):
-        depths = {"activations": activations, "weights": weights, "layer": layer}
-        _check_unused(network, calibration=calibration, **depths, power_of_two_io=power_of_two_io)
-        _write(network, output, load_quantized(network, shapes), show=show, json=json)
+    budgets = parse_budgets(budget)
+    chooses = bool(budgets) or max_loss is not None or front
+    _check_request(output, activations, weights, picture, validation, chooses=chooses, front=front)
+    if output is not None and is_quantized(network):
+        _check_unused(
+            network,
+            calibration=calibration,
+            activations=activations,
+            weights=weights,
+            layer=layer,
+            power_of_two_io=power_of_two_io,
+            budget=budget,
+            max_loss=max_loss,
+        )
+        _write(network, output, load_quantized(network, shapes), json, show=show)
         return
     if calibration is None:
         raise UsageError("the activations' ranges are unknown; give typical inputs with --calibration FILE.npz")
-    graph = import_onnx(network, input_shapes=shapes)
-    for name, stage in PIPELINE.stages(graph):
-        graph = stage
-        if show:
-            _show(f"--- {name}\n{graph.format()}")
+    request = DepthRequest(NpuConfig.load(npu), budgets, max_loss, method, costs, limit_loss, layers, wants_front=front)
+    graph = _prepare(import_onnx(network, input_shapes=shapes), show=show)
     samples = load_inputs(calibration, graph.inputs, graph.shapes)
     ranges = calibrate(graph, samples, power_of_two_io=power_of_two_io)
     if show:
         _show(ranges.format())
-    quantized = quantize_graph(graph, ranges, depth_or_default(activations), depth_or_default(weights), layers)
-    _write(network, output, quantized, show=show, json=json)
+    if output is not None and not chooses:
+        depths = depth_or_default(activations), depth_or_default(weights)
+        _write(network, output, quantize_graph(graph, ranges, *depths, layers), json, show=show)
+        return
+    labels = _labels(calibration, samples)
+    judged = samples if validation is None else load_inputs(validation, graph.inputs, graph.shapes)
+    judge = Judge(graph, judged, labels if validation is None else _labels(validation, judged))
+
+    def quantizer(depths: Depths) -> QuantizedNetwork:
+        return quantize_graph(graph, ranges, overrides=depths)
+
+    found = choose(request, graph, ranges, samples, labels, quantizer, judge)
+    if picture is not None:
+        draw(found, picture)
+    if output is None:
+        _report_front(found, json)
+        return
+    (choice,) = found.choices
+    limits = find_depth_limits(request, choice, found.profile, quantizer)
+    quantized = replace(choice.network, limits=limits, sensitivity=found.profile)
+    show_choice(found, quantized)
+    _write(network, output, quantized, json, show=show, more=choice_summary(found, quantized))
+
+
+def _report_front(found: DepthChoice, json: Path | None) -> None:
+    show_front(found)
+    if json is not None:
+        write_json(json, front_summary(found))
+
+
+def _check_request(
+    output: Path | None,
+    activations: int | None,
+    weights: int | None,
+    picture: Path | None,
+    validation: Path | None,
+    *,
+    chooses: bool,
+    front: bool,
+) -> None:
+    """Refuses options that contradict each other."""
+    if front and output is not None:
+        raise UsageError(
+            "--front shows what can be had and writes no network; leave out --output, and then choose one with "
+            "--budget or --max-loss"
+        )
+    if not front and output is None:
+        raise UsageError("nothing says where to write the quantised network; give --output FILE")
+    if chooses and (activations is not None or weights is not None):
+        raise UsageError(
+            "--activations and --weights give all layers one depth, but --budget, --max-loss and --front choose them; "
+            "leave one of them out, and set single layers with --layer"
+        )
+    if not chooses and (picture is not None or validation is not None):
+        raise UsageError(
+            "--picture and --validation are for depths that are chosen; add --budget, --max-loss or --front"
+        )
+
+
+def _labels(path: Path, samples: Mapping[str, np.ndarray]) -> np.ndarray | None:
+    return load_labels(path, len(next(iter(samples.values()))))
+
+
+def _prepare(graph: Graph, *, show: bool) -> Graph:
+    for name, stage in PIPELINE.stages(graph):
+        graph = stage
+        if show:
+            _show(f"--- {name}\n{graph.format()}")
+    return graph
 
 
 def _check_unused(network: Path, **options: object) -> None:
@@ -80,7 +255,15 @@ def _check_unused(network: Path, **options: object) -> None:
             )
 
 
-def _write(source: Path, output: Path, quantized: QuantizedNetwork, *, show: bool, json: Path | None) -> None:
+def _write(
+    source: Path,
+    output: Path,
+    quantized: QuantizedNetwork,
+    json: Path | None,
+    *,
+    show: bool,
+    more: Mapping[str, object] | None = None,
+) -> None:
     """Writes the network, and says what has become of it."""
     integer = to_integer(quantized)
     if show:
@@ -89,16 +272,14 @@ def _write(source: Path, output: Path, quantized: QuantizedNetwork, *, show: boo
     with output_file(output) as temporary:
         write_qonnx(quantized, temporary)
     for sentence in host_operations(quantized):
-        console.print(sentence, markup=False, highlight=False)
-    console.print(
-        f"{output}: {len(quantized.operations)} operations on the NPU, {integer.macs:,} MACs", highlight=False
-    )
+        console.print(sentence)
+    console.print(f"{output}: {len(quantized.operations)} operations on the NPU, {integer.macs:,} MACs")
     if json is not None:
-        write_json(json, _summary(source, output, quantized, integer.macs))
+        write_json(json, {**_summary(source, output, quantized, integer.macs), **(more or {})})
 
 
 def _show(text: str) -> None:
-    console.print(text, markup=False, highlight=False, soft_wrap=True)
+    console.print(text, soft_wrap=True)
 
 
 def _summary(source: Path, output: Path, quantized: QuantizedNetwork, macs: int) -> dict[str, object]:

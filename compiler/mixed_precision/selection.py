@@ -1,6 +1,6 @@
 """Chooses the depths of a network's layers by integer linear programming.
 
-Every layer has *candidates*: pairs of depths with a sensitivity (what they cost in accuracy, in any unit that adds up
+Every layer has *candidates*: depths with a sensitivity (what they cost in accuracy, in any unit that adds up
 over layers) and costs of resources (cycles, weight bytes, DRAM bytes...). Exactly one candidate of each layer is
 chosen. The objective is either the total sensitivity under budgets of resources, or the total of one resource under
 a bound on the sensitivity; sensitivity is therefore one of the *quantities* that candidates have, by the name
@@ -34,15 +34,21 @@ class Candidate:
 
     Attributes
     ----------
-    activation, weight
-        Bits of the layer's output and of its weights.
+    activation
+        Bits of the activations that the layer stands for.
+    weight
+        Bits of its weights; ``None`` if it has none.
     quantities
         What they cost, by the name of the quantity; ``SENSITIVITY`` is one.
     """
 
     activation: int
-    weight: int
+    weight: int | None
     quantities: Mapping[str, float]
+
+
+class Infeasible(CompilerError):
+    """No choice keeps the limits."""
 
 
 @dataclass(frozen=True)
@@ -99,14 +105,15 @@ def select(
     Raises
     ------
     CompilerError
-        There are no layers, a limit or ``minimise`` names no quantity, a quantity is no finite number, or no choice
-        keeps the limits; then the sentence says the least total that could be reached.
+        There are no layers, a limit or ``minimise`` names no quantity, or a quantity is no finite number.
+    Infeasible
+        No choice keeps the limits; the sentence says the least total that could be reached.
     """
     _check(layers, limits, minimise)
     problem = _Problem(layers, ties)
     choice = problem.solve(minimise, limits)
     if choice is None:
-        raise CompilerError(_nearest(problem, limits))
+        raise Infeasible(_nearest(problem, limits))
     chosen = {name: candidates[index] for (name, candidates), index in zip(layers.items(), choice, strict=True)}
     names = next(iter(layers.values()))[0].quantities
     totals = {name: sum(each.quantities[name] for each in chosen.values()) for name in names}
@@ -184,9 +191,10 @@ def _check(layers: Mapping[str, Sequence[Candidate]], limits: Mapping[str, float
         for candidate in candidates:
             for quantity, value in candidate.quantities.items():
                 if not math.isfinite(value):
+                    weights = "" if candidate.weight is None else f"{candidate.weight}-bit weights and "
                     raise CompilerError(
-                        f"layer {name!r} has a {quantity} of {value} at {candidate.weight}-bit weights and "
-                        f"{candidate.activation}-bit activations; it must be a finite number"
+                        f"layer {name!r} has a {quantity} of {value} at {weights}{candidate.activation}-bit "
+                        "activations; it must be a finite number"
                     )
     known = next(iter(layers.values()))[0].quantities
     for quantity in (*limits, minimise):

@@ -1,0 +1,102 @@
+"""What is known of how many bits a network needs: the sensitivities of its layers, and the limits of their depths.
+
+Both name a layer by its operation, or, for what the NPU is given, by the tensor; a layer's activations are its output.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from tessera.compiler.errors import CompilerError
+from tessera.rtl.config import ACTIVATION_DEPTHS
+
+
+@dataclass(frozen=True)
+class LayerSensitivity:
+    """What fewer bits of one layer cost, in the unit of the method.
+
+    Attributes
+    ----------
+    weights
+        By weight depth; empty for a layer without weights.
+    activations
+        By depth of the layer's output.
+    """
+
+    weights: Mapping[int, float]
+    activations: Mapping[int, float]
+
+
+@dataclass(frozen=True)
+class SensitivityProfile:
+    """Sensitivities of a network.
+
+    Attributes
+    ----------
+    method
+        How they were found; one of `tessera.compiler.sensitivity.METHODS`.
+    layers
+        By the name of the layer.
+    samples
+        Calibration samples that they come from.
+    """
+
+    method: str
+    layers: Mapping[str, LayerSensitivity]
+    samples: int
+
+
+@dataclass(frozen=True)
+class DepthRange:
+    """The least and the greatest activation depth that may be chosen, in bits.
+
+    Raises
+    ------
+    CompilerError
+        One of them is no activation depth, or the least is the greater one.
+    """
+
+    minimum: int = min(ACTIVATION_DEPTHS)
+    maximum: int = max(ACTIVATION_DEPTHS)
+
+    def __post_init__(self) -> None:
+        for depth in (self.minimum, self.maximum):
+            if depth not in ACTIVATION_DEPTHS:
+                raise CompilerError(
+                    f"the activation depth {depth} does not exist; use one of {', '.join(map(str, ACTIVATION_DEPTHS))}"
+                )
+        if self.minimum > self.maximum:
+            raise CompilerError(
+                f"the least activation depth {self.minimum} is above the greatest, {self.maximum}; swap them"
+            )
+
+    def __contains__(self, depth: int) -> bool:
+        return self.minimum <= depth <= self.maximum
+
+    def clamp(self, depth: int) -> int:
+        """The depth in the range that is next to ``depth``."""
+        return min(max(depth, self.minimum), self.maximum)
+
+
+@dataclass(frozen=True)
+class DepthLimits:
+    """The activation depths that a network may run at.
+
+    Attributes
+    ----------
+    network
+        Where one depth is chosen for all layers.
+    layers
+        Where each layer has its own, by the name of the layer.
+    """
+
+    network: DepthRange
+    layers: Mapping[str, DepthRange]
+
+    @staticmethod
+    def at_least(depths: Mapping[str, int]) -> DepthLimits:
+        """Those of a network of which no more is known than the depths by layer that it was made for: more bits do no
+        harm, fewer may."""
+        layers = {name: DepthRange(minimum=depth) for name, depth in depths.items()}
+        return DepthLimits(DepthRange(minimum=max(depths.values(), default=min(ACTIVATION_DEPTHS))), layers)
