@@ -27,6 +27,15 @@ class Probe:
     labels
         The right classes of the samples, or ``None``; see `make_loss`.
 
+    Attributes
+    ----------
+    graph
+        The network.
+    samples
+        Number of samples.
+    criterion
+        The loss.
+
     Raises
     ------
     CompilerError
@@ -42,7 +51,7 @@ class Probe:
         self._values = {name: value.reshape(self.samples, *graph.shapes[name]) for name, value in values.items()}
         self._indices = {node.name: index for index, node in enumerate(graph.nodes)}
         self._makers = {name: index for index, node in enumerate(graph.nodes) for name in node.outputs}
-        self._loss: Loss = make_loss({name: self._values[name] for name in graph.outputs}, labels)
+        self.criterion: Loss = make_loss({name: self._values[name] for name in graph.outputs}, labels)
 
     @property
     def layers(self) -> list[Node]:
@@ -75,7 +84,7 @@ class Probe:
 
     def loss(self, samples: np.ndarray) -> float:
         """The float network's mean loss over some samples."""
-        return self._loss({name: self._values[name][samples] for name in self.graph.outputs}, samples)
+        return self.criterion({name: self._values[name][samples] for name in self.graph.outputs}, samples)
 
     def loss_with_weights(self, node: Node, weights: np.ndarray, samples: np.ndarray) -> float:
         """The mean loss with other weights of a layer."""
@@ -95,4 +104,4 @@ class Probe:
                     values[name] = self._values[name][samples]
             run_node(graph, node, values, np.float64)
         outputs = {name: values.get(name, self._values[name][samples]) for name in graph.outputs}
-        return self._loss(outputs, samples)
+        return self.criterion(outputs, samples)

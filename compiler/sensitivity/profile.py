@@ -13,6 +13,7 @@ from tessera.compiler.errors import CompilerError
 from tessera.compiler.graph import Graph, Node
 from tessera.compiler.precision import LayerSensitivity, SensitivityProfile
 from tessera.compiler.quantize import quantize_weights, weight_scales
+from tessera.compiler.sensitivity.derivatives import Derivatives
 from tessera.compiler.sensitivity.probe import Probe
 from tessera.rtl.config import ACTIVATION_DEPTHS, WEIGHT_DEPTHS
 from tessera.sim.golden.arithmetic import depth_range
@@ -22,6 +23,9 @@ _KINK = 0.2
 ReLU or max pooling, and the difference is not the Hessian's."""
 
 DEFAULT_METHOD = "perturbation"
+
+_VANISHING = 1e-12
+"""Gradients below this are rounding errors."""
 
 MIN_SAMPLES = 8
 """Fewer samples do not tell one layer's sensitivity from another's."""
@@ -77,7 +81,9 @@ def analyse(
     method
         - ``hessian``: mean diagonal of the loss's Hessian times the squared quantisation error;
         - ``perturbation``: rise of the loss when the layer alone is quantised;
-        - ``noise``: squared quantisation error by the squared values.
+        - ``noise``: squared quantisation error by the squared values;
+        - ``gradient``: magnitudes of the loss's gradients times those of the quantisation error; needs labels, and
+          PyTorch.
     labels
         The right classes of the samples, if they are known.
     hessian
@@ -89,7 +95,8 @@ def analyse(
     ------
     CompilerError
         The method is unknown; there are too few samples, or they are all alike; a layer is dead, that is, computes the
-        same for all of them; or the network's loss is not finite.
+        same for all of them; or the network's loss is not finite. For ``gradient`` also: there are no labels, or
+        PyTorch is not installed.
     """
     if method not in METHODS:
         raise CompilerError(f"there is no sensitivity method {method!r}; use one of {', '.join(METHODS)}")
@@ -249,5 +256,30 @@ class _Hessian(_Method):
         return max(0.0, found)
 
 
-METHODS: Mapping[str, type[_Method]] = {"hessian": _Hessian, "perturbation": _Perturbation, "noise": _Noise}
+class _Gradient(_Method):
+    """To the first order what quantisation may change of a sample's loss: the mean over the samples of the sum of
+    ``|g| |q - x|`` over all elements x, their gradients g and their quantised values q."""
+
+    def __init__(self, probe: Probe, calibration: Calibration, options: HessianOptions):
+        super().__init__(probe, calibration, options)
+        self.weight_magnitudes, self.activation_magnitudes = Derivatives(probe).magnitudes()
+        if max(float(found.max(initial=0)) for found in self.activation_magnitudes.values()) < _VANISHING:
+            raise CompilerError(
+                "the gradients vanish, since the loss compares the float network with its own outputs; give the right "
+                "classes (an array 'labels' beside the calibration data), or use another method"
+            )
+
+    def of_weights(self, node: Node, weights: np.ndarray, quantised: np.ndarray) -> float:
+        return float((self.weight_magnitudes[node.name] * np.abs(quantised - weights)).sum())
+
+    def of_activations(self, name: str, values: np.ndarray, quantised: np.ndarray) -> float:
+        return float((self.activation_magnitudes[name] * np.abs(quantised - values)).sum()) / len(values)
+
+
+METHODS: Mapping[str, type[_Method]] = {
+    "hessian": _Hessian,
+    "perturbation": _Perturbation,
+    "noise": _Noise,
+    "gradient": _Gradient,
+}
 """The methods by name."""
