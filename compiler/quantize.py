@@ -91,6 +91,15 @@ def quantize(
     return assemble(graph, tensors, tuple(operations))
 
 
+def depths_of(network: QuantizedNetwork) -> dict[str, LayerDepths]:
+    """The overrides that give a network the depths of this quantised form of it."""
+    depths = {name: LayerDepths(network.tensors[name].depth) for name in network.npu_inputs}
+    for operation in network.operations:
+        weight = operation.weight_depth if isinstance(operation, QuantizedConvolution) else None
+        depths[operation.name] = LayerDepths(network.tensors[operation.output].depth, weight)
+    return depths
+
+
 def quantize_weights(weights: np.ndarray, scales: np.ndarray, depth: int) -> np.ndarray:
     """int8 weights (K, ...) of float ``weights``: rounded half to even, symmetric (-7..7 or -127..127)."""
     top = (1 << (depth - 1)) - 1

@@ -9,6 +9,8 @@ from itertools import pairwise
 
 from torch import Tensor, nn
 
+from tessera.compiler.fine_tuning import FineTuning
+
 DIGITS = 10
 Size = int | tuple[int, int]
 
@@ -190,6 +192,7 @@ class Recipe:
     softmax : whether the written file ends in a Softmax, which training leaves to its loss function
     metric : name of what is measured on held-out data
     weight_decay, peak_learning_rate : of the optimizer
+    fine_tuning : how the network is trained on for its depths
     """
 
     build: Callable[[], nn.Sequential]
@@ -200,17 +203,26 @@ class Recipe:
     metric: str = "accuracy"
     weight_decay: float = 0.2
     peak_learning_rate: float = 1e-2
+    fine_tuning: FineTuning = FineTuning()
 
 
 RECIPES = {
     "digits_cnn": Recipe(DigitsCnn, "digits", 150, shift=1, softmax=True),
     "digits_resnet": Recipe(lambda: Resnet((16, 32)), "digits", 150, shift=1),
     "digits_mlp": Recipe(DigitsMlp, "digits", 150, shift=1),
-    "digits32_resnet8": Recipe(lambda: Resnet((16, 32, 64)), "digits32", 40, shift=3),
-    "photographs_mobilenet": Recipe(lambda: mobilenet(5), "photographs", 25),
+    "digits32_resnet8": Recipe(
+        lambda: Resnet((16, 32, 64)), "digits32", 40, shift=3, fine_tuning=FineTuning(epochs=8, learning_rate=3e-4)
+    ),
+    "photographs_mobilenet": Recipe(lambda: mobilenet(5), "photographs", 25, fine_tuning=FineTuning(epochs=16)),
     "keywords_dscnn": Recipe(lambda: keyword_network(12), "keywords", 20),
     "novelty_autoencoder": Recipe(
-        Autoencoder, "novel_digits", 60, metric="auc", weight_decay=0.01, peak_learning_rate=3e-3
+        Autoencoder,
+        "novel_digits",
+        60,
+        metric="auc",
+        weight_decay=0.01,
+        peak_learning_rate=3e-3,
+        fine_tuning=FineTuning(epochs=40, learning_rate=3e-4),
     ),
 }
 """The networks by name."""

@@ -1,0 +1,47 @@
+"""Fine-tuning of the shipped networks for their depths."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+import torch
+
+from tessera.compiler import LayerDepths
+from tessera.compiler.datasets import DatasetSplit, LabelledImages
+from tessera.compiler.fine_tuning import fine_tune
+from tessera.compiler.graph import Graph
+from training.loop import SEED, shift_some
+from training.networks import Recipe
+
+DEPTHS = (4, 4)
+"""Depths of activations and weights that networks are tuned for where nothing else is said."""
+
+
+def tune(graph: Graph, recipe: Recipe, data: DatasetSplit, overrides: Mapping[str, LayerDepths] | None = None) -> Graph:
+    """A prepared network trained on for 4 bits, or the depths that ``overrides`` has for its layers."""
+    train = with_shifted(data.train, recipe.shift)
+    return fine_tune(
+        graph,
+        inputs(graph, train),
+        inputs(graph, data.calibration),
+        *DEPTHS,
+        overrides,
+        labels=train.labels if recipe.metric == "accuracy" else None,
+        options=recipe.fine_tuning,
+        progress=lambda epoch, loss: print(f"  epoch {epoch:3}, loss {loss:.5f}", flush=True),
+    )
+
+
+def inputs(graph: Graph, data: LabelledImages) -> dict[str, np.ndarray]:
+    """Samples in the shape of a network's only input."""
+    (name,) = graph.inputs
+    return {name: data.images.reshape(len(data), *graph.shapes[name][1:])}
+
+
+def with_shifted(data: LabelledImages, limit: int) -> LabelledImages:
+    """The images, and where training moves them by up to ``limit`` pixels, as many again, of which some are moved."""
+    if not limit:
+        return data
+    moved = shift_some(torch.from_numpy(data.images), limit, torch.Generator().manual_seed(SEED)).numpy()
+    return LabelledImages(np.concatenate([data.images, moved]), np.concatenate([data.labels, data.labels]))
