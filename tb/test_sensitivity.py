@@ -37,11 +37,21 @@ def network(tmp_path: Path, *, classifier: bool = True) -> tuple[Graph, dict[str
     return prepare(import_onnx(path)), {"x": rng.normal(size=(24, 2, 5, 5)).astype(np.float32)}
 
 
+@pytest.fixture(params=METHODS)
+def method(request: pytest.FixtureRequest) -> str:
+    """Every method, the one that needs PyTorch only with it."""
+    if request.param == "gradient":
+        pytest.importorskip("torch", reason="derivatives need the extra 'train'")
+    return request.param
+
+
 def profile(graph: Graph, data: dict[str, np.ndarray], method: str, **options: object) -> SensitivityProfile:
+    """The profile by a method; gradients are of a loss against some labels."""
+    if method == "gradient":
+        options = {"labels": np.arange(len(next(iter(data.values())))) % 3, **options}
     return analyse(graph, calibrate(graph, data), data, method, **options)
 
 
-@pytest.mark.parametrize("method", METHODS)
 def test_every_layer_and_depth(method: str, tmp_path: Path) -> None:
     """All depths of all layers, deeper ones no more sensitive than half as deep ones, and the same when repeated."""
     graph, data = network(tmp_path)
@@ -122,7 +132,6 @@ def test_traces_rank_as_the_exact_ones(tmp_path: Path) -> None:
     np.testing.assert_allclose(traces, exact, rtol=0.35)
 
 
-@pytest.mark.parametrize("method", METHODS)
 def test_max_pooling_commutes_with_quantisation(method: str) -> None:
     """A layer before a max pooling is as sensitive as the pooling, whatever kinks that has."""
     graph = prepare(import_onnx(MODELS / "digits_cnn.onnx"))
@@ -149,7 +158,6 @@ def test_losses() -> None:
     assert squared({"y": 2 * logits, "z": np.ones((5, 2))}, samples) == pytest.approx(2)
 
 
-@pytest.mark.parametrize("method", METHODS)
 def test_dead_layers_and_constant_inputs(method: str, tmp_path: Path) -> None:
     """Where all samples are alike, or a layer makes them so, there is nothing to estimate."""
     graph, data = network(tmp_path)

@@ -109,9 +109,9 @@ def test_traces_rank_as_the_exact_ones(torch: object, tmp_path: Path) -> None:
         if (weights := probe.weights(node)) is not None:
             estimator.prepare_weights(node, weights)
             pairs.append((estimator.mean_diagonal, exact.weight_curvature(node)))
-        node = probe.behind_max_pooling(node)
-        estimator.prepare_activations(node, probe.values(node.output, np.arange(probe.samples)))
-        pairs.append((estimator.mean_diagonal, exact.activation_curvature(node.output)))
+        name = probe.behind_max_pooling(node.output)
+        estimator.prepare_activations(name, probe.values(name, np.arange(probe.samples)))
+        pairs.append((estimator.mean_diagonal, exact.activation_curvature(name)))
     found, expected = np.array(pairs).T
     assert spearmanr(found, expected).statistic >= 0.98
     np.testing.assert_allclose(found, expected, rtol=0.5, atol=1e-3 * expected.max())
@@ -123,7 +123,7 @@ def test_gradient_sensitivity_of_a_linear_network(torch: object, tmp_path: Path)
     graph = prepared(net, net.gemm("x", 6, 4), tmp_path)
     data, labels = samples(graph, 16), np.arange(16) % 4
     calibration = calibrate(graph, data)
-    (layer,) = analyse(graph, calibration, data, "gradient", labels=labels).layers.values()
+    layer = analyse(graph, calibration, data, "gradient", labels=labels).layers[graph.nodes[-1].name]
     scores = execute(graph, data, dtype=np.float64)[graph.outputs[0]].reshape(16, 4)
     errors = np.exp(scores) / np.exp(scores).sum(axis=1, keepdims=True) - np.eye(4)[labels]
     magnitudes = np.abs(errors[:, :, np.newaxis] * data["x"].reshape(16, 1, 6)).mean(axis=0)
