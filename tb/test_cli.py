@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import signal
 import subprocess
 import sys
 from collections.abc import Callable
@@ -243,6 +244,23 @@ def test_interrupted_at_work(tessera: Command, monkeypatch: pytest.MonkeyPatch, 
     monkeypatch.setattr("tessera.cli.quantize.write_qonnx", interrupt)
     outcome = tessera("quantize", MLP, "-c", samples, "-o", tmp_path / "net.onnx")
     assert (outcome.status, outcome.err) == (130, "tessera: interrupted.\n")
+    assert list(tmp_path.iterdir()) == [samples]
+
+
+def test_terminated_at_work(tessera: Command, monkeypatch: pytest.MonkeyPatch, samples: Path, tmp_path: Path) -> None:
+    """A termination ends a command as Ctrl-C does: what it has begun is cleared away."""
+
+    def terminate(*_: object) -> None:
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    monkeypatch.setattr("tessera.cli.quantize.write_qonnx", terminate)
+    # So that a command that does not heed it fails the test instead of ending it.
+    previous = signal.signal(signal.SIGTERM, lambda *_: None)
+    try:
+        outcome = tessera("quantize", MLP, "-c", samples, "-o", tmp_path / "net.onnx")
+    finally:
+        signal.signal(signal.SIGTERM, previous)
+    assert (outcome.status, outcome.err) == (143, "tessera: terminated.\n")
     assert list(tmp_path.iterdir()) == [samples]
 
 

@@ -218,8 +218,12 @@ CASES: dict[str, tuple[Callable[[OnnxBuilder], str], list[str]]] = {
     ),
     "identity at the end": (lambda net: net.node("Identity", net.conv("x", 3, 4)), ["Convolution"]),
     "mean": (
-        lambda net: net.node("ReduceMean", net.conv("x", 3, 4), axes=[-1, 2], keepdims=0),
+        lambda net: net.node("ReduceMean", net.conv("x", 3, 4), axes=[-1, 2]),
         ["Convolution", "Window"],
+    ),
+    "mean without its axes": (
+        lambda net: net.node("ReduceMean", net.conv("x", 3, 4), axes=[-1, 2], keepdims=0),
+        ["Convolution", "Window", "Reshape"],
     ),
     "squeeze": (
         lambda net: net.gemm(

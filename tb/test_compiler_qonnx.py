@@ -146,6 +146,14 @@ def test_shapes_of_one_by_one_maps(tmp_path: Path) -> None:
     assert equal_quantized(network, read_qonnx(written(network, tmp_path)))
 
 
+def test_means_without_their_axes(tmp_path: Path) -> None:
+    """What reads such a mean finds the axes that its node makes."""
+    net = OnnxBuilder(np.random.default_rng(0))
+    mean = net.node("ReduceMean", "x", axes=[2, 3], keepdims=0)
+    network, _ = quantized_network(tmp_path, net, net.batch_norm(net.node("Add", mean, mean), 3))
+    assert equal_quantized(network, read_qonnx(written(network, tmp_path)))
+
+
 def test_a_sum_keeps_the_order_of_its_operands(tmp_path: Path) -> None:
     net = OnnxBuilder(np.random.default_rng(0))
     left = net.node("Relu", net.conv("x", 3, 4))

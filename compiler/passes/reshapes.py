@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from tessera.compiler.graph import CANONICAL, STRUCTURAL, Graph, Node, map_shape
+from tessera.compiler.graph import CANONICAL, STRUCTURAL, Graph, Node, map_shape, unique_name
 from tessera.compiler.operators import npu_problem
 
 RESHAPES = ("Flatten", "Reshape", "Squeeze", "Unsqueeze")
@@ -15,8 +15,14 @@ _ELEMENTWISE = ("Relu", "Clip")
 
 
 def simplify_reshapes(graph: Graph) -> Graph:
-    """Writes every reshape of a tensor as a Reshape with a constant shape, behind the activations that follow it."""
+    """Writes every reshape of a tensor as a Reshape with a constant shape, behind the activations that follow it.
+
+    A mean that drops the axes of height and width becomes one that keeps them, and a Reshape.
+    """
     graph = graph.copy()
+    for node in list(graph.nodes):
+        if node.op == "ReduceMean" and npu_problem(graph, node) is None:
+            _keep_axes(graph, node)
     for node in list(graph.nodes):
         if node.op in RESHAPES and node.inputs[0] in graph.shapes:
             _normalise(graph, node)
@@ -55,6 +61,19 @@ def product_source(graph: Graph, node: Node) -> str:
     """
     source = flattened(graph, node.inputs[0])
     return node.inputs[0] if source in graph.inputs else source
+
+
+def _keep_axes(graph: Graph, node: Node) -> None:
+    """A map stays one, so that whoever reads it finds the four axes that its node makes."""
+    shape = graph.shapes[node.output]
+    if len(shape) == 4:
+        return
+    kept = unique_name(f"{node.output}_map", [*graph.shapes, *graph.constants])
+    graph.shapes[kept] = (*shape, 1, 1)
+    mean = replace(node, outputs=(kept,), attributes={**node.attributes, "keepdims": 1})
+    target = graph.add_constant(f"{node.name}_shape", np.array(shape, dtype=np.int64))
+    name = unique_name(f"{node.name}_reshape", [other.name for other in graph.nodes])
+    graph.replace_node(node, mean, Node(name, "Reshape", (kept, target), node.outputs))
 
 
 def _normalise(graph: Graph, node: Node) -> None:

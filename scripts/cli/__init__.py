@@ -13,6 +13,9 @@ __all__ = ["main"]
 INTERRUPTED = 130
 """Exit status after Ctrl-C, as shells count it."""
 
+TERMINATED = 143
+"""Exit status after a termination (SIGTERM), as shells count it."""
+
 
 def main() -> None:
     """Runs the command line and exits."""

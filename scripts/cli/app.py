@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import signal
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 import typer
 
-from tessera.cli import INTERRUPTED, finetune, plan, profile, quantize, run, verilog
+from tessera.cli import INTERRUPTED, TERMINATED, finetune, plan, profile, quantize, run, verilog
 from tessera.cli.console import ERRORS, FAILURES, print_error
 
 app = typer.Typer(
@@ -31,7 +32,11 @@ def main() -> None:
 
 @contextmanager
 def exit_on_error() -> Iterator[None]:
-    """Turns the errors that are told in one sentence, and Ctrl-C, into that sentence and an exit status."""
+    """Turns the errors that are told in one sentence, and Ctrl-C, into that sentence and an exit status.
+
+    A termination unwinds the stack like Ctrl-C, so that it leaves no simulator running and no temporary file.
+    """
+    previous = signal.signal(signal.SIGTERM, _terminate)
     try:
         yield
     except ERRORS as error:
@@ -45,3 +50,10 @@ def exit_on_error() -> Iterator[None]:
         if end.code == INTERRUPTED:
             print_error("interrupted")
         raise
+    finally:
+        signal.signal(signal.SIGTERM, previous)
+
+
+def _terminate(number: int, frame: object) -> None:
+    print_error("terminated")
+    sys.exit(TERMINATED)
