@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import importlib
 import itertools
-import json
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -13,9 +13,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tessera.compiler.errors import CompilerError
-from tessera.compiler.mixed_precision.selection import SENSITIVITY, Candidate, Selection, Tie, select
+from tessera.compiler.mixed_precision.selection import SENSITIVITY, Candidate, Tie, select
 
 PUBLISHED = Path(__file__).resolve().parents[2] / "shared" / "hawq_ilp.json"
+SCRIPTS = Path(__file__).resolve().parents[1] / "scripts"
 
 Layers = Mapping[str, Sequence[Candidate]]
 
@@ -105,49 +106,16 @@ def refusal(layers: Layers, limits: Mapping[str, float]) -> str:
     return str(caught.value)
 
 
-def published_cases() -> list[tuple[str, str]]:
-    """Network and constraint of each published problem."""
-    if not PUBLISHED.is_file():
-        return []
-    networks = json.loads(PUBLISHED.read_text(encoding="utf-8"))["networks"]
-    return [(name, case) for name, network in networks.items() for case in network["published"]]
-
-
 @pytest.mark.skipif(not PUBLISHED.is_file(), reason=f"{PUBLISHED} is absent: the published problems are not solved")
-@pytest.mark.parametrize(("name", "case"), published_cases())
-def test_published_problems(name: str, case: str) -> None:
+def test_published_problems(monkeypatch: pytest.MonkeyPatch) -> None:
     """HAWQ-V3's problems: the total sensitivity is no worse than that of the published choice, within the limit."""
-    network = json.loads(PUBLISHED.read_text(encoding="utf-8"))["networks"][name]
-    kind, alpha = case.split("@")
-    layers = {
-        f"layer{index}": [
-            Candidate(bits, bits, {SENSITIVITY: trace * error, "cost": cost}) for bits, error, cost in options
-        ]
-        for index, (trace, options) in enumerate(
-            zip(network["avg_trace"], published_options(network, kind), strict=True)
-        )
-    }
-    ties = [Tie((f"layer{a}", f"layer{b}"), lambda each: each.weight) for a, b in network["tied_pairs"]]
-    low, high = (sum(options[index].quantities["cost"] for options in layers.values()) for index in (0, 1))
-    selection = select(layers, {"cost": low + float(alpha) * (high - low)}, ties)
-    published = [
-        next(each for each in options if each.weight == bits)
-        for options, bits in zip(layers.values(), network["published"][case], strict=True)
-    ]
-    assert selection.totals[SENSITIVITY] <= total(published, SENSITIVITY) * (1 + 1e-12)
-    assert within(selection, low + float(alpha) * (high - low))
-
-
-def within(selection: Selection, limit: float) -> bool:
-    return selection.totals["cost"] <= limit * (1 + 1e-9)
-
-
-def published_options(network: dict[str, list[float]], kind: str) -> list[list[tuple[int, float, float]]]:
-    """(bits, squared error of the weights, cost) of 4 and 8 bits, for each layer."""
-    costs = {
-        "modelsize": [(size / 2, size) for size in network["params"]],
-        "bops": [(operations / 64, operations / 16) for operations in network["bops"]],
-        "latency": list(zip(network["latency_int4"], network["latency_int8"], strict=True)),
-    }[kind]
-    errors = zip(network["delta_weights_4bit_square"], network["delta_weights_8bit_square"], strict=True)
-    return [[(4, narrow, cheap), (8, wide, dear)] for (narrow, wide), (cheap, dear) in zip(errors, costs, strict=True)]
+    monkeypatch.syspath_prepend(SCRIPTS)
+    module = importlib.import_module("benchmark.published_depths")
+    problems = module.published_problems(PUBLISHED)
+    assert len(problems) == 18
+    for problem in problems:
+        selection = problem.solve()
+        assert selection.totals[SENSITIVITY] <= problem.published_sensitivity * (1 + 1e-12), problem.name
+        assert selection.totals[module.COST] <= problem.limit * (1 + 1e-9), problem.name
+        for tie in problem.ties:
+            assert len({tie.attribute(selection.chosen[name]) for name in tie.layers}) == 1, problem.name

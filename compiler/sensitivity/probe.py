@@ -88,20 +88,33 @@ class Probe:
 
     def loss_with_weights(self, node: Node, weights: np.ndarray, samples: np.ndarray) -> float:
         """The mean loss with other weights of a layer."""
-        changed = replace(self.graph, constants=self.graph.constants | {node.inputs[1]: weights})
-        return self._resume(changed, self._indices[node.name], {}, samples)
+        return self.criterion(self.outputs_with_weights(node, weights, samples), samples)
 
     def loss_with_values(self, name: str, values: np.ndarray, samples: np.ndarray) -> float:
         """The mean loss with other values of a tensor (samples, *shape*)."""
+        return self.criterion(self.outputs_with_values(name, values, samples), samples)
+
+    def outputs(self, samples: np.ndarray) -> dict[str, np.ndarray]:
+        """The outputs, by name."""
+        return {name: self._values[name][samples] for name in self.graph.outputs}
+
+    def outputs_with_weights(self, node: Node, weights: np.ndarray, samples: np.ndarray) -> dict[str, np.ndarray]:
+        """The outputs with other weights of a layer."""
+        changed = replace(self.graph, constants=self.graph.constants | {node.inputs[1]: weights})
+        return self._resume(changed, self._indices[node.name], {}, samples)
+
+    def outputs_with_values(self, name: str, values: np.ndarray, samples: np.ndarray) -> dict[str, np.ndarray]:
+        """The outputs with other values of a tensor (samples, *shape*)."""
         return self._resume(self.graph, self._makers.get(name, -1) + 1, {name: values}, samples)
 
-    def _resume(self, graph: Graph, first: int, changed: dict[str, np.ndarray], samples: np.ndarray) -> float:
-        """The loss when nodes from ``first`` on are computed; the others' results are known, but for ``changed``."""
+    def _resume(
+        self, graph: Graph, first: int, changed: dict[str, np.ndarray], samples: np.ndarray
+    ) -> dict[str, np.ndarray]:
+        """The outputs when nodes from ``first`` on are computed; the others' results are known, but for ``changed``."""
         values = dict(changed)
         for node in graph.nodes[first:]:
             for name in node.inputs:
                 if name in self._values and name not in values:
                     values[name] = self._values[name][samples]
             run_node(graph, node, values, np.float64)
-        outputs = {name: values.get(name, self._values[name][samples]) for name in graph.outputs}
-        return self.criterion(outputs, samples)
+        return self.outputs(samples) | {name: values[name] for name in graph.outputs if name in values}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 
@@ -13,14 +13,11 @@ from tessera.compiler.errors import CompilerError
 from tessera.compiler.graph import Graph, Node
 from tessera.compiler.precision import LayerSensitivity, SensitivityProfile
 from tessera.compiler.quantize import quantize_weights, weight_scales
+from tessera.compiler.sensitivity.curvature import Curvature, HessianOptions
 from tessera.compiler.sensitivity.derivatives import Derivatives
 from tessera.compiler.sensitivity.probe import Probe
 from tessera.rtl.config import ACTIVATION_DEPTHS, WEIGHT_DEPTHS
 from tessera.sim.golden.arithmetic import depth_range
-
-_KINK = 0.2
-"""Where the second differences of a step and of half of it differ by more than this part, the step has met a kink of
-ReLU or max pooling, and the difference is not the Hessian's."""
 
 DEFAULT_METHOD = "perturbation"
 
@@ -29,29 +26,6 @@ _VANISHING = 1e-12
 
 MIN_SAMPLES = 8
 """Fewer samples do not tell one layer's sensitivity from another's."""
-
-
-@dataclass(frozen=True)
-class HessianOptions:
-    """Hutchinson's estimator.
-
-    Attributes
-    ----------
-    directions
-        Random directions per layer: 32 give the right order of layers but for near-equal neighbours.
-    batch
-        Samples that the loss of a direction is the mean of, drawn anew for each direction.
-    epsilon
-        Length of a step relative to the root mean square of what is changed. ReLU and max pooling have kinks that
-        larger steps cross, which biases the second difference.
-    seed
-        Of directions and samples.
-    """
-
-    directions: int = 32
-    batch: int = 16
-    epsilon: float = 1e-5
-    seed: int = 0
 
 
 Progress = Callable[[str], None]
@@ -206,18 +180,13 @@ class _Noise(_Method):
 
 
 class _Hessian(_Method):
-    """The mean diagonal element by Hutchinson's estimator: the mean of v'Hv / n over random v of elements +-1, each
-    from the second difference of the loss along v. No derivatives are needed."""
+    """The mean diagonal element of the Hessian, times the squared error."""
 
     def prepare_weights(self, node: Node, weights: np.ndarray) -> None:
-        self.mean_diagonal = self._mean_diagonal(
-            weights, lambda moved, samples: self.probe.loss_with_weights(node, moved, samples)
-        )
+        self.mean_diagonal = self.curvature.weight_curvature(node)
 
     def prepare_activations(self, name: str, values: np.ndarray) -> None:
-        self.mean_diagonal = self._mean_diagonal(
-            values, lambda moved, samples: self.probe.loss_with_values(name, moved, samples), by_sample=True
-        )
+        self.mean_diagonal = self.curvature.activation_curvature(name)
 
     def of_weights(self, node: Node, weights: np.ndarray, quantised: np.ndarray) -> float:
         return self.mean_diagonal * float(np.square(quantised - weights).sum())
@@ -225,35 +194,10 @@ class _Hessian(_Method):
     def of_activations(self, name: str, values: np.ndarray, quantised: np.ndarray) -> float:
         return self.mean_diagonal * float(np.square(quantised - values).sum()) / len(values)
 
-    def _mean_diagonal(
-        self, values: np.ndarray, loss: Callable[[np.ndarray, np.ndarray], float], *, by_sample: bool = False
-    ) -> float:
-        """Mean diagonal element of the Hessian of a sample's loss with respect to what is changed; never negative.
-
-        Zeros are not changed, since quantisation leaves them as they are.
-        """
-        options = self.options
-        rng = np.random.default_rng(options.seed)
-        size = min(options.batch, self.probe.samples)
-        step = options.epsilon * (float(np.sqrt(np.mean(np.square(values)))) or 1.0)
-        smooth: list[float] = []
-        others: list[float] = []
-        for _ in range(options.directions):
-            samples = rng.choice(self.probe.samples, size, replace=False)
-            start = values[samples] if by_sample else values
-            direction = rng.choice((-1.0, 1.0), start.shape) * (start != 0)
-            # The loss is a mean over samples, each of which has its own part of a changed output.
-            share = (size if by_sample else 1) / max(1, int(np.count_nonzero(direction)))
-            middle = self.probe.loss(samples)
-            wide, narrow = (
-                share
-                * (loss(start + length * direction, samples) - 2 * middle + loss(start - length * direction, samples))
-                / length**2
-                for length in (step, step / 2)
-            )
-            (smooth if abs(wide - narrow) <= _KINK * max(abs(wide), abs(narrow)) else others).append(wide)
-        found = float(np.mean(smooth)) if smooth else float(np.median(others))
-        return max(0.0, found)
+    @cached_property
+    def curvature(self) -> Curvature:
+        """The estimator."""
+        return Curvature(self.probe, self.options)
 
 
 class _Gradient(_Method):
