@@ -28,11 +28,11 @@ from tessera.compiler.quantizer import Quantizer
 from tessera.rtl.config import ACTIVATION_DEPTHS, WEIGHT_DEPTHS
 from tessera.sim.golden.arithmetic import depth_range
 
-_BIAS_TOLERANCE = 1 / 32
-"""By how much the rounding of a bias may change a result where weights get fewer bits, in steps of 8 bits."""
+_BIAS_TOLERANCE = 1 / 8
+"""By how much the rounding of a bias may change a result where weights get fewer bits, in steps of the result."""
 
 _COARSE_DEPTH = 8
-"""The depth of these steps."""
+"""The depth of these steps where the result has more bits."""
 
 _RAISED = 1 + 2.0**-14
 """A scale that grows by more than this is no longer the file's."""
@@ -106,7 +106,8 @@ class _Builder:
     def convolution(self, node: Node, step: float) -> dict[str, Any]:
         """Weights, their depth and scales, bias, and geometry of a Convolution; ``step`` is its sums' in the end."""
         weights, bias = (self.graph.constants[name].astype(np.float64) for name in node.inputs[1:3])
-        unit, coarse = self.tensors[node.inputs[0]].scale, self.tensors[node.output].scale_at(_COARSE_DEPTH)
+        unit, target = self.tensors[node.inputs[0]].scale, self.tensors[node.output]
+        coarse = max(target.scale, target.scale_at(_COARSE_DEPTH))
         for depth in WEIGHT_DEPTHS:
             found = integer_weights(weights, depth)
             scales = machine_scales(node, found.scales, bias, self.tensors, step)

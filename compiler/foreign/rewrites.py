@@ -59,7 +59,7 @@ def take_inputs(graph: Graph) -> Graph:
     made = {node.output for node in graph.placed(Placement.NPU)}
     given = dict.fromkeys(name for node in graph.placed(Placement.NPU) for name in node.operands if name not in made)
     for name in given:
-        if name not in graph.quantizers:
+        if name not in graph.quantizers and not _take_reordered(graph, name):
             _take_input(graph, name)
     graph.tidy()
     return graph
@@ -162,9 +162,31 @@ def _rounding(graph: Graph, node: Node, source: str, quantizer: Quantizer) -> No
     return Node(unique_name(f"{node.name}_{source}", [each.name for each in graph.nodes]), "Clip", (source,), (output,))
 
 
+def _take_reordered(graph: Graph, name: str) -> bool:
+    """Rounds what the host puts in another order behind that, not before; false if nothing rounds it there."""
+    node = graph.producer(name)
+    while node is not None and node.op in _ORDERS:
+        node = graph.producer(node.inputs[0])
+    if node is None or not _is_rounding(graph, node):
+        return False
+    graph.quantizers[name] = graph.quantizers[node.output]
+    if len(graph.consumers(node.output)) == 1 and node.output not in graph.outputs:
+        graph.replace_node(node)
+        graph.redirect(node.output, node.inputs[0])
+        del graph.quantizers[node.output]
+    if not graph.quantizers[name].fills_depth:
+        quantizer = graph.quantizers.pop(name)
+        graph.quantizers[_limit(graph, name, _npu_readers(graph, name), quantizer.limits)] = quantizer
+    return True
+
+
+def _npu_readers(graph: Graph, name: str) -> list[Node]:
+    return [node for node in graph.consumers(name) if graph.placement[node.name] is Placement.NPU]
+
+
 def _take_input(graph: Graph, name: str) -> None:
     """Gives a tensor that the NPU is given the quantizer of its rounding."""
-    readers = [node for node in graph.consumers(name) if graph.placement[node.name] is Placement.NPU]
+    readers = _npu_readers(graph, name)
     roundings = [node.name for node in readers if _rounds(graph, node)]
     found = [graph.quantizers[node.output] for node in readers if node.name in roundings]
     if len(found) < len(readers) or len(set(found)) > 1:
@@ -188,7 +210,8 @@ def _limit(graph: Graph, name: str, readers: list[Node], limits: tuple[float, fl
     constants = [graph.add_constant(f"{limited}_by", np.array(each, np.float32)) for each in limits]
     node = Node(unique_name(limited, [each.name for each in graph.nodes]), "Clip", (name, *constants), (limited,))
     for reader in readers:
-        graph.replace_node(reader, replace(reader, inputs=(limited, *reader.inputs[1:])))
+        inputs = tuple(limited if each == name else each for each in reader.inputs)
+        graph.replace_node(reader, replace(reader, inputs=inputs))
     graph.nodes.insert(len(graph.placed(Placement.HOST_BEFORE)), node)
     graph.placement[node.name] = Placement.HOST_BEFORE
     return limited

@@ -40,8 +40,9 @@ class IntegerWeights:
 def integer_weights(weights: np.ndarray, depth: int) -> IntegerWeights:
     """The scales with which weights are integers of ``depth`` bits.
 
-    Of several scales that would do, a channel gets the smallest, because it is the step of its bias too. A channel
-    whose weights are no integers of this depth gets the scale with the least mean squared error, a channel of zeros 0.
+    Of several scales that would do, a channel gets the largest one divided by a power of two, as far as the depth
+    allows, because it is the step of its bias too. A channel whose weights are no integers of this depth gets the scale
+    with the least mean squared error, a channel of zeros 0.
 
     Parameters
     ----------
@@ -76,8 +77,13 @@ def _largest_integers(normal: np.ndarray, alive: np.ndarray, depth: int) -> np.n
         open_channels = np.flatnonzero(alive & (found == 0) & (limits >= magnitude))
         likely = open_channels[_are_integers(normal[open_channels, :_SAMPLE] * magnitude)]
         sure = likely[_are_integers(normal[likely] * magnitude)]
-        found[sure] = magnitude * (limits[sure] // magnitude)
+        found[sure] = magnitude * _power_below(limits[sure] // magnitude)
     return found
+
+
+def _power_below(values: np.ndarray) -> np.ndarray:
+    """The largest power of two up to each positive integer."""
+    return 1 << (np.frexp(values)[1] - 1)
 
 
 def _are_integers(values: np.ndarray) -> np.ndarray:

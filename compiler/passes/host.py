@@ -22,13 +22,15 @@ def keep_on_host(graph: Graph) -> Graph:
 
     The NPU runs once, so that nothing behind a node of the host can return to it, and nothing before one that
     runs ahead of the NPU can run on the NPU. Convolutions and fully connected layers always stay with the
-    NPU; a node between two of them has no place yet, and ``partition_host`` refuses it.
+    NPU; a node between two of them has no place yet, and ``partition_host`` refuses it. Where a file says how tensors
+    are rounded, the NPU begins with what is rounded first.
     """
     graph = graph.copy()
     graph.placement.clear()
     flow = _flow(graph)
     weighted = [node.name for node in graph.nodes if _is_weighted(graph, node)]
-    light = [node.name for node in graph.nodes if _is_light(graph, node)]
+    unrounded = _unrounded(graph)
+    light = [node.name for node in graph.nodes if _is_light(graph, node) and node.name not in unrounded]
     on_npu = {*weighted, *light}
     host = [node.name for node in graph.nodes if node.name not in on_npu and not _is_free(graph, node)]
     before_weighted = _reached(flow.reverse(copy=False), weighted)
@@ -51,6 +53,18 @@ def _flow(graph: Graph) -> networkx.DiGraph:
     for node in graph.nodes:
         flow.add_edges_from((makers[name], node.name) for name in _operands(graph, node) if name in makers)
     return flow
+
+
+def _unrounded(graph: Graph) -> set[str]:
+    """Names of the nodes that compute with the network's inputs before a file rounds these."""
+    if not graph.quantizers:
+        return set()
+    names, tensors = set(), set(graph.inputs)
+    for node in graph.nodes:
+        if tensors.intersection(node.inputs) and not graph.quantizers.keys() & set(node.outputs):
+            names.add(node.name)
+            tensors.update(() if _is_weighted(graph, node) else node.outputs)
+    return names
 
 
 def _operands(graph: Graph, node: Node) -> tuple[str, ...]:

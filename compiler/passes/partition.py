@@ -93,7 +93,7 @@ def _reason(graph: Graph, node: Node) -> str:
     problem = own_problem if node.op in RESHAPES else npu_problem(graph, node)
     is_last = graph.placement.get(node.name) is Placement.HOST_BEFORE and not graph.consumers(node.output)
     if is_last and problem is not None and own_problem is None:
-        return "it limits what the NPU is given to fewer values than its depth has"
+        return "it prepares what the NPU is given"
     if problem is not None:
         return problem
     source = graph.shapes.get(node.inputs[0], ()) if node.inputs else ()
