@@ -246,8 +246,8 @@ class NetworkWriter:
         if min(operation.padding) < 0:
             return self.crop(operation, target)
         op, extra = ("MaxPool", {}) if operation.reduction == "max" else ("AveragePool", {"count_include_pad": 1})
-        sums = self.new_tensor(f"{operation.name}_sums", target.shape)
-        return self.node(
+        sums = self.new_tensor(f"{operation.name}_sums", (1, *map_shape(target.shape)))
+        self.node(
             op,
             [source],
             sums,
@@ -257,6 +257,7 @@ class NetworkWriter:
             pads=operation.padding,
             **extra,
         )
+        return self.reshape(f"{operation.name}_vector", sums, target.shape)
 
     def resize(self, operation: QuantizedWindow, target: QuantizedTensor) -> str:
         """Adds Resize."""

@@ -156,8 +156,8 @@ def limited(function: Function, limits: tuple[float, float]) -> Function:
         return function
     names = [f"constant{len(function.constants) + index}" for index in range(2)]
     values = {name: np.array(limit, np.float32) for name, limit in zip(names, limits, strict=True)}
-    last = function.nodes[-1].output
-    clip = Node(f"{last}_limited", "Clip", (last, *names), (f"{last}_limited",))
+    output = f"value{len(function.nodes)}"
+    clip = Node(output, "Clip", (function.nodes[-1].output, *names), (output,))
     return replace(function, nodes=(*function.nodes, clip), constants={**function.constants, **values})
 
 

@@ -18,14 +18,14 @@ from tessera.compiler.foreign.rewrites import (
 )
 from tessera.compiler.graph import Shape
 from tessera.compiler.onnx_import import fix_inputs, graph_of_model, infer_shapes, load_model
-from tessera.compiler.passes import PASSES, Pipeline, fold_constants
+from tessera.compiler.passes import PASSES, Pipeline, fold_constants, remove_identities
 from tessera.compiler.qonnx_format import METADATA_KEY
 from tessera.compiler.qonnx_reader import read_qonnx
 from tessera.compiler.quantized import QuantizedNetwork
 
 _DOMAINS = (*QONNX_DOMAINS, QDQ_DOMAIN)
 
-_PIPELINE = Pipeline((place_roundings, fold_constants, lift_roundings, *PASSES))
+_PIPELINE = Pipeline((place_roundings, remove_identities, fold_constants, lift_roundings, *PASSES))
 """From the float network without quantizers to the prepared one."""
 
 
