@@ -88,3 +88,50 @@ def small_network(rng: np.random.Generator) -> tuple[OnnxBuilder, str]:
     mean = net.node("Flatten", net.node("GlobalAveragePool", average))
     hidden = net.node("Add", net.node("MatMul", mean, net.random(12, 7)), net.random(7))
     return net, net.gemm(hidden, 7, 5)
+
+
+def _split(net: OnnxBuilder) -> str:
+    """Channels divided and joined again."""
+    first = net.node("Split", net.conv("x", 3, 8), net.constant([4, 4], np.int64), outputs=2, axis=1)
+    second = net.nodes[-1].output[1]
+    return net.node("GlobalMaxPool", net.node("Concat", net.node("Relu", first), second, axis=1))
+
+
+def _mean(net: OnnxBuilder) -> str:
+    """A mean that leaves a vector."""
+    return net.gemm(net.node("ReduceMean", net.conv("x", 3, 8), axes=[2, 3], keepdims=0), 8, 4)
+
+
+def _affine(net: OnnxBuilder) -> str:
+    """Padding, and constants per channel that no convolution can take in."""
+    padded = net.node("Pad", "x", net.constant([0, 0, 1, 1, 0, 0, 1, 1], np.int64))
+    normalised = net.batch_norm(net.conv(padded, 3, 8), 8)
+    return net.node("Sub", net.node("Mul", normalised, net.random(8, 1, 1)), net.conv("x", 3, 8, pads=[1, 1, 1, 1]))
+
+
+def _crop(net: OnnxBuilder) -> str:
+    """Rows and columns cut off before the activation."""
+    limits = (net.constant(value, np.int64) for value in ([1, 1], [5, 5], [2, 3]))
+    return net.node("Relu", net.node("Slice", net.conv("x", 3, 8), *limits))
+
+
+def _float_first(net: OnnxBuilder) -> str:
+    """Operators before the first tensor that is rounded."""
+    return net.conv(net.node("AveragePool", net.node("Relu", "x"), kernel_shape=[2, 2]), 3, 4)
+
+
+def _channels_last(net: OnnxBuilder) -> str:
+    """Transposed by the host before and behind."""
+    rows = net.node("Transpose", net.node("Transpose", "x", perm=[0, 2, 3, 1]), perm=[0, 3, 1, 2])
+    return net.node("Transpose", net.node("Relu", net.conv(rows, 3, 8)), perm=[0, 2, 3, 1])
+
+
+STRUCTURES = {
+    "split": _split,
+    "mean": _mean,
+    "affine": _affine,
+    "crop": _crop,
+    "float first": _float_first,
+    "channels last": _channels_last,
+}
+"""Networks of one structure each, by name: functions that add them to a builder and return the output."""

@@ -19,7 +19,7 @@ import onnx
 import onnx.helper
 import pytest
 from agreement import assert_programs_agree
-from foreign_networks import ForeignBuilder, quantize_with_onnxruntime, run_onnxruntime, small_network
+from foreign_networks import STRUCTURES, ForeignBuilder, quantize_with_onnxruntime, run_onnxruntime, small_network
 from onnx_networks import OnnxBuilder, random_network, reference
 from typer.testing import CliRunner
 
@@ -99,6 +99,11 @@ OPTIONS: dict[str, dict[str, Any]] = {
         "weight_type": "QInt8",
         "extra_options": {"DedicatedQDQPair": True, "ActivationSymmetric": True},
     },
+    "only weighted": {
+        "activation_type": "QUInt8",
+        "weight_type": "QInt8",
+        "op_types_to_quantize": ["Conv", "Gemm", "MatMul"],
+    },
     "int4 weights": {"activation_type": "QInt8", "weight_type": "QInt4", "per_channel": True},
     "int16": {"activation_type": "QInt16", "weight_type": "QInt8", "extra_options": {"ActivationSymmetric": True}},
     "uint16": {"activation_type": "QUInt16", "weight_type": "QInt8"},
@@ -140,6 +145,24 @@ def test_random_networks_of_onnxruntime(tmp_path: Path, seed: int) -> None:
     found = read_quantized(path)
     steps = steps_between(found.network, output_of(found.network, data), run_onnxruntime(path, data))
     assert steps.max() <= 3.5 and steps.mean() <= 0.3, f"seed {seed}"
+    assert_survives_writing(found, tmp_path)
+
+
+@pytest.mark.parametrize("name", ["symmetric", "only weighted"])
+@pytest.mark.parametrize("structure", STRUCTURES)
+def test_structures_of_onnxruntime(tmp_path: Path, structure: str, name: str) -> None:
+    """Also where only the operators with weights are quantised, so that others compute with numbers nobody rounds."""
+    rng = np.random.default_rng(0)
+    net = OnnxBuilder(rng)
+    output = STRUCTURES[structure](net)
+    data = normal(rng, 8, 3, 8, 8)
+    path = quantized(tmp_path, net, output, data, name)
+    found = read_quantized(path)
+    expected = run_onnxruntime(path, data)
+    result = output_of(found.network, data)
+    step = max(tensor.scale_at(8) for tensor in found.network.tensors.values())
+    assert np.abs(result.reshape(-1) - expected.reshape(-1)).max() <= 2 * step
+    assert np.abs(result.reshape(-1) - expected.reshape(-1)).mean() <= step / 4
     assert_survives_writing(found, tmp_path)
 
 
