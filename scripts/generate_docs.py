@@ -18,6 +18,7 @@ from pathlib import Path
 from peakrdl_cheader.exporter import CHeaderExporter
 from peakrdl_html import HTMLExporter
 
+from tessera.compiler.foreign.model import QDQ, QUANTS
 from tessera.compiler.operators import OPERATORS, OPSETS
 from tessera.rtl import isa, legality
 from tessera.rtl.config import NpuConfig
@@ -219,7 +220,10 @@ with its name and the reason if it stands between.
 
 | ONNX operator | becomes | limits |
 | --- | --- | --- |"""
-_OPERATORS_END = """
+_OPERATORS_END = f"""
+Networks that are quantised already also have {" and ".join(QDQ)}, or {" or ".join(QUANTS)} of QONNX
+([what becomes of them](own-network.md#6-networks-that-are-quantised-already)).
+
 Feature maps, weights and reductions of any size are cut to fit the machine's memories
 ([how](decisions/0004-tiling.md)). What cannot be cut is refused with the inequality that fails: a window, or a grouped
 convolution, whose input for one output pixel exceeds an activation bank; a stride, a dilation or a window beyond the

@@ -29,7 +29,10 @@ QDQ_DOMAIN = "com.microsoft"
 """onnxruntime's own domain, which has the two operators for 4 and 16 bits where ONNX's version lacks them."""
 
 QDQ = ("QuantizeLinear", "DequantizeLinear")
-_QUANTS = (QUANT, "IntQuant")
+"""The operators of the QDQ format."""
+
+QUANTS = (QUANT, "IntQuant")
+"""The operators of QONNX that can be read."""
 
 _INTEGER_OPERATORS = ("ConvInteger", "DynamicQuantizeLinear", "MatMulInteger", "QLinearConv", "QLinearMatMul")
 """Operators on integers, of which networks in another format than QDQ are made."""
@@ -242,7 +245,7 @@ class _Stripper:
 
     def quant(self, node: onnx.NodeProto) -> None:
         """QONNX's Quant."""
-        if node.op_type not in _QUANTS:
+        if node.op_type not in QUANTS:
             raise self.error(
                 node, f"is QONNX's operator {node.op_type}, but only {QUANT} can be read; export the network without it"
             )
