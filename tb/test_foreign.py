@@ -394,6 +394,45 @@ def test_sums_without_quant_stay_exact(tmp_path: Path) -> None:
     assert steps_between(found.network, output_of(found.network, data), expected).max() <= 1.5
 
 
+def test_pools_to_other_steps_are_one_operation(tmp_path: Path) -> None:
+    """The maximum is rounded, and not what it is taken of."""
+    net = ForeignBuilder(np.random.default_rng(0), (1, 4, 6, 6))
+    pooled = net.node("MaxPool", net.quant("x", 0.125, 8), kernel_shape=[2, 2], strides=[2, 2])
+    found = read_quantized(net.save(tmp_path / "quant.onnx", net.quant(pooled, 0.3, 4)))
+    [operation] = found.network.operations
+    assert operation.reduction == "max"
+
+
+def test_flattened_inputs_are_channels(tmp_path: Path) -> None:
+    """The host flattens what the first fully connected layer reads, wherever the file rounds it."""
+    rng = np.random.default_rng(0)
+    for place in ("before", "behind"):
+        net = ForeignBuilder(rng, (1, 1, 8, 8))
+        flat = net.node("Flatten", net.quant("x", 0.0625, 8) if place == "before" else "x")
+        hidden = net.gemm(flat if place == "before" else net.quant(flat, 0.0625, 8), 64, 8)
+        path = net.save(tmp_path / f"{place}.onnx", net.quant(hidden, 0.125, 8))
+        found = read_quantized(path)
+        [operation] = found.network.operations
+        assert operation.weights.shape == (8, 64, 1, 1), place
+        data = normal(rng, 4, 1, 8, 8)
+        expected = np.concatenate([quant_reference(path, {"x": value[np.newaxis]}) for value in data["x"]])
+        assert steps_between(found.network, output_of(found.network, data), expected).max() <= 1.5
+
+
+def test_narrow_ranges_behind_functions(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    net = ForeignBuilder(rng, (1, 3, 6, 6))
+    hidden = net.quant(net.conv(net.quant("x", 0.0625, 8), 3, 4), 0.03125, 8)
+    path = net.save(tmp_path / "quant.onnx", net.quant(net.node("Tanh", hidden), 0.125, 3, narrow=1))
+    found = read_quantized(path)
+    data = normal(rng, 6, 3, 6, 6)
+    result = output_of(found.network, data)
+    expected = np.concatenate([quant_reference(path, {"x": value[np.newaxis]}) for value in data["x"]])
+    assert np.abs(result).max() == np.abs(expected).max() == 0.375
+    assert np.mean(result == expected) > 0.95
+    assert_survives_writing(found, tmp_path)
+
+
 def test_own_files_mean_the_same_without_metadata(tmp_path: Path) -> None:
     """What this compiler writes is QONNX to everybody; the two readers agree on it."""
     rng = np.random.default_rng(0)

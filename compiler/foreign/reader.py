@@ -14,6 +14,7 @@ from tessera.compiler.foreign.rewrites import (
     lift_roundings,
     place_roundings,
     round_on_host,
+    sink_roundings,
     take_inputs,
 )
 from tessera.compiler.graph import Shape
@@ -25,7 +26,7 @@ from tessera.compiler.quantized import QuantizedNetwork
 
 _DOMAINS = (*QONNX_DOMAINS, QDQ_DOMAIN)
 
-_PIPELINE = Pipeline((place_roundings, remove_identities, fold_constants, lift_roundings, *PASSES))
+_PIPELINE = Pipeline((place_roundings, remove_identities, fold_constants, lift_roundings, sink_roundings, *PASSES))
 """From the float network without quantizers to the prepared one."""
 
 

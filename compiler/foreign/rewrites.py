@@ -47,6 +47,22 @@ def lift_roundings(graph: Graph) -> Graph:
     return graph
 
 
+def sink_roundings(graph: Graph) -> Graph:
+    """Rounds inputs of the network behind their flattening, which the host does then, as for float networks."""
+    graph = graph.copy()
+    for node in [each for each in graph.nodes if _is_rounding(graph, each) and each.inputs[0] in graph.inputs]:
+        readers = graph.consumers(node.output)
+        is_flattened = len(readers) == 1 and readers[0].op in RESHAPES and len(graph.shapes[readers[0].output]) == 2
+        if is_flattened and node.output not in graph.outputs:
+            reshape = readers[0]
+            graph.shapes[node.output] = graph.shapes[reshape.output]
+            graph.move_quantizer(node.output, reshape.output)
+            first = replace(reshape, inputs=(node.inputs[0], *reshape.inputs[1:]), outputs=node.outputs)
+            graph.replace_node(node)
+            graph.replace_node(reshape, first, replace(node, inputs=node.outputs, outputs=reshape.outputs))
+    return graph
+
+
 def take_inputs(graph: Graph) -> Graph:
     """The rounding of what the NPU is given becomes its own; needs the passes of the front end.
 

@@ -68,10 +68,11 @@ def _hoist(graph: Graph, node: Node) -> None:
     reshape = graph.producer(node.inputs[0])
     if reshape is None or reshape.op != "Reshape" or not graph.is_private(reshape.output):
         return
+    if node.output in graph.quantizers:
+        return  # it stands where it should
     source = reshape.inputs[0]
     middle = reshape.output
     graph.shapes[middle] = graph.shapes[source]
-    graph.move_quantizer(node.output, middle)
     activation = replace(node, inputs=(source, *node.inputs[1:]), outputs=(middle,))
     moved = replace(reshape, inputs=(middle, *reshape.inputs[1:]), outputs=node.outputs)
     graph.replace_node(reshape, activation)
