@@ -544,6 +544,24 @@ def _operator_between(net: ForeignBuilder) -> str:
     return net.qdq(net.node("Conv", net.node("Sin", _conv(net, net.qdq("x", 0.1))), net.random(2, 4, 1, 1)), 0.1)
 
 
+def _scales_that_do_not_fit(net: ForeignBuilder) -> str:
+    scales = np.full(5, 0.01, np.float32)
+    return net.node("Conv", net.qdq("x", 0.1), net.dequantized(net.integers(4, 3, 3, 3), scales))
+
+
+def _limits_of_integers(net: ForeignBuilder) -> str:
+    operands = net.constant(0.1), net.constant(0, np.int8)
+    integers = net.node("QuantizeLinear", "x", *operands)
+    narrow = net.node("Clip", integers, net.constant([-3, -4], np.int8))
+    return _conv(net, net.node("DequantizeLinear", narrow, *operands))
+
+
+def _sum_of_integers(net: ForeignBuilder) -> str:
+    operands = net.constant(0.1), net.constant(0, np.int8)
+    integers = net.node("QuantizeLinear", "x", *operands)
+    return _conv(net, net.node("DequantizeLinear", net.node("Add", integers, integers), *operands))
+
+
 REFUSED: dict[str, tuple[Callable[[ForeignBuilder], str], str]] = {
     "input without rounding": (_no_input, "the NPU is given 'x', but nothing rounds it, so that its range is unknown"),
     "activations per channel": (_per_channel_activations, r"\(QuantizeLinear\) rounds activations with 3 scales"),
@@ -555,6 +573,9 @@ REFUSED: dict[str, tuple[Callable[[ForeignBuilder], str], str]] = {
     "trunc": (_trunc, "is QONNX's operator Trunc, but only Quant can be read; export the network without it"),
     "integer operator": (_integer_operator, r"\(ConvInteger\) computes with integers of its own.*QuantFormat.QDQ"),
     "computed scale": (_computed_scale, "has the parameter 'reducemax0_out', which is computed at run time"),
+    "scales that do not fit": (_scales_that_do_not_fit, r"scales of the shape \(5, 1, 1, 1\).*\(4, 3, 3, 3\)"),
+    "limits of integers": (_limits_of_integers, r"\(Clip\) limits integers by 'constant\d+', which is no constant"),
+    "sum of integers": (_sum_of_integers, r"\(Add\) reads the integers .*put a DequantizeLinear node before it"),
     "operator between": (_operator_between, r"'sin\d+' \(Sin\) cannot run on the NPU: the NPU has no operator Sin"),
 }
 
