@@ -269,7 +269,12 @@ def node_attributes(path: Path, proto: onnx.NodeProto) -> dict[str, Any]:
 def _attribute(path: Path, node: str, attribute: onnx.AttributeProto) -> Any:
     value = onnx.helper.get_attribute_value(attribute)
     if isinstance(value, bytes):
-        return value.decode()
+        try:
+            return value.decode()
+        except UnicodeDecodeError:
+            raise CompilerError(
+                f"{path} is no ONNX file, or is broken: the attribute {attribute.name!r} of node {node!r} is no text"
+            ) from None
     if isinstance(value, onnx.TensorProto):
         array = onnx.numpy_helper.to_array(value)
         _check_finite(path, node, array)

@@ -448,13 +448,8 @@ def test_own_files_mean_the_same_without_metadata(tmp_path: Path) -> None:
     operations = [to_integer(item.network).operations for item in (found, again)]
     for one, other in zip(*operations, strict=True):
         assert np.array_equal(one.weights, other.weights)
-        assert equal_arrays(one.post.multiplier, other.post.multiplier)
-        assert equal_arrays(one.post.bias, other.post.bias)
-
-
-def equal_arrays(first: np.ndarray, second: np.ndarray) -> bool:
-    """Whether two integer arrays are equal."""
-    return np.array_equal(first, second)
+        assert np.array_equal(one.post.multiplier, other.post.multiplier)
+        assert np.array_equal(one.post.bias, other.post.bias)
 
 
 # --- the parts
@@ -544,6 +539,24 @@ def _operator_between(net: ForeignBuilder) -> str:
     return net.qdq(net.node("Conv", net.node("Sin", _conv(net, net.qdq("x", 0.1))), net.random(2, 4, 1, 1)), 0.1)
 
 
+def _scales_that_do_not_fit(net: ForeignBuilder) -> str:
+    scales = np.full(5, 0.01, np.float32)
+    return net.node("Conv", net.qdq("x", 0.1), net.dequantized(net.integers(4, 3, 3, 3), scales))
+
+
+def _limits_of_integers(net: ForeignBuilder) -> str:
+    operands = net.constant(0.1), net.constant(0, np.int8)
+    integers = net.node("QuantizeLinear", "x", *operands)
+    narrow = net.node("Clip", integers, net.constant([-3, -4], np.int8))
+    return _conv(net, net.node("DequantizeLinear", narrow, *operands))
+
+
+def _sum_of_integers(net: ForeignBuilder) -> str:
+    operands = net.constant(0.1), net.constant(0, np.int8)
+    integers = net.node("QuantizeLinear", "x", *operands)
+    return _conv(net, net.node("DequantizeLinear", net.node("Add", integers, integers), *operands))
+
+
 REFUSED: dict[str, tuple[Callable[[ForeignBuilder], str], str]] = {
     "input without rounding": (_no_input, "the NPU is given 'x', but nothing rounds it, so that its range is unknown"),
     "activations per channel": (_per_channel_activations, r"\(QuantizeLinear\) rounds activations with 3 scales"),
@@ -555,6 +568,9 @@ REFUSED: dict[str, tuple[Callable[[ForeignBuilder], str], str]] = {
     "trunc": (_trunc, "is QONNX's operator Trunc, but only Quant can be read; export the network without it"),
     "integer operator": (_integer_operator, r"\(ConvInteger\) computes with integers of its own.*QuantFormat.QDQ"),
     "computed scale": (_computed_scale, "has the parameter 'reducemax0_out', which is computed at run time"),
+    "scales that do not fit": (_scales_that_do_not_fit, r"scales of the shape \(5, 1, 1, 1\).*\(4, 3, 3, 3\)"),
+    "limits of integers": (_limits_of_integers, r"\(Clip\) limits integers by 'constant\d+', which is no constant"),
+    "sum of integers": (_sum_of_integers, r"\(Add\) reads the integers .*put a DequantizeLinear node before it"),
     "operator between": (_operator_between, r"'sin\d+' \(Sin\) cannot run on the NPU: the NPU has no operator Sin"),
 }
 
@@ -569,6 +585,14 @@ def test_what_is_refused(tmp_path: Path, name: str) -> None:
     message = str(caught.value)
     assert re.search(sentence, message), message
     assert "\n" not in message
+
+
+def test_attributes_that_are_no_text(tmp_path: Path) -> None:
+    net = ForeignBuilder(np.random.default_rng(0))
+    path = net.save(tmp_path / "quant.onnx", _conv(net, net.quant("x", 0.1, 8)))
+    path.write_bytes(path.read_bytes().replace(b"ROUND", b"\xff\xffUND"))
+    with pytest.raises(CompilerError, match=r"the attribute 'rounding_mode' of node 'quant\d+' is no text"):
+        read_quantized(path)
 
 
 # --- the command line

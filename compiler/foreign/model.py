@@ -190,12 +190,12 @@ class _Stripper:
     def narrow(self, node: onnx.NodeProto) -> None:
         """Clip of integers: fewer of them."""
         coding = self.codings[node.input[0]]
-        limits = [*(self.constants.get(name) for name in node.input[1:]), None, None][:2]
-        if any(name and name not in self.constants for name in node.input[1:]):
-            raise self.error(node, "limits integers by what is computed at run time; make the limits constant")
-        low, high = (
-            old if new is None else int(new) for old, new in zip((coding.low, coding.high), limits, strict=True)
-        )
+        names = [*node.input[1:3], "", ""][:2]
+        limits = [self.constants.get(name) for name in names]
+        for name, limit in zip(names, limits, strict=True):
+            if name and (limit is None or limit.size != 1 or not np.isfinite(limit).all()):
+                raise self.error(node, f"limits integers by {name!r}, which is no constant integer; make it one")
+        low, high = (old if new is None else int(new.item()) for old, new in zip((coding.low, coding.high), limits))
         narrower = replace(coding, low=max(low, coding.low), high=min(high, coding.high))
         if self.readers[node.input[0]] == 1:
             del self.result.quantizers[node.input[0]]
@@ -250,7 +250,7 @@ class _Stripper:
                 node, f"is QONNX's operator {node.op_type}, but only {QUANT} can be read; export the network without it"
             )
         coding = self.quant_coding(node)
-        mode = next((each.s.decode() for each in node.attribute if each.name == "rounding_mode"), ROUNDING_MODE).upper()
+        mode = str(node_attributes(self.path, node).get("rounding_mode", ROUNDING_MODE)).upper()
         values = self.constants.get(node.input[0])
         if mode not in _ROUNDINGS or (values is None and _ROUNDINGS[mode] is not np.rint):
             raise self.error(
@@ -289,7 +289,7 @@ class _Stripper:
         low, high = (0, (1 << bits) - 1) if match[1] else (-(1 << bits - 1), (1 << bits - 1) - 1)
         zeros = np.zeros_like(scale, np.int64) if zero_point is None else zero_point.astype(np.int64)
         fit = self.fitting(node, attributes.get("axis", 1), attributes.get("block_size", 0))
-        return _Coding(fit(scale.astype(np.float64)), fit(zeros), low, high)
+        return self.checked(node, _Coding(fit(scale.astype(np.float64)), fit(zeros), low, high))
 
     def fitting(self, node: onnx.NodeProto, axis: int, block: int) -> Callable[[np.ndarray], np.ndarray]:
         """From the parameters of a node to those that numpy stretches to its constant operand."""
@@ -316,7 +316,25 @@ class _Stripper:
         signed, narrow = attributes.get("signed", 1), attributes.get("narrow", 0)
         top = 1 << int(width.item()) - bool(signed)
         low, high = (narrow - top, top - 1) if signed else (0, top - 1 - narrow)
-        return _Coding(scale.astype(np.float64), zero_point.astype(np.int64), low, high)
+        return self.checked(node, _Coding(scale.astype(np.float64), zero_point.astype(np.int64), low, high))
+
+    def checked(self, node: onnx.NodeProto, coding: _Coding) -> _Coding:
+        """The coding, if its parameters fit the constant operand of a node."""
+        operand = self.constants.get(node.input[0])
+        if operand is None:
+            return coding
+        shapes = operand.shape, coding.scale.shape, coding.zero_point.shape
+        try:
+            fits = np.broadcast_shapes(*shapes) == operand.shape
+        except ValueError:
+            fits = False
+        if not fits:
+            raise self.error(
+                node,
+                f"has scales of the shape {shapes[1]} and zero points of the shape {shapes[2]}, which do not fit its "
+                f"operand of the shape {shapes[0]}; quantise the network again",
+            )
+        return coding
 
     def parameters(self, node: onnx.NodeProto, count: int) -> tuple[np.ndarray, list[np.ndarray | None]]:
         """The scale, checked, and the constant operands behind it, ``None`` where one is left out."""
