@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-
 import numpy as np
 import torch
 
@@ -26,7 +24,7 @@ def tune(graph: Graph, recipe: Recipe, data: DatasetSplit, overrides: Mapping[st
         inputs(graph, train),
         inputs(graph, data.calibration),
         *DEPTHS,
-        overrides,
+        {name: LayerDepths(INPUT_DEPTH) for name in graph.inputs},
         labels=train.labels if recipe.metric == "accuracy" else None,
         options=recipe.fine_tuning,
         progress=lambda epoch, loss: print(f"  epoch {epoch:3}, loss {loss:.5f}", flush=True),
