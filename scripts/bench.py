@@ -22,6 +22,9 @@ mixed
     The shipped networks of mixed precision: cycles of one inference on ``edge`` over those of the same network at
     W8A8, beside those at W4A4, and the points that are lost on held-out data against the float network (of 100 that the
     area under the curve has, for the autoencoder).
+hawq
+    The rank correlation of Hessian traces that are estimated without derivatives with exact ones by automatic
+    differentiation (extra ``train``), over the weights and outputs of all layers of digits_resnet.
 """
 
 from __future__ import annotations
@@ -35,6 +38,7 @@ from typing import Annotated
 import typer
 from benchmark.area import measure_area
 from benchmark.cycles import measure_cycles
+from benchmark.hawq import measure_hawq
 from benchmark.mixed import measure_mixed
 from benchmark.page import write_page
 from benchmark.rows import Row
@@ -52,6 +56,7 @@ GROUPS: dict[str, Callable[[], Iterator[Row]]] = {
     "cycles": measure_cycles,
     "area": measure_area,
     "mixed": measure_mixed,
+    "hawq": measure_hawq,
 }
 
 
