@@ -18,6 +18,13 @@ cycles
 area
     LUTs, flip-flops and memories of the lanes of ``edge`` on an ECP5 FPGA, against a plain INT8 array of the same W8A8
     rate, those of the whole NPU, and the clock frequency of a lane.
+mixed
+    The shipped networks of mixed precision: cycles of one inference on ``edge`` over those of the same network at
+    W8A8, beside those at W4A4, and the points that are lost on held-out data against the float network (of 100 that the
+    area under the curve has, for the autoencoder).
+hawq
+    The rank correlation of Hessian traces that are estimated without derivatives with exact ones by automatic
+    differentiation (extra ``train``), over the weights and outputs of all layers of digits_resnet.
 """
 
 from __future__ import annotations
@@ -31,6 +38,8 @@ from typing import Annotated
 import typer
 from benchmark.area import measure_area
 from benchmark.cycles import measure_cycles
+from benchmark.hawq import measure_hawq
+from benchmark.mixed import measure_mixed
 from benchmark.page import write_page
 from benchmark.rows import Row
 from benchmark.runs import ROOT
@@ -46,6 +55,8 @@ GROUPS: dict[str, Callable[[], Iterator[Row]]] = {
     "sim_speed": measure_sim_speed,
     "cycles": measure_cycles,
     "area": measure_area,
+    "mixed": measure_mixed,
+    "hawq": measure_hawq,
 }
 
 

@@ -287,7 +287,7 @@ def test_network_larger_than_the_machine(tessera: Command, samples: Path, tmp_pa
     _assert_refused(outcome, r"accumulator.* \d+")
 
 
-@pytest.mark.parametrize("command", ["quantize", "plan", "run", "profile", "verilog"])
+@pytest.mark.parametrize("command", ["quantize", "finetune", "plan", "run", "profile", "verilog"])
 def test_help(tessera: Command, command: str) -> None:
     outcome = tessera(command, "--help")
     assert outcome.status == 0
@@ -312,6 +312,34 @@ def test_quantize_and_plan(tessera: Command, samples: Path, tmp_path: Path) -> N
     assert plan.status == 0, plan.err
     assert "linear1" in plan.out
     assert "post" in plan.out
+
+
+def test_finetune_and_quantize(tessera: Command, samples: Path, tmp_path: Path) -> None:
+    """A float file is trained on for the depths of its quantised form, and is a float file of the same operations."""
+    pytest.importorskip("torch", reason="fine-tuning needs the extra 'train'")
+    quantized, tuned, again = (tmp_path / f"{name}.onnx" for name in ("quantized", "tuned", "again"))
+    summary = tmp_path / "summary.json"
+    assert tessera("quantize", MLP, "-c", samples, "-a", 4, "-w", 8, "-o", quantized).status == 0
+    arguments = ["finetune", MLP, "-d", samples, "-c", samples, "-o", tuned, "--epochs", 3]
+    outcome = tessera(*arguments, "--like", quantized, "--json", summary)
+    assert outcome.status == 0, outcome.err
+    assert len(json.loads(summary.read_text())["losses"]) == 3
+    assert tessera("quantize", tuned, "-c", samples, "-a", 4, "-w", 8, "-o", again).status == 0
+    names = [[operation.name for operation in read_qonnx(path).operations] for path in (quantized, again)]
+    assert names[0] == names[1]
+    _assert_refused(
+        tessera(*arguments, "--like", quantized, "-a", 4), "the depths come from .*; leave out --activations"
+    )
+    _assert_refused(tessera("finetune", quantized, *arguments[2:]), "is quantised already; train its float network on")
+
+
+def test_finetune_without_pytorch(
+    tessera: Command, monkeypatch: pytest.MonkeyPatch, samples: Path, tmp_path: Path
+) -> None:
+    monkeypatch.setitem(sys.modules, "torch", None)
+    outcome = tessera("finetune", MLP, "-d", samples, "-c", samples, "-o", tmp_path / "tuned.onnx")
+    _assert_refused(outcome, r"derivatives need PyTorch; install it with `pip install tessera-npu\[train\]`")
+    assert not (tmp_path / "tuned.onnx").exists()
 
 
 def test_brackets_are_no_markup(tessera: Command, tmp_path: Path) -> None:

@@ -26,10 +26,10 @@ from tessera.compiler.datasets import (
     LabelledImages,
     load_digits_split,
     load_split,
+    photographs,
 )
 from tessera.compiler.datasets.keywords import KEYWORDS_FILE
 from tessera.compiler.datasets.metrics import METRICS, accuracy, area_under_curve
-from tessera.compiler.datasets.photographs import REGIONS
 from tessera.compiler.datasets.resize import resize
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -45,7 +45,7 @@ MAXIMUM_DATA_BYTES = 300_000
 DIGITS_SPLIT_SHA256 = "4c677761977a2bdc6cdd66be411c33ca571cbfde030f58644a18d8dcde5e1c64"
 
 # Of the mean colours of the photographs' patches.
-PHOTOGRAPHS_SHA256 = "f637b79bbe06de1e28db39cbc3db0412c333145755b9c986dcf2c1f300f0c46f"
+PHOTOGRAPHS_SHA256 = "abbda6592c674bab600aa4774d949ae1a88d68a5878558ece7fc3d27574e793f"
 
 each_network = pytest.mark.parametrize("network", NETWORKS, ids=lambda network: network["name"])
 
@@ -120,7 +120,7 @@ def test_load_split_wrong_name() -> None:
         ("digits32", (1, 32, 32), 10, 540),
         ("keywords", (1, 49, 10), 12, 600),
         ("novel_digits", (640,), 2, 540),
-        ("photographs", (3, 48, 48), len(PHOTOGRAPH_CLASSES), 600),
+        ("photographs", (3, 96, 96), len(PHOTOGRAPH_CLASSES), 600),
     ],
 )
 def test_split_shapes(name: str, shape: tuple[int, ...], classes: int, samples: int) -> None:
@@ -136,6 +136,12 @@ def test_split_shapes(name: str, shape: tuple[int, ...], classes: int, samples: 
         assert images_as_set(split.calibration) <= images_as_set(split.train)
 
 
+def test_calibration_patches_are_trained_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(photographs, "_TRAINING_PATCHES", 20)
+    train = photographs.load_photographs_training()
+    assert np.array_equal(train.images, split_of("photographs").calibration.images[:20])
+
+
 def test_photographs_are_fixed() -> None:
     split = split_of("photographs")
     digest = hashlib.sha256()
@@ -146,7 +152,7 @@ def test_photographs_are_fixed() -> None:
 
 
 def test_held_out_patches_share_no_pixel_with_training() -> None:
-    regions = REGIONS.values()
+    regions = photographs.REGIONS.values()
     for region in regions:
         for other in regions:
             same_rows = region.rows[0] < other.rows[1] and other.rows[0] < region.rows[1]
@@ -310,6 +316,26 @@ def test_record_replaces_earlier_entry(tmp_path: Path, monkeypatch: pytest.Monke
     assert json.loads((tmp_path / "models.json").read_text()) == {
         "networks": [{"name": "a", "epochs": 1}, {"name": "b", "epochs": 2}]
     }
+
+
+def test_keywords_without_synthesiser(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(SCRIPTS)
+    monkeypatch.setattr("shutil.which", lambda _: None)
+    make = importlib.import_module("training.keywords").load_or_make_keywords
+    with pytest.raises(FileNotFoundError, match=r"^espeak-ng speaks the keywords, but is missing: apt-get install"):
+        make(tmp_path)
+
+
+def test_features_of_a_tone(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A tone is loudest in the band around its frequency; twice as loud, it has four times the energy."""
+    monkeypatch.syspath_prepend(SCRIPTS)
+    features = importlib.import_module("training.features")
+    tone = np.sin(2 * np.pi * 1000 * np.arange(16_000) / 16_000)
+    bands = features.log_mel(tone, 640, 320, 40)
+    assert bands.shape == (49, 40)
+    assert set(bands.argmax(axis=1)) == {13}  # its corners are at 872, 980 and 1096 Hz
+    assert (features.log_mel(2 * tone, 640, 320, 40) - bands)[:, 13] == pytest.approx(np.log(4), abs=1e-3)
+    assert features.mel_cepstrum(tone, 640, 320, 40, 10).shape == (49, 10)
 
 
 def test_training_without_pytorch(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -7,18 +7,17 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from tessera.compiler.datasets.parts import DatasetSplit, LabelledImages, missing_package
+from tessera.compiler.datasets.parts import EvaluationSplit, LabelledImages, missing_package
 from tessera.compiler.datasets.resize import resize
 
-PATCH = 48
+PATCH = 96
 """Height and width of a patch."""
 
-_SIZES = (24, 57)
+_SIZES = (32, 81)
 """Least size of what is cut out, in pixels of the photograph, and one more than the greatest."""
 
-_COUNTS = (3000, 600)  # patches for training and for the test
-_CALIBRATION_PATCHES = 256
-_SEED = 30
+_TRAINING_PATCHES, _CALIBRATION_PATCHES, _TEST_PATCHES = 3000, 256, 600
+_TRAINING_SEED, _TEST_SEED = 30, 31
 
 
 @dataclass(frozen=True)
@@ -46,34 +45,44 @@ PHOTOGRAPH_CLASSES = tuple(REGIONS)
 """What the patches show, in the order of the labels."""
 
 
-def load_photographs_split() -> DatasetSplit:
-    """Load patches (3, 48, 48) of two photographs in 5 classes: sky, pagoda, trees, petals, leaves.
+def load_photographs_split() -> EvaluationSplit:
+    """Load patches (3, 96, 96) of two photographs in 5 classes: sky, pagoda, trees, petals, leaves.
 
-    A patch is a square of 24 to 56 pixels, resized, perhaps mirrored, with light, contrast and the colour of the light
-    changed at random and noise added. ``train`` (3000) and ``test`` (600) are cut from columns of the photographs that
-    have no pixel in common; ``calibration`` is the first 256 of ``train``.
+    A patch is a square of 32 to 80 pixels, resized, perhaps mirrored, with light, contrast and the colour of the light
+    changed at random and noise added. ``test`` (600) is cut from columns of the photographs of which training sees no
+    pixel; ``calibration`` is the first 256 patches of `load_photographs_training`.
 
     Raises
     ------
     ModuleNotFoundError
         If scikit-learn or pillow is not installed.
     """
+    photographs = _photographs()
+    return EvaluationSplit(
+        _patches(photographs, _TRAINING_SEED, _CALIBRATION_PATCHES, held_out=False),
+        _patches(photographs, _TEST_SEED, _TEST_PATCHES, held_out=True),
+    )
+
+
+def load_photographs_training() -> LabelledImages:
+    """Load the 3000 patches for training; see `load_photographs_split`."""
+    return _patches(_photographs(), _TRAINING_SEED, _TRAINING_PATCHES, held_out=False)
+
+
+def _photographs() -> list[npt.NDArray[np.float32]]:
+    """Both photographs (3, height, width), values 0..1."""
     try:
         from sklearn.datasets import load_sample_images
 
         photographs = load_sample_images().images
     except ModuleNotFoundError as error:
         raise missing_package("photographs", "scikit-learn and pillow", error) from error
-    maps = [np.moveaxis(photograph, 2, 0).astype(np.float32) / 255 for photograph in photographs]
-    rng = np.random.RandomState(_SEED)
-    train, test = (_patches(maps, rng, count, held_out=bool(part)) for part, count in enumerate(_COUNTS))
-    return DatasetSplit(train[:_CALIBRATION_PATCHES], test, train)
+    return [np.moveaxis(photograph, 2, 0).astype(np.float32) / 255 for photograph in photographs]
 
 
-def _patches(
-    photographs: list[npt.NDArray[np.float32]], rng: np.random.RandomState, count: int, *, held_out: bool
-) -> LabelledImages:
-    """As many patches of each class, in turn."""
+def _patches(photographs: list[npt.NDArray[np.float32]], seed: int, count: int, *, held_out: bool) -> LabelledImages:
+    """Patches of each class in turn; more of them begin with the same."""
+    rng = np.random.RandomState(seed)
     labels = np.arange(count) % len(REGIONS)
     regions = list(REGIONS.values())
     images = np.empty((count, 3, PATCH, PATCH), np.float32)

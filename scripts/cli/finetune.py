@@ -7,9 +7,10 @@ from typing import Annotated
 
 import typer
 
-from tessera.cli.console import UsageError, check_output, console, output_file, progress_bar
+from tessera.cli.console import UsageError, check_output, console, output_file, progress_bar, write_json
 from tessera.cli.options import (
     ActivationsOption,
+    JsonOption,
     LayersOption,
     ShapesOption,
     WeightsOption,
@@ -17,7 +18,7 @@ from tessera.cli.options import (
     parse_layers,
     parse_shapes,
 )
-from tessera.compiler import LayerDepths, import_onnx, load_inputs, prepare, read_qonnx
+from tessera.compiler import LayerDepths, import_onnx, is_quantized, load_inputs, prepare, read_quantized
 from tessera.compiler.calibration_data import load_labels
 from tessera.compiler.fine_tuning import FineTuning, fine_tune
 from tessera.compiler.onnx_writer import write_onnx
@@ -53,18 +54,28 @@ def finetune(
     learning_rate: Annotated[
         float, typer.Option("--learning-rate", min=0.0, help="Of the first step.")
     ] = DEFAULTS.learning_rate,
+    json: JsonOption = None,
 ) -> None:
     """Train a float ONNX network on with the rounding of its quantised form, and write it as float ONNX again.
 
     Needs PyTorch (pip install tessera-npu[train]). Quantise the result with the same calibration data and depths.
     """
     check_output(output, network, data, calibration, like)
+    check_output(json, network, data, calibration, like, output)
+    if is_quantized(network):
+        raise UsageError(f"{network} is quantised already; train its float network on, and quantise that")
     if like is not None and (activations is not None or weights is not None or layer):
         raise UsageError(f"the depths come from {like}; leave out --activations, --weights and --layer, or --like")
     graph = prepare(import_onnx(network, input_shapes=parse_shapes(shape)))
     inputs = load_inputs(data, graph.inputs, graph.shapes)
-    layers: dict[str, LayerDepths] = parse_layers(layer) if like is None else depths_of(read_qonnx(like))
+    layers: dict[str, LayerDepths] = parse_layers(layer) if like is None else depths_of(read_quantized(like).network)
+    losses: list[float] = []
     with progress_bar("epochs", epochs) as report:
+
+        def follow(epoch: int, loss: float) -> None:
+            losses.append(loss)
+            report({"done": epoch})
+
         tuned = fine_tune(
             graph,
             inputs,
@@ -74,8 +85,14 @@ def finetune(
             layers,
             labels=load_labels(data, len(next(iter(inputs.values())))),
             options=FineTuning(epochs=epochs, learning_rate=learning_rate),
-            progress=lambda epoch, _: report({"done": epoch}),
+            progress=follow,
         )
     with output_file(output) as temporary:
         write_onnx(tuned, temporary)
-    console.print(f"{output}: trained on for {epochs} epochs; quantise it at the same depths", highlight=False)
+    console.print(
+        f"{output}: trained on for {epochs} epochs, in which the loss went from {losses[0]:.4g} to {losses[-1]:.4g}; "
+        f"quantise it at the same depths",
+        highlight=False,
+    )
+    if json is not None:
+        write_json(json, {"source": str(network), "file": str(output), "losses": losses})

@@ -9,6 +9,7 @@ import numpy as np
 
 from tessera.compiler.datasets import DatasetSplit, LabelledImages, load_split
 from tessera.compiler.datasets.keywords import KEYWORDS_FILE
+from tessera.compiler.datasets.photographs import load_photographs_training
 from training.keywords import load_or_make_keywords
 from training.record import write_atomically
 
@@ -29,15 +30,19 @@ def load_training_data(name: str, cache: Path) -> DatasetSplit:
     split = load_split(name)
     if isinstance(split, DatasetSplit):
         return split
-    arrays = load_or_make_keywords(cache)
-    samples = arrays["train_samples"].astype(np.float32) * np.float32(arrays["step"])
-    train = LabelledImages(samples, arrays["train_labels"].astype(np.int64))
+    train = load_photographs_training() if name == "photographs" else _keywords_training(cache)
     if not np.array_equal(train.images[: len(split.calibration)], split.calibration.images):
         raise ValueError(
-            f"The keywords that were spoken here differ from {KEYWORDS_FILE}, because another version of espeak-ng "
-            f"spoke: write them anew with --write-data."
+            f"The data set {name!r} that was made here differs from what the network is calibrated with; if another "
+            f"version of espeak-ng spoke, write {KEYWORDS_FILE} anew with --write-data."
         )
     return DatasetSplit(split.calibration, split.test, train)
+
+
+def _keywords_training(cache: Path) -> LabelledImages:
+    arrays = load_or_make_keywords(cache)
+    samples = arrays["train_samples"].astype(np.float32) * np.float32(arrays["step"])
+    return LabelledImages(samples, arrays["train_labels"].astype(np.int64))
 
 
 def write_shipped_data(cache: Path) -> None:

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from training.features import mel_cepstrum
-from training.speech import HELD_OUT_VARIANTS, TRAINED_VARIANTS, draw_voice, noise, speak
+from training.speech import HELD_OUT_VARIANTS, TRAINED_VARIANTS, check_synthesiser, draw_voice, noise, speak
 
 KEYWORDS = ("yes", "no", "up", "down", "left", "right", "on", "off", "stop", "go")
 OTHER_WORDS = (
@@ -51,9 +51,16 @@ def make_keywords() -> dict[str, np.ndarray]:
 
 
 def load_or_make_keywords(folder: Path) -> dict[str, np.ndarray]:
-    """The arrays of the data set, from a file in ``folder``, or made in a few minutes and kept there."""
+    """The arrays of the data set, from a file in ``folder``, or made in a few minutes and kept there.
+
+    Raises
+    ------
+    FileNotFoundError
+        They must be made, and the synthesiser is not installed.
+    """
     path = folder / "keywords.npz"
     if not path.exists():
+        check_synthesiser()
         folder.mkdir(parents=True, exist_ok=True)
         np.savez_compressed(path, **make_keywords())
     return dict(np.load(path))

@@ -213,8 +213,8 @@ RECIPES = {
     "digits32_resnet8": Recipe(
         lambda: Resnet((16, 32, 64)), "digits32", 40, shift=3, fine_tuning=FineTuning(epochs=8, learning_rate=3e-4)
     ),
-    "photographs_mobilenet": Recipe(lambda: mobilenet(5), "photographs", 25, fine_tuning=FineTuning(epochs=16)),
-    "keywords_dscnn": Recipe(lambda: keyword_network(12), "keywords", 20),
+    "photographs_mobilenet": Recipe(lambda: mobilenet(5), "photographs", 20, fine_tuning=FineTuning(epochs=12)),
+    "keywords_dscnn": Recipe(lambda: keyword_network(12), "keywords", 20, fine_tuning=FineTuning(epochs=8)),
     "novelty_autoencoder": Recipe(
         Autoencoder,
         "novel_digits",

@@ -68,12 +68,10 @@ def noise(rng: np.random.RandomState, decibels: float) -> np.ndarray:
     return (sound * 10 ** (decibels / 20) / np.sqrt(np.mean(np.square(sound)))).astype(np.float32)
 
 
-def check_synthesiser() -> str:
-    """The synthesiser's version; raises `FileNotFoundError` with a remedy if it is not installed."""
+def check_synthesiser() -> None:
+    """Raises `FileNotFoundError` with a remedy if the synthesiser is not installed."""
     if shutil.which(_SYNTHESISER) is None:
-        raise FileNotFoundError(f"{_SYNTHESISER} speaks the words, but is missing: apt-get install {_SYNTHESISER}")
-    text = subprocess.run([_SYNTHESISER, "--version"], check=True, capture_output=True, text=True).stdout
-    return text.partition(":")[2].split()[0]
+        raise FileNotFoundError(f"{_SYNTHESISER} speaks the keywords, but is missing: apt-get install {_SYNTHESISER}")
 
 
 def _synthesise(word: str, voice: Voice) -> np.ndarray:

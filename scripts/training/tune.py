@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-
 import numpy as np
 import torch
 
@@ -15,18 +13,21 @@ from training.loop import SEED, shift_some
 from training.networks import Recipe
 
 DEPTHS = (4, 4)
-"""Depths of activations and weights that networks are tuned for where nothing else is said."""
+"""Depths of activations and weights that networks are tuned for."""
+
+INPUT_DEPTH = 8
+"""Depth of inputs: what is lost there cannot be trained back, and the first layers are small."""
 
 
-def tune(graph: Graph, recipe: Recipe, data: DatasetSplit, overrides: Mapping[str, LayerDepths] | None = None) -> Graph:
-    """A prepared network trained on for 4 bits, or the depths that ``overrides`` has for its layers."""
+def tune(graph: Graph, recipe: Recipe, data: DatasetSplit) -> Graph:
+    """A prepared network trained on for 4 bits, but for its inputs."""
     train = with_shifted(data.train, recipe.shift)
     return fine_tune(
         graph,
         inputs(graph, train),
         inputs(graph, data.calibration),
         *DEPTHS,
-        overrides,
+        {name: LayerDepths(INPUT_DEPTH) for name in graph.inputs},
         labels=train.labels if recipe.metric == "accuracy" else None,
         options=recipe.fine_tuning,
         progress=lambda epoch, loss: print(f"  epoch {epoch:3}, loss {loss:.5f}", flush=True),
