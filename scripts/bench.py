@@ -22,8 +22,13 @@ mixed
     The shipped networks of mixed precision: cycles of one inference on ``edge`` over those of the same network at
     W8A8, beside those at W4A4, and the points that are lost on held-out data against the float network (of 100 that the
     area under the curve has, for the autoencoder).
+methods
+    Seconds of each method that finds how sensitive layers are, on a network of the size of ResNet-8 with 256 images
+    (two cores), the choice of depths included; and the points that the networks lose on held-out data with depths that
+    were chosen by it, without fine-tuning, at the same budget of cycles.
 hawq
-    The rank correlation of Hessian traces that are estimated without derivatives with exact ones by automatic
+    How many of the published problems of HAWQ-V3 (arXiv:2011.10680) are solved as well as published, or better. The
+    rank correlation of Hessian traces that are estimated without derivatives with exact ones by automatic
     differentiation (extra ``train``), over the weights and outputs of all layers of digits_resnet.
 """
 
@@ -39,6 +44,7 @@ import typer
 from benchmark.area import measure_area
 from benchmark.cycles import measure_cycles
 from benchmark.hawq import measure_hawq
+from benchmark.methods import measure_methods
 from benchmark.mixed import measure_mixed
 from benchmark.page import write_page
 from benchmark.rows import Row
@@ -56,6 +62,7 @@ GROUPS: dict[str, Callable[[], Iterator[Row]]] = {
     "cycles": measure_cycles,
     "area": measure_area,
     "mixed": measure_mixed,
+    "methods": measure_methods,
     "hawq": measure_hawq,
 }
 

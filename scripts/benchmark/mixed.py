@@ -5,14 +5,13 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from functools import cache
-from typing import Any
 
 import numpy as np
 
 from benchmark.rows import Row
 from benchmark.runs import ROOT, compile_file, run_samples
-from tessera.compiler import prepare, read_qonnx
-from tessera.compiler.datasets import load_split
+from tessera.compiler import QuantizedNetwork, prepare, read_qonnx
+from tessera.compiler.datasets import LabelledImages, load_split
 from tessera.compiler.datasets.metrics import METRICS
 from tessera.compiler.float_execution import execute
 from tessera.compiler.onnx_import import import_onnx
@@ -47,7 +46,9 @@ def measure_mixed() -> Iterator[Row]:
             ("uniform_w4a4_over_w8a8", _uniform_cycles(source, 4), None),
         ):
             yield Row(f"mixed/{path.stem}/{label}", round(cycles / reference, 3), "ratio", "lower", aim=aim)
-        drop = 100 * (_float_worth(source, entry["dataset"], entry["metric"]) - _worth(entry))
+        test = load_split(entry["dataset"]).test
+        mixed = worth(read_qonnx(path), test, entry["metric"])
+        drop = 100 * (_float_worth(source, entry["dataset"], entry["metric"]) - mixed)
         yield Row(f"mixed/{path.stem}/accuracy_drop", round(drop, 2), "points", "lower", aim=LARGEST_DROP)
 
 
@@ -70,9 +71,7 @@ def _float_worth(source: str, dataset: str, metric: str) -> float:
     return METRICS[metric](outputs, test)
 
 
-def _worth(entry: dict[str, Any]) -> float:
-    """A mixed network's worth on held-out data, on the golden model."""
-    network = read_qonnx(MODELS / "mixed" / entry["file"])
-    test = load_split(entry["dataset"]).test
+def worth(network: QuantizedNetwork, test: LabelledImages, metric: str) -> float:
+    """A quantised network's worth on held-out data, 0 to 1, on the golden model."""
     (outputs,) = execute_quantized(network, dict.fromkeys(network.inputs, test.images)).values()
-    return METRICS[entry["metric"]](np.asarray(outputs), test)
+    return METRICS[metric](np.asarray(outputs), test)

@@ -42,10 +42,11 @@ class PublishedProblem:
         """The best choice."""
         return select(self.layers, {COST: self.limit}, self.ties)
 
-    @property
-    def published_sensitivity(self) -> float:
-        """Total sensitivity of the published choice."""
-        return sum(each.quantities[SENSITIVITY] for each in self.published)
+    def is_solved(self) -> bool:
+        """Whether the best choice keeps the limit, and is no more sensitive than the published one."""
+        totals = self.solve().totals
+        published = sum(each.quantities[SENSITIVITY] for each in self.published)
+        return totals[SENSITIVITY] <= published * (1 + 1e-12) and totals[COST] <= self.limit * (1 + 1e-9)
 
 
 def published_problems(path: Path) -> list[PublishedProblem]:
