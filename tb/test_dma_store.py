@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import gc
 import random
+from collections import Counter
 from collections.abc import Sequence
 from functools import partial
 
 import dma_model
+import numpy as np
 import pytest
 from amaranth.sim import Simulator
 from dma_model import (
@@ -27,6 +29,7 @@ from dma_model import (
     random_conversion,
     stored_bytes,
 )
+from float_reference import to_patterns
 from test_dma_load import LoadBench
 
 from tessera.rtl import isa
@@ -57,6 +60,23 @@ def reference(
     return memory
 
 
+def expected_counts(
+    config: NpuConfig, banks: Sequence[Sequence[int]], programs: Sequence[isa.Store]
+) -> Counter[tuple[str, int]]:
+    """Underflows and overflows of each operation."""
+    counts: Counter[tuple[str, int]] = Counter()
+    for program in programs:
+        if program.memory_format.is_float:
+            lanes = isa.lanes_of_mask(program.lanes)
+            for _, address in elements(program, config.pixel_bytes(program.memory_bits)):
+                words = [banks[lane][address] for lane in lanes]
+                values = digit_values(words, config.word_digits, program.chip_signed)
+                _, underflows, overflows = to_patterns(np.array(values), program.shift, program.memory_format)
+                counts["underflows", program.operation] += int(underflows.sum())
+                counts["overflows", program.operation] += int(overflows.sum())
+    return +counts
+
+
 class StoreBench:
     """Runs programs on the engine with a DRAM and banks that stall."""
 
@@ -68,6 +88,7 @@ class StoreBench:
         self.cycles = 0
         self.errors: list[int] = []
         self.beat_cycles: list[int] = []
+        self.counts: Counter[tuple[str, int]] = Counter()
 
     def run(self, programs: Sequence[isa.Store]) -> bytearray:
         """Executes the programs; returns the DRAM's content."""
@@ -117,6 +138,9 @@ class StoreBench:
     def _observe(self, ctx) -> None:
         beats = self.dram.beats["write"]
         done, error = ctx.get(self.engine.done), ctx.get(self.engine.error)
+        for name in ("underflows", "overflows"):
+            if count := ctx.get(getattr(self.engine, name)):
+                self.counts[name, ctx.get(self.engine.operation)] += count
         self.dram.settle(ctx)
         if self.dram.beats["write"] > beats:
             self.beat_cycles.append(self.cycles)
@@ -135,6 +159,7 @@ def random_store(rng: random.Random, config: NpuConfig) -> isa.Store:
         lanes=rng.choice(gangs_of(config, chip_depth)),
         chip_depth=chip_depth,
         chip_signed=rng.randrange(2),
+        operation=rng.randrange(isa.OPERATIONS),
         **conversion,
         **random_block(rng, config, element_bytes=size, chip_words=CHIP_WORDS),
     )
@@ -153,6 +178,7 @@ def test_random_stores(name: str, stall: float, seed: int) -> None:
     assert not any(bench.errors)
     beats = sum(len(beats_of(config, program, config.pixel_bytes(program.memory_bits))) for program in programs)
     assert bench.dram.beats["write"] == beats
+    assert bench.counts == expected_counts(config, bench.banks, programs)
 
 
 @pytest.mark.parametrize("name", CONFIGS)
