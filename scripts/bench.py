@@ -18,6 +18,9 @@ cycles
 area
     LUTs, flip-flops and memories of the lanes of ``edge`` on an ECP5 FPGA, against a plain INT8 array of the same W8A8
     rate, those of the whole NPU, and the clock frequency of a lane.
+refinements
+    What each refinement of the quantiser is worth on the shipped networks: none of them, each alone, all but each, all
+    (`docs/decisions/0014-refinements.md`).
 """
 
 from __future__ import annotations
@@ -32,6 +35,7 @@ import typer
 from benchmark.area import measure_area
 from benchmark.cycles import measure_cycles
 from benchmark.page import write_page
+from benchmark.refinements import measure_refinements
 from benchmark.rows import Row
 from benchmark.runs import ROOT
 from benchmark.speed import measure_sim_speed
@@ -46,6 +50,7 @@ GROUPS: dict[str, Callable[[], Iterator[Row]]] = {
     "sim_speed": measure_sim_speed,
     "cycles": measure_cycles,
     "area": measure_area,
+    "refinements": measure_refinements,
 }
 
 

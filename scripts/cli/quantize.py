@@ -19,15 +19,19 @@ from tessera.cli.options import (
     CalibrationOption,
     JsonOption,
     LayersOption,
+    NoRefineOption,
+    RefineOption,
     ShapesOption,
     WeightsOption,
     depth_or_default,
     parse_layers,
+    parse_refinements,
     parse_shapes,
 )
 from tessera.compiler import (
     Graph,
     calibrate,
+    equalise,
     import_onnx,
     is_quantized,
     load_inputs,
@@ -59,6 +63,8 @@ def quantize(
     weights: WeightsOption = None,
     layer: LayersOption = None,
     shape: ShapesOption = None,
+    refine: RefineOption = None,
+    no_refine: NoRefineOption = None,
     power_of_two_io: Annotated[
         bool,
         typer.Option(
@@ -150,6 +156,7 @@ def quantize(
     for index, path in enumerate((output, json, picture)):
         check_output(path, network, calibration, validation, *(output, json, picture)[:index])
     layers, shapes = parse_layers(layer), parse_shapes(shape)
+    refinements = parse_refinements(refine, no_refine)
     budgets = parse_budgets(budget)
     chooses = bool(budgets) or max_loss is not None or front
     _check_request(output, activations, weights, picture, validation, chooses=chooses, front=front)
@@ -159,6 +166,8 @@ def quantize(
             calibration=calibration,
             activations=activations,
             weights=weights,
+            refine=refine,
+            no_refine=no_refine,
             layer=layer,
             power_of_two_io=power_of_two_io,
             budget=budget,
@@ -171,19 +180,23 @@ def quantize(
     request = DepthRequest(NpuConfig.load(npu), budgets, max_loss, method, costs, limit_loss, layers, wants_front=front)
     graph = _prepare(import_onnx(network, input_shapes=shapes), show=show)
     samples = load_inputs(calibration, graph.inputs, graph.shapes)
-    ranges = calibrate(graph, samples, power_of_two_io=power_of_two_io)
+    if refinements.equalisation:
+        graph = equalise(graph, samples)
+    ranges = calibrate(graph, samples, power_of_two_io=power_of_two_io, refinements=refinements)
     if show:
         _show(ranges.format())
     if output is not None and not chooses:
         depths = depth_or_default(activations), depth_or_default(weights)
-        _write(network, output, quantize_graph(graph, ranges, *depths, layers), json, show=show)
+        _write(
+            network, output, quantize_graph(graph, ranges, *depths, layers, refinements=refinements), json, show=show
+        )
         return
     labels = _labels(calibration, samples)
     judged = samples if validation is None else load_inputs(validation, graph.inputs, graph.shapes)
     judge = Judge(graph, judged, labels if validation is None else _labels(validation, judged))
 
     def quantizer(depths: Depths) -> QuantizedNetwork:
-        return quantize_graph(graph, ranges, overrides=depths)
+        return quantize_graph(graph, ranges, overrides=depths, refinements=refinements)
 
     found = choose(request, graph, ranges, samples, labels, quantizer, judge)
     if picture is not None:
