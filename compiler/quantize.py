@@ -35,7 +35,7 @@ from tessera.rtl.config import ACTIVATION_DEPTHS, WEIGHT_DEPTHS
 from tessera.sim.golden.network import MAX_BIAS, Part
 
 _GRID_TOLERANCE = 0.01
-"""Part of a step by which weights on a grid may miss it: by a part in 2 ** 16 the machine's scales differ from theirs."""
+"""Part of a step by which weights on a grid may miss it, because the machine's scales differ from theirs a little."""
 
 _CLIP_CANDIDATES = {4: np.linspace(0.4, 1.0, 31), 8: np.linspace(0.8, 1.0, 11)}
 """Parts of a channel's largest weight that are tried as the end of its range, by weight depth."""
