@@ -116,8 +116,13 @@ def run_node(graph: Graph, node: Node, values: dict[str, np.ndarray], dtype: typ
         values[node.output] = values[node.inputs[0]][:, :, first : first + graph.shapes[node.output][1]]
     else:
         operands = [values.get(name) for name in node.inputs]
-        constants = [graph.constants.get(name) for name in node.inputs]
+        constants = [_in_type(graph.constants.get(name), dtype) for name in node.inputs]
         values.update(run_onnx_node(node, graph.opset, operands, constants, graph.shapes))
+
+
+def _in_type(constant: np.ndarray | None, dtype: type[np.floating]) -> np.ndarray | None:
+    """A constant as an operator takes it beside operands of ``dtype``: float32 becomes that type, others stay."""
+    return constant if constant is None or constant.dtype != np.float32 else constant.astype(dtype, copy=False)
 
 
 def run_onnx_node(

@@ -10,7 +10,8 @@ import numpy as np
 from benchmark.rows import Row
 from benchmark.runs import ROOT
 from tessera.compiler import calibrate, equalise, import_onnx, prepare, quantize, to_integer
-from tessera.compiler.datasets import DatasetSplit, LabelledImages, load_digits_split
+from tessera.compiler.datasets import EvaluationSplit, LabelledImages, load_split
+from tessera.compiler.datasets.metrics import accuracy
 from tessera.compiler.float_execution import execute
 from tessera.compiler.graph import Graph
 from tessera.compiler.quantized import QuantizedNetwork
@@ -18,7 +19,16 @@ from tessera.compiler.quantized_execution import dequantize_values, host_before
 from tessera.compiler.refinements import NO_REFINEMENTS, REFINEMENTS, Refinements
 from tessera.sim.golden.evaluate import evaluate
 
-NETWORKS = ("digits_cnn", "digits_mlp", "digits_resnet")
+NETWORKS = {
+    "digits_mlp": "digits",
+    "digits_resnet": "digits",
+    "keywords_dscnn": "keywords",
+    "photographs_mobilenet": "photographs",
+}
+"""Data set of each network."""
+
+SAMPLES = 200
+"""Most held-out samples, evenly chosen; all would take more time than the answer is worth."""
 
 DEPTHS = ((4, 4), (4, 8), (8, 8))
 """(weight depth, activation depth)."""
@@ -55,8 +65,8 @@ class Quality:
 
 def measure_refinements() -> Iterator[Row]:
     """The group ``refinements``."""
-    split = load_digits_split()
-    for network in NETWORKS:
+    for network, dataset in NETWORKS.items():
+        split = load_split(dataset)
         graph = prepare(import_onnx(ROOT / "models" / f"{network}.onnx"))
         for variant, refinements in VARIANTS.items():
             for (weight_depth, activation_depth), quality in _qualities(graph, split, refinements).items():
@@ -66,14 +76,15 @@ def measure_refinements() -> Iterator[Row]:
                 yield Row(f"{name}/noise", round(quality.noise, 1), "dB", "higher")
 
 
-def _qualities(graph: Graph, split: DatasetSplit, refinements: Refinements) -> dict[tuple[int, int], Quality]:
+def _qualities(graph: Graph, split: EvaluationSplit, refinements: Refinements) -> dict[tuple[int, int], Quality]:
     """The quality at each of ``DEPTHS``."""
     calibration_data = _inputs(graph, split.calibration)
+    test = split.test[:: -(-len(split.test) // SAMPLES)]
     refined = equalise(graph, calibration_data) if refinements.equalisation else graph
     calibration = calibrate(refined, calibration_data, refinements=refinements)
     return {
         (weights, activations): _quality(
-            graph, quantize(refined, calibration, activations, weights, refinements=refinements), split.test
+            graph, quantize(refined, calibration, activations, weights, refinements=refinements), test
         )
         for weights, activations in DEPTHS
     }
@@ -86,11 +97,10 @@ def _quality(graph: Graph, network: QuantizedNetwork, images: LabelledImages) ->
     exact = execute(graph, inputs, [output])[output].reshape(len(images), -1).astype(np.float64)
     integers = evaluate(to_integer(network), host_before(network, inputs).integers)[output]
     scores = dequantize_values(integers, network.tensors[output]).reshape(exact.shape)
-    answers = scores.argmax(axis=1)
     error = np.mean(np.square(scores - exact))
     return Quality(
-        accuracy=100 * float(np.mean(answers == images.labels)),
-        agreement=100 * float(np.mean(answers == exact.argmax(axis=1))),
+        accuracy=100 * accuracy(scores, images),
+        agreement=100 * float(np.mean(scores.argmax(axis=1) == exact.argmax(axis=1))),
         noise=10 * float(np.log10(np.mean(np.var(exact, axis=0)) / error)),
     )
 
