@@ -1,13 +1,14 @@
 """The compiler: from ONNX networks to integer networks, and from those to instruction streams.
 
-``import_onnx`` reads a float network, ``prepare`` runs the front end's passes, ``calibrate`` measures
-activation ranges, ``quantize`` makes a quantised network, ``write_qonnx`` and ``read_qonnx`` keep it in a
-file, and ``to_integer`` gives the integers that the machine computes. ``read_quantized`` reads networks that
-other tools have quantised, too.
+``import_onnx`` reads a float network, ``prepare`` runs the front end's passes, ``equalise`` scales its channels,
+``calibrate`` measures activation ranges, ``quantize`` makes a quantised network, ``write_qonnx`` and ``read_qonnx``
+keep it in a file, and ``to_integer`` gives the integers that the machine computes. ``read_quantized`` reads networks
+that other tools have quantised, too.
 """
 
 from tessera.compiler.calibrate import Calibration, calibrate
 from tessera.compiler.calibration_data import load_inputs
+from tessera.compiler.equalisation import equalise
 from tessera.compiler.errors import CompilerError
 from tessera.compiler.foreign import is_quantized, read_quantized
 from tessera.compiler.graph import Graph
@@ -18,13 +19,16 @@ from tessera.compiler.qonnx_reader import read_qonnx
 from tessera.compiler.qonnx_writer import write_qonnx
 from tessera.compiler.quantize import LayerDepths, quantize
 from tessera.compiler.quantized import QuantizedNetwork
+from tessera.compiler.refinements import Refinements
 
 __all__ = [
     "Calibration",
     "CompilerError",
     "LayerDepths",
     "QuantizedNetwork",
+    "Refinements",
     "calibrate",
+    "equalise",
     "import_onnx",
     "is_quantized",
     "load_inputs",

@@ -10,7 +10,7 @@ in that interval such that the exponents suit the shallow depths, which costs 16
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from itertools import pairwise
 
@@ -21,6 +21,7 @@ from tessera.compiler.errors import CompilerError
 from tessera.compiler.float_execution import batch_size, execute
 from tessera.compiler.graph import STRUCTURAL, WINDOW, Graph, Node, Placement, map_shape
 from tessera.compiler.quantized import BASE_DEPTH
+from tessera.compiler.refinements import DEFAULT_REFINEMENTS, Refinements
 from tessera.rtl.config import ACTIVATION_DEPTHS
 from tessera.sim.golden.arithmetic import depth_range
 
@@ -76,10 +77,21 @@ class ActivationRange:
 
 @dataclass(frozen=True, eq=False)
 class Calibration:
-    """Ranges of all tensors that the NPU handles, by name, and the number of samples they come from."""
+    """What the calibration data say of a network.
+
+    Attributes
+    ----------
+    ranges
+        Ranges of all tensors that the NPU handles, by name.
+    samples
+        Number of samples they come from.
+    data
+        These samples: for each input an array (samples, *rest of its shape*).
+    """
 
     ranges: Mapping[str, ActivationRange]
     samples: int
+    data: Mapping[str, np.ndarray]
 
     def format(self) -> str:
         """One line per tensor."""
@@ -93,7 +105,13 @@ class Calibration:
         return "\n".join(lines)
 
 
-def calibrate(graph: Graph, data: Mapping[str, np.ndarray], *, power_of_two_io: bool = False) -> Calibration:
+def calibrate(
+    graph: Graph,
+    data: Mapping[str, np.ndarray],
+    *,
+    power_of_two_io: bool = False,
+    refinements: Refinements = DEFAULT_REFINEMENTS,
+) -> Calibration:
     """Runs the float network on calibration data and chooses the scales of its activations.
 
     Parameters
@@ -105,6 +123,8 @@ def calibrate(graph: Graph, data: Mapping[str, np.ndarray], *, power_of_two_io: 
     power_of_two_io
         Round the scales of what the NPU is given and returns (and of tensors that share them) up to powers of two, so
         that it may be floating point in DRAM. At worst this doubles a step, which is one bit of precision.
+    refinements
+        Whether ranges are searched (``clip_search``).
 
     Raises
     ------
@@ -115,22 +135,42 @@ def calibrate(graph: Graph, data: Mapping[str, np.ndarray], *, power_of_two_io: 
     samples = check_samples(graph, data)
     names = (*npu_tensors(graph), *function_operands(graph))
     observed = {name: _Observation(map_shape(graph.shapes[name])[0]) for name in names}
-    for start in range(0, samples, _BATCH):
-        batch = {name: np.asarray(data[name])[start : start + _BATCH] for name in graph.inputs}
-        for name, values in execute(graph, batch, names).items():
-            observed[name].add(name, values)
+    for batch in run_batches(graph, data, names):
+        for name, values in batch.items():
+            observed[name].add(values)
     signed = _signed_tensors(graph, observed)
     exchanged = _exchanged_tensors(graph, names)
     ranges = {}
     for group in _scale_groups(graph, names):
         quantiles = np.concatenate([value for name in group for value in observed[name].quantiles])
         group_signed = any(signed[name] for name in group)
-        scale, shifts = choose_scales(quantiles, group_signed)
+        scale, shifts = choose_scales(quantiles, group_signed, clip_search=refinements.clip_search)
         if power_of_two_io and not exchanged.isdisjoint(group):
             scale = 2.0 ** math.ceil(math.log2(scale))
         for name in group:
             ranges[name] = observed[name].range(group_signed, scale, shifts)
-    return Calibration({name: ranges[name] for name in names}, samples)
+    return Calibration({name: ranges[name] for name in names}, samples, dict(data))
+
+
+def run_batches(graph: Graph, data: Mapping[str, np.ndarray], names: Iterable[str]) -> Iterator[dict[str, np.ndarray]]:
+    """Some tensors of the float network (samples, *shape*), for one batch of samples after another.
+
+    Raises
+    ------
+    CompilerError
+        Values are not finite.
+    """
+    names = tuple(names)
+    samples = batch_size(graph.shapes, graph.inputs, data)
+    for start in range(0, samples, _BATCH):
+        batch = {name: np.asarray(data[name])[start : start + _BATCH] for name in graph.inputs}
+        values = execute(graph, batch, names)
+        for name in names:
+            if not np.isfinite(values[name]).all():
+                raise CompilerError(
+                    f"the float network computes NaN or infinity in tensor {name!r}; repair the network"
+                )
+        yield values
 
 
 def check_samples(graph: Graph, data: Mapping[str, np.ndarray]) -> int:
@@ -161,15 +201,19 @@ def function_operands(graph: Graph) -> tuple[str, ...]:
     return tuple(node.outputs[1] for node in graph.placed(Placement.NPU) if node.function is not None)
 
 
-def choose_scales(values: np.ndarray, signed: bool) -> tuple[float, dict[int, int]]:
+def choose_scales(values: np.ndarray, signed: bool, *, clip_search: bool = True) -> tuple[float, dict[int, int]]:
     """Base scale (a float32 number) and clip shifts with the least error for a sample of a tensor.
 
     The base scale minimises the product over the shallow depths of the mean squared errors, so that each
-    depth's error in decibels counts the same. A tensor that is zero everywhere gets the range 0..1.
+    depth's error in decibels counts the same. Without ``clip_search`` every depth just covers all values. A tensor that
+    is zero everywhere gets the range 0..1.
     """
     low, high = float(values.min(initial=0.0)), float(values.max(initial=0.0))
     if max(-low, high) < _SMALLEST_RANGE:
         high = 1.0
+    if not clip_search:
+        base = max(_covering_base(low, high, depth, signed) for depth in ACTIVATION_DEPTHS)
+        return base, {depth: BASE_DEPTH - depth for depth in _SHALLOW_DEPTHS}
     negligible = _NEGLIGIBLE_ERROR * float(np.mean(np.square(values))) + np.finfo(np.float64).tiny
     best_cost = np.inf
     best: tuple[float, dict[int, int]] = (high, {})
@@ -187,16 +231,17 @@ def _base_candidates(low: float, high: float, signed: bool) -> list[float]:
     Besides evenly spaced ones those with which a depth ends where the range does (pixels of 0..255 are then
     exact at 8 bits), and the power of two (fractions with a binary denominator are exact).
     """
-    smallest = _covering_scale(low, high, BASE_DEPTH, signed)
-    even = [smallest * 2.0 ** (step / _BASE_CANDIDATES) for step in range(_BASE_CANDIDATES)]
-    ends = [_covering_scale(low, high, depth, signed) * 2.0 ** (depth - BASE_DEPTH) for depth in _SHALLOW_DEPTHS]
-    return [float(np.float32(base)) for base in (*even, *ends, 2.0 ** np.ceil(np.log2(smallest)))]
+    smallest = _covering_base(low, high, BASE_DEPTH, signed)
+    even = [float(np.float32(smallest * 2.0 ** (step / _BASE_CANDIDATES))) for step in range(_BASE_CANDIDATES)]
+    ends = [_covering_base(low, high, depth, signed) for depth in _SHALLOW_DEPTHS]
+    return [*even, *ends, 2.0 ** math.ceil(math.log2(smallest))]
 
 
-def _covering_scale(low: float, high: float, depth: int, signed: bool) -> float:
-    """The smallest scale with which ``depth`` bits reach from ``low`` to ``high``."""
+def _covering_base(low: float, high: float, depth: int, signed: bool) -> float:
+    """The smallest base scale (a float32 number) with which ``depth`` bits reach from ``low`` to ``high`` without
+    clipping."""
     least, most = depth_range(depth, signed)
-    return max(high / most, low / least if signed else 0.0)
+    return float(np.float32(max(high / most, low / least if signed else 0.0) * 2.0 ** (depth - BASE_DEPTH)))
 
 
 def _best_shift(values: np.ndarray, base: float, depth: int, signed: bool) -> tuple[int, float]:
@@ -225,10 +270,8 @@ class _Observation:
         self.count = 0
         self.quantiles: list[np.ndarray] = []
 
-    def add(self, name: str, values: np.ndarray) -> None:
+    def add(self, values: np.ndarray) -> None:
         """Adds a batch (samples, C, H, W) or (samples, F)."""
-        if not np.isfinite(values).all():
-            raise CompilerError(f"the float network computes NaN or infinity in tensor {name!r}; repair the network")
         self.minimum = min(self.minimum, float(values.min()))
         self.maximum = max(self.maximum, float(values.max()))
         by_channel = values.reshape(len(values), len(self.total), -1).astype(np.float64)

@@ -7,7 +7,7 @@ with ONNX's own reference implementation.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 import numpy as np
 import onnx
@@ -116,8 +116,13 @@ def run_node(graph: Graph, node: Node, values: dict[str, np.ndarray], dtype: typ
         values[node.output] = values[node.inputs[0]][:, :, first : first + graph.shapes[node.output][1]]
     else:
         operands = [values.get(name) for name in node.inputs]
-        constants = [graph.constants.get(name) for name in node.inputs]
+        constants = [_in_type(graph.constants.get(name), dtype) for name in node.inputs]
         values.update(run_onnx_node(node, graph.opset, operands, constants, graph.shapes))
+
+
+def _in_type(constant: np.ndarray | None, dtype: type[np.floating]) -> np.ndarray | None:
+    """A constant as an operator takes it beside operands of ``dtype``: float32 becomes that type, others stay."""
+    return constant if constant is None or constant.dtype != np.float32 else constant.astype(dtype, copy=False)
 
 
 def run_onnx_node(
@@ -213,21 +218,28 @@ def _run_canonical(graph: Graph, node: Node, values: Mapping[str, np.ndarray], d
 def preactivation(graph: Graph, node: Node, source: np.ndarray, dtype: type[np.floating] = np.float32) -> np.ndarray:
     """What a canonical node computes before the residual operand and the activation: (samples, K, H, W)."""
     source = source.reshape(len(source), *map_shape(graph.shapes[node.inputs[0]])).astype(dtype, copy=False)
-    output_map = canonical_output(graph, node)[1:]
     if node.op == CONVOLUTION:
         weights, bias = (graph.constants[name].astype(dtype) for name in node.inputs[1:3])
-        return _convolve(source, weights, node, output_map) + bias.reshape(-1, 1, 1)
-    return _reduce_windows(source, node, output_map)
+        return _convolve(graph, node, source, weights) + bias.reshape(-1, 1, 1)
+    return _reduce_windows(source, node, canonical_output(graph, node)[1:])
 
 
-def _convolve(source: np.ndarray, weights: np.ndarray, node: Node, output_map: tuple[int, int]) -> np.ndarray:
+def convolution_taps(graph: Graph, node: Node, source: np.ndarray) -> Iterator[tuple[int, int, np.ndarray]]:
+    """For each kernel position (ky, kx) of a convolution the values (groups, C / groups, samples x pixels) of its input
+    (samples, C, H, W) that it meets."""
+    groups, kernel = node.attributes["groups"], graph.constants[node.inputs[1]].shape[2:]
     padded = pad_map(source, node.attributes["padding"], 0).transpose(1, 0, 2, 3)
-    groups, (_, inputs, height, width) = node.attributes["groups"], weights.shape
-    kernel = height, width
-    grouped = weights.reshape(groups, -1, inputs, *kernel)
+    stride, dilation = node.attributes["stride"], node.attributes["dilation"]
+    for ky, kx, values in taps(padded, canonical_output(graph, node)[1:], kernel, stride, dilation):
+        yield ky, kx, values.reshape(groups, source.shape[1] // groups, -1)
+
+
+def _convolve(graph: Graph, node: Node, source: np.ndarray, weights: np.ndarray) -> np.ndarray:
+    output_map = canonical_output(graph, node)[1:]
+    grouped = weights.reshape(node.attributes["groups"], -1, *weights.shape[1:])
     sums = np.zeros((*grouped.shape[:2], len(source) * output_map[0] * output_map[1]), weights.dtype)
-    for ky, kx, values in taps(padded, output_map, kernel, node.attributes["stride"], node.attributes["dilation"]):
-        sums += grouped[..., ky, kx] @ values.reshape(groups, inputs, -1)
+    for ky, kx, values in convolution_taps(graph, node, source):
+        sums += grouped[..., ky, kx] @ values
     return sums.reshape(len(weights), len(source), *output_map).transpose(1, 0, 2, 3)
 
 

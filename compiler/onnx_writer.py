@@ -13,6 +13,7 @@ from tessera.compiler.graph import Graph, map_shape
 from tessera.compiler.qonnx_writer import NetworkWriter, write_model
 from tessera.compiler.quantize import quantize
 from tessera.compiler.quantized import BASE_DEPTH, QuantizedConvolution, QuantizedTensor
+from tessera.compiler.refinements import NO_REFINEMENTS
 from tessera.rtl.config import ACTIVATION_DEPTHS
 
 
@@ -37,7 +38,7 @@ class _FloatWriter(NetworkWriter):
 
     def __init__(self, graph: Graph) -> None:
         # Only the structure of the quantised network is used, so any ranges will do.
-        super().__init__(quantize(graph, _any_calibration(graph), BASE_DEPTH))
+        super().__init__(quantize(graph, _any_calibration(graph), BASE_DEPTH, refinements=NO_REFINEMENTS))
         self.graph = graph
         self.operands = {node.name: node.inputs for node in graph.nodes}
 
@@ -73,4 +74,4 @@ def _any_calibration(graph: Graph) -> Calibration:
     names = (*npu_tensors(graph), *function_operands(graph))
     means = {name: np.zeros(map_shape(graph.shapes[name])[0]) for name in names}
     scale = 2.0 ** (1 - BASE_DEPTH)
-    return Calibration({name: ActivationRange(-1, 1, means[name], True, scale, shifts) for name in names}, 1)
+    return Calibration({name: ActivationRange(-1, 1, means[name], True, scale, shifts) for name in names}, 0, {})

@@ -19,6 +19,7 @@ from tessera.compiler.fixed_point import (
 from tessera.compiler.functions import Function, domain, operand_scale
 from tessera.compiler.graph import CANONICAL, CONCATENATION, CONVOLUTION, SELECTION, Graph, Node, Placement
 from tessera.compiler.integer import residual_shift_limit
+from tessera.compiler.paired_execution import PairedExecution
 from tessera.compiler.quantized import (
     QuantizedConvolution,
     QuantizedFunction,
@@ -28,8 +29,13 @@ from tessera.compiler.quantized import (
     QuantizedWindow,
     hosted_names,
 )
+from tessera.compiler.refinements import DEFAULT_REFINEMENTS, Refinements
+from tessera.compiler.rounding import LARGEST_FAN_IN, round_layer
 from tessera.rtl.config import ACTIVATION_DEPTHS, WEIGHT_DEPTHS
 from tessera.sim.golden.network import MAX_BIAS, Part
+
+_GRID_TOLERANCE = 0.01
+"""Part of a step by which weights on a grid may miss it, because the machine's scales differ from theirs a little."""
 
 _CLIP_CANDIDATES = {4: np.linspace(0.4, 1.0, 31), 8: np.linspace(0.8, 1.0, 11)}
 """Parts of a channel's largest weight that are tried as the end of its range, by weight depth."""
@@ -60,6 +66,8 @@ def quantize(
     activation_depth: int = 8,
     weight_depth: int = 8,
     overrides: Mapping[str, LayerDepths] | None = None,
+    *,
+    refinements: Refinements = DEFAULT_REFINEMENTS,
 ) -> QuantizedNetwork:
     """The quantised network.
 
@@ -73,6 +81,8 @@ def quantize(
         Depths in bits of all activations and weights. What leaves the NPU has at least 8 bits.
     overrides
         Other depths by the name of an operation, or of a tensor that the NPU is given.
+    refinements
+        How weights and biases become integers: ``scale_search``, ``bias_correction`` and ``rounding``.
 
     Raises
     ------
@@ -84,10 +94,9 @@ def quantize(
     check_depths(graph, activation_depth, weight_depth, overrides)
     depths = _tensor_depths(graph, activation_depth, overrides)
     tensors = {name: _tensor(graph, name, calibration.ranges[name], depth) for name, depth in depths.items()}
-    operations = []
-    for node in computed(graph):
-        depth = overrides.get(node.name, LayerDepths()).weight or weight_depth
-        operations.append(_operation(graph, node, tensors, calibration, depth))
+    weight_depths = {name: depths.weight for name, depths in overrides.items() if depths.weight is not None}
+    maker = _OperationMaker(graph, calibration, tensors, refinements)
+    operations = [maker.make(node, weight_depths.get(node.name, weight_depth)) for node in computed(graph)]
     return assemble(graph, tensors, tuple(operations))
 
 
@@ -100,18 +109,34 @@ def depths_of(network: QuantizedNetwork) -> dict[str, LayerDepths]:
     return depths
 
 
+def largest_weight(depth: int) -> int:
+    """Largest magnitude of an integer weight: 7 or 127, so that the range is symmetric."""
+    return (1 << (depth - 1)) - 1
+
+
 def quantize_weights(weights: np.ndarray, scales: np.ndarray, depth: int) -> np.ndarray:
     """int8 weights (K, ...) of float ``weights``: rounded half to even, symmetric (-7..7 or -127..127)."""
-    top = (1 << (depth - 1)) - 1
+    top = largest_weight(depth)
     by_channel = scales.astype(np.float64).reshape(-1, *[1] * (weights.ndim - 1))
     return np.clip(np.rint(weights.astype(np.float64) / by_channel), -top, top).astype(np.int8)
 
 
-def weight_scales(weights: np.ndarray, depth: int) -> np.ndarray:
-    """Per output channel the symmetric scale with the least mean squared error (float64); 0 for a channel of zeros."""
+def on_grid(weights: np.ndarray, scales: np.ndarray, depth: int) -> bool:
+    """Whether all weights (K, ...) are integers times their scales (K,): then the network was trained for this depth,
+    and wants these integers and no better ones."""
+    by_channel = scales.astype(np.float64).reshape(-1, *[1] * (weights.ndim - 1))
+    missed = np.abs(quantize_weights(weights, np.where(scales > 0, scales, 1), depth) * by_channel - weights)
+    return bool((missed <= _GRID_TOLERANCE * by_channel).all())
+
+
+def weight_scales(weights: np.ndarray, depth: int, *, search: bool = True) -> np.ndarray:
+    """Per output channel the symmetric scale (float64) with the least mean squared error, or without ``search`` the one
+    whose range ends at the largest weight; 0 for a channel of zeros."""
     flat = weights.reshape(len(weights), -1).astype(np.float64)
-    top = (1 << (depth - 1)) - 1
+    top = largest_weight(depth)
     widest = np.abs(flat).max(axis=1) / top
+    if not search:
+        return widest
     best = widest.copy()
     least = np.full(len(flat), np.inf)
     for part in _CLIP_CANDIDATES[depth]:
@@ -190,64 +215,92 @@ def _tensor(graph: Graph, name: str, measured: ActivationRange, depth: int) -> Q
     return QuantizedTensor(graph.shapes[name], measured.base_scale, dict(measured.clip_shifts), depth, measured.signed)
 
 
-def _operation(
-    graph: Graph,
-    node: Node,
-    tensors: Mapping[str, QuantizedTensor],
-    calibration: Calibration,
-    weight_depth: int,
-) -> QuantizedOperation:
-    common = {
-        "name": node.name,
-        "input": node.inputs[0],
-        "output": node.output,
-        "stride": node.attributes["stride"],
-        "padding": node.attributes["padding"],
-        "activation": node.activation,
-        "residual": node.residual,
-        "function": _function(graph, node, tensors, calibration, weight_depth),
-    }
-    if node.op != CONVOLUTION:
-        facts = {key: node.attributes[key] for key in ("reduction", "kernel", "divisor", "repeat")}
-        return QuantizedWindow(**common, **facts)
-    weights, bias = (graph.constants[name].astype(np.float64) for name in node.inputs[1:3])
-    step = tensors[node.output].scale if common["function"] is None else common["function"].operand_scale
-    scales = machine_scales(node, weight_scales(weights, weight_depth), bias, tensors, step)
-    integers = quantize_weights(weights, scales, weight_depth)
-    mean = calibration.ranges[node.inputs[0]].mean
-    bias = bias + _bias_correction(weights, integers, scales, mean, node.attributes["groups"])
-    steps = tensors[node.inputs[0]].scale * scales.astype(np.float64)
-    return QuantizedConvolution(
-        **common,
-        weights=integers,
-        weight_depth=weight_depth,
-        weight_scales=scales,
-        bias=(np.rint(bias / steps) * steps).astype(np.float32),
-        dilation=node.attributes["dilation"],
-        groups=node.attributes["groups"],
-    )
+class _OperationMaker:
+    """Makes a network's operations, which must be asked for in order."""
+
+    def __init__(
+        self,
+        graph: Graph,
+        calibration: Calibration,
+        tensors: Mapping[str, QuantizedTensor],
+        refinements: Refinements,
+    ) -> None:
+        self._graph, self._ranges, self._tensors = graph, calibration.ranges, tensors
+        self._refinements = refinements
+        self._pair = PairedExecution(graph, calibration.data, tensors) if refinements.rounding else None
+
+    def make(self, node: Node, weight_depth: int) -> QuantizedOperation:
+        """The operation of a node."""
+        common = {
+            "name": node.name,
+            "input": node.inputs[0],
+            "output": node.output,
+            "stride": node.attributes["stride"],
+            "padding": node.attributes["padding"],
+            "activation": node.activation,
+            "residual": node.residual,
+            "function": self._function(node, weight_depth),
+        }
+        if node.op != CONVOLUTION:
+            facts = {key: node.attributes[key] for key in ("reduction", "kernel", "divisor", "repeat")}
+            return QuantizedWindow(**common, **facts)
+        step = self._tensors[node.output].scale if common["function"] is None else common["function"].operand_scale
+        weights, bias = (self._graph.constants[name].astype(np.float64) for name in node.inputs[1:3])
+        scales = machine_scales(node, self._weight_scales(weights, weight_depth), bias, self._tensors, step)
+        integers, bias = self._round(node, weights, bias, scales, weight_depth)
+        steps = self._tensors[node.inputs[0]].scale * scales.astype(np.float64)
+        convolution = QuantizedConvolution(
+            **common,
+            weights=integers,
+            weight_depth=weight_depth,
+            weight_scales=scales,
+            bias=(_limited_bias(bias / steps) * steps).astype(np.float32),
+            dilation=node.attributes["dilation"],
+            groups=node.attributes["groups"],
+        )
+        if self._pair is not None:
+            self._pair.replace(node, convolution)
+        return convolution
+
+    def _function(self, node: Node, weight_depth: int) -> QuantizedFunction | None:
+        """The function of a node with the scale of its operand: as fine as its range, and the machine's largest factor
+        between the operand and what is summed to it, allow."""
+        function = node.function
+        if not isinstance(function, Function):
+            return None
+        measured = self._ranges[node.outputs[1]]
+        low, high = (float(limit) for limit in np.clip((measured.minimum, measured.maximum), *node.activation))
+        terms = [self._tensors[node.inputs[0]].scale / node.attributes.get("divisor", 1)]
+        if node.op == CONVOLUTION:
+            terms = [terms[0] * self._weight_scales(self._graph.constants[node.inputs[1]], weight_depth).max()]
+        if node.residual is not None:
+            terms.append(self._tensors[node.residual].scale)
+        step = self._tensors[node.output].scale
+        return QuantizedFunction(function, operand_step(function, (low, high), step, max(terms)))
+
+    def _weight_scales(self, weights: np.ndarray, depth: int) -> np.ndarray:
+        return weight_scales(weights, depth, search=self._refinements.scale_search)
+
+    def _round(
+        self, node: Node, weights: np.ndarray, bias: np.ndarray, scales: np.ndarray, depth: int
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Integer weights and real bias (float64) of a convolution."""
+        corrects = self._refinements.bias_correction
+        is_free = weights[0].size <= LARGEST_FAN_IN and not on_grid(weights, scales, depth)
+        if self._pair is not None and is_free:
+            moments = self._pair.moments(node)
+            return round_layer(weights, bias, scales, largest_weight(depth), moments, free_bias=corrects)
+        integers = quantize_weights(weights, scales, depth)
+        if corrects:
+            mean = self._ranges[node.inputs[0]].mean
+            bias = bias + _bias_correction(weights, integers, scales, mean, node.attributes["groups"])
+        return integers, bias
 
 
-def _function(
-    graph: Graph,
-    node: Node,
-    tensors: Mapping[str, QuantizedTensor],
-    calibration: Calibration,
-    weight_depth: int,
-) -> QuantizedFunction | None:
-    """The function of a node with the scale of its operand: as fine as its range, and the machine's largest factor
-    between the operand and what is summed to it, allow."""
-    function = node.function
-    if not isinstance(function, Function):
-        return None
-    measured = calibration.ranges[node.outputs[1]]
-    low, high = (float(limit) for limit in np.clip((measured.minimum, measured.maximum), *node.activation))
-    terms = [tensors[node.inputs[0]].scale / node.attributes.get("divisor", 1)]
-    if node.op == CONVOLUTION:
-        terms = [terms[0] * weight_scales(graph.constants[node.inputs[1]], weight_depth).max()]
-    if node.residual is not None:
-        terms.append(tensors[node.residual].scale)
-    return QuantizedFunction(function, operand_step(function, (low, high), tensors[node.output].scale, max(terms)))
+def _limited_bias(bias: np.ndarray) -> np.ndarray:
+    """Integers near ``bias``, which the machine can hold; float32 makes them less exact later."""
+    limit = MAX_BIAS * 3 // 4
+    return np.clip(np.rint(bias), -limit, limit)
 
 
 def operand_step(function: Function, limits: tuple[float, float], step: float, term: float) -> float:

@@ -30,6 +30,9 @@ hawq
     How many of the published problems of HAWQ-V3 (arXiv:2011.10680) are solved as well as published, or better. The
     rank correlation of Hessian traces that are estimated without derivatives with exact ones by automatic
     differentiation (extra ``train``), over the weights and outputs of all layers of digits_resnet.
+refinements
+    What each refinement of the quantiser is worth on the shipped networks: none of them, each alone, all but each, all
+    (`docs/decisions/0014-refinements.md`).
 """
 
 from __future__ import annotations
@@ -47,6 +50,7 @@ from benchmark.hawq import measure_hawq
 from benchmark.methods import measure_methods
 from benchmark.mixed import measure_mixed
 from benchmark.page import write_page
+from benchmark.refinements import measure_refinements
 from benchmark.rows import Row
 from benchmark.runs import ROOT
 from benchmark.speed import measure_sim_speed
@@ -64,6 +68,7 @@ GROUPS: dict[str, Callable[[], Iterator[Row]]] = {
     "mixed": measure_mixed,
     "methods": measure_methods,
     "hawq": measure_hawq,
+    "refinements": measure_refinements,
 }
 
 

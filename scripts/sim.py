@@ -21,7 +21,7 @@ from rich.progress import Progress
 from tessera.cli.app import exit_on_error
 from tessera.cli.console import ResultError, console, errors, print_table, write_json
 from tessera.cli.options import JsonOption, NpuOption, SimulatorOption
-from tessera.compiler import calibrate, import_onnx, prepare, quantize
+from tessera.compiler import calibrate, equalise, import_onnx, prepare, quantize
 from tessera.compiler.datasets import LabelledImages, load_digits_split
 from tessera.compiler.float_execution import execute
 from tessera.compiler.graph import Graph
@@ -85,6 +85,7 @@ def _cases(config: NpuConfig, samples: int) -> Iterator[Case]:
             continue
         path = MODELS / model["file"]
         graph = prepare(import_onnx(path))
+        graph = equalise(graph, _inputs(graph, split.calibration))
         calibration = calibrate(graph, _inputs(graph, split.calibration))
         inputs = _inputs(graph, test)
         float_accuracy = accuracy(execute(graph, inputs, graph.outputs), test.labels)

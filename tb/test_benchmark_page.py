@@ -13,6 +13,7 @@ pytest.importorskip("matplotlib", reason="the benchmark's pictures need matplotl
 sys.path.insert(0, str(ROOT / "scripts"))
 
 from benchmark.page import write_page  # noqa: E402
+from benchmark.refinements import DEPTHS, NETWORKS, VARIANTS  # noqa: E402
 from benchmark.rows import Row  # noqa: E402
 
 DESCRIPTIONS = {"sim_speed": "Speed.", "cycles": "Cycles.", "area": "Area."}
@@ -64,3 +65,19 @@ def test_floors_and_aims() -> None:
     assert Row("a", 11, "x", "higher", floor=10).holds
     assert not Row("a", 9, "x", "higher", aim=10).reached
     assert Row("a", 9, "x", "higher").reached
+
+
+def test_refinements_are_a_table_per_network(tmp_path: Path) -> None:
+    """A line for each variant, with what was measured at each depth."""
+    rows = [
+        Row(f"refinements/{network}/w{weights}a{activations}/{variant}/{quality}", value, unit, "higher")
+        for network in NETWORKS
+        for weights, activations in DEPTHS
+        for variant in VARIANTS
+        for quality, value, unit in (("accuracy", weights, "%"), ("agreement", activations, "%"), ("noise", 9.5, "dB"))
+    ]
+    page = write_page(tmp_path, {"refinements": rows}, {"refinements": "Refinements."}).read_text(encoding="utf-8")
+    assert page.count("| all | 4.00 %, 4.00 %, 9.5 dB | 4.00 %, 8.00 %, 9.5 dB | 8.00 %, 8.00 %, 9.5 dB |") == len(
+        NETWORKS
+    )
+    assert page.count("| without rounding |") == page.count("| only scale search |") == len(NETWORKS)

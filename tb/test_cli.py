@@ -157,6 +157,14 @@ WRONG_USAGE: dict[str, tuple[list[str], str]] = {
         ["plan", str(MLP), "--layer", "linear1=a4w4", "--layer", "linear1=a8"],
         r"'linear1=a8'.*another.*'linear1'",
     ),
+    "refinement that does not exist": (
+        ["quantize", str(MLP), "-o", "x.onnx", "--no-refine", "rounding,sharpening"],
+        r"--no-refine: there is no refinement 'sharpening'; use one of scale-search,.*rounding, all",
+    ),
+    "empty refinement": (
+        ["quantize", str(MLP), "-o", "x.onnx", "--refine", "rounding,"],
+        r"--refine:.*''.*rounding, all",
+    ),
     "calibration of no network": (["plan", str(MLP), "-c", "other=x.npz"], r"--calibration other=.*digits_mlp"),
     "name of two networks": (["run", "a/net.onnx", "b/net.onnx", "-i", "net=x.npz"], r"net=.*a/net\.onnx, b/net\.onnx"),
     "format that no machine has": (["profile", str(MLP), "--io-format", "fp8"], r"'fp8'.*integer, fp16, bf16, fp32"),
@@ -356,6 +364,22 @@ def test_brackets_are_no_markup(tessera: Command, tmp_path: Path) -> None:
     assert "\na[/b] " in outcome.out
     assert "node 'c[red]' (Softmax)" in outcome.out
     _assert_refused(tessera("plan", "e[f].onnx"), r"e\[f\]\.onnx")
+
+
+def test_refinements(tessera: Command, samples: Path, tmp_path: Path) -> None:
+    """What is switched off changes the file; what is switched on wins, and gives the file of the defaults again."""
+
+    def content(*options: str) -> bytes:
+        output = tmp_path / "net.onnx"
+        outcome = tessera("quantize", MLP, "-c", samples, "-a", 4, "-w", 4, "-o", output, *options)
+        assert outcome.status == 0, outcome.err
+        return output.read_bytes()
+
+    refined, plain = content(), content("--no-refine", "all")
+    assert refined != plain
+    assert content("--no-refine", "rounding,equalisation") not in (refined, plain)
+    assert content("--no-refine", "scale-search,clip-search", "--no-refine", "all") == plain
+    assert content("--refine", "all", "--no-refine", "all") == refined
 
 
 def test_two_networks(tessera: Command, samples: Path, tmp_path: Path) -> None:

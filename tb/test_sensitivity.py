@@ -66,6 +66,15 @@ def test_every_layer_and_depth(method: str, tmp_path: Path) -> None:
     assert profile(graph, data, method) == first
 
 
+def test_host_nodes_with_constants(tmp_path: Path) -> None:
+    """Nodes that stay on the host compute in the analysis' number type too."""
+    builder = OnnxBuilder(np.random.default_rng(0), (1, 2, 5, 5))
+    shifted = builder.node("Softmax", builder.node("Sub", "x", builder.random(5)))
+    path = builder.save(tmp_path / "net.onnx", builder.conv(shifted, 2, 3))
+    data = {"x": np.random.default_rng(1).normal(size=(8, 2, 5, 5)).astype(np.float32)}
+    assert profile(prepare(import_onnx(path)), data, "noise").layers
+
+
 def exact_mean_diagonals(probe: Probe) -> list[float]:
     """Mean diagonal elements of the Hessian of each layer's weights, element by element by second differences."""
     samples, means = np.arange(probe.samples), []

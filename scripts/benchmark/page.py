@@ -14,6 +14,7 @@ import matplotlib as mpl
 from matplotlib.figure import Figure
 
 from benchmark.pictures import draw_area, draw_cycles, draw_utilization
+from benchmark.refinements import refinements_table
 from benchmark.rows import Row
 
 RECORD = "benchmark.json"
@@ -27,6 +28,9 @@ PICTURES: Mapping[str, dict[str, tuple[str, Callable[[list[Row]], Figure | None]
     "area": {"benchmark-area.svg": ("LUTs on an ECP5", draw_area)},
 }
 """The pictures of a group: file, caption, and what draws it (``None`` if rows are missing)."""
+
+TABLES: Mapping[str, Callable[[list[Row]], Iterator[str]]] = {"refinements": refinements_table}
+"""What makes the lines of a group's table, where one line per row would be too many."""
 
 _INTRODUCTION = """\
 # Benchmark
@@ -56,7 +60,7 @@ def write_page(folder: Path, groups: Mapping[str, list[Row]], descriptions: Mapp
     lines = [_INTRODUCTION]
     for name, rows in record.items():
         lines += [f"## {name}", "", f"`make bench ONLY={name}`", "", descriptions[name], ""]
-        lines += [*_pictures(folder, name, rows), *_table(rows), ""]
+        lines += [*_pictures(folder, name, rows), *TABLES.get(name, _table)(rows), ""]
     page = folder / PAGE
     page.write_text("\n".join(lines).rstrip() + "\n", encoding="utf-8")
     return page

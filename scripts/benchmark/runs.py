@@ -10,6 +10,7 @@ import onnx
 from tessera.cli.console import ResultError
 from tessera.compiler import calibrate, import_onnx, prepare, quantize
 from tessera.compiler.graph import Graph
+from tessera.compiler.refinements import NO_REFINEMENTS
 from tessera.firmware.cosimulation import Inferences, Options, run_program
 from tessera.firmware.inference import CompiledNetwork, compile_network
 from tessera.rtl.config import NpuConfig
@@ -21,10 +22,11 @@ SEED = 1
 
 
 def compile_file(path: Path, weight_depth: int, activation_depth: int) -> CompiledNetwork:
-    """Quantised with seeded noise, since cycles do not depend on the data."""
+    """Quantised with seeded noise and to the nearest weights, since cycles do not depend on the data."""
     graph = prepare(import_onnx(path))
     calibration = calibrate(graph, _noise(graph))
-    return compile_network(quantize(graph, calibration, activation_depth, weight_depth), NpuConfig.preset("edge"))
+    quantized = quantize(graph, calibration, activation_depth, weight_depth, refinements=NO_REFINEMENTS)
+    return compile_network(quantized, NpuConfig.preset("edge"))
 
 
 def seeded_file(name: str, model: onnx.ModelProto) -> Path:

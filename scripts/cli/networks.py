@@ -12,6 +12,7 @@ from tessera.compiler import (
     LayerDepths,
     QuantizedNetwork,
     calibrate,
+    equalise,
     import_onnx,
     is_quantized,
     load_inputs,
@@ -79,6 +80,7 @@ def load_network(path: Path, options: QuantizationOptions) -> QuantizedNetwork:
             f"--calibration FILE.npz"
         )
     samples = load_inputs(options.calibrations[path], graph.inputs, graph.shapes)
+    graph = equalise(graph, samples)
     calibration = calibrate(graph, samples, power_of_two_io=options.power_of_two_io)
     depths = depth_or_default(options.activations), depth_or_default(options.weights)
     return quantize(graph, calibration, *depths, options.layers)

@@ -12,6 +12,7 @@ import typer
 from tessera.cli.console import UsageError
 from tessera.compiler.graph import Shape
 from tessera.compiler.quantize import LayerDepths
+from tessera.compiler.refinements import DEFAULT_REFINEMENTS, REFINEMENTS, Refinements
 from tessera.rtl.isa import IsaError, MemoryFormat
 from tessera.sim.cosim import Simulator
 
@@ -20,6 +21,11 @@ DEFAULT_DEPTH = 8
 
 _SIDE = re.compile(r"[1-9][0-9]{0,8}")
 """A side of a tensor as text."""
+
+
+def _hyphenated(name: str) -> str:
+    return name.replace("_", "-")
+
 
 NpuOption = Annotated[str, typer.Option("--npu", help="tiny, edge, server, or a TOML file.", metavar="NAME|FILE")]
 JsonOption = Annotated[Path | None, typer.Option("--json", help="Write the result as JSON.", metavar="FILE")]
@@ -72,7 +78,22 @@ ShapesOption = Annotated[
         metavar="NAME=N,N,...",
     ),
 ]
-
+RefineOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--refine",
+        help="Refinements of the quantiser to switch on again after --no-refine all.",
+        metavar="NAME[,NAME]",
+    ),
+]
+NoRefineOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--no-refine",
+        help=f"Refinements of the quantiser to switch off: {', '.join(map(_hyphenated, REFINEMENTS))}, or all.",
+        metavar="NAME[,NAME]",
+    ),
+]
 
 IoFormatOption = Annotated[
     str,
@@ -96,6 +117,18 @@ def parse_io_format(text: str) -> MemoryFormat:
         return MemoryFormat.of(text)
     except IsaError as error:
         raise UsageError(f"--io-format {text}: {error}") from None
+
+
+def parse_refinements(refine: list[str] | None, no_refine: list[str] | None) -> Refinements:
+    """The refinements of ``--refine`` and ``--no-refine``, of which the former wins; raises `UsageError`."""
+    refinements = DEFAULT_REFINEMENTS
+    for option, texts, on in (("--no-refine", no_refine, False), ("--refine", refine, True)):
+        names = {_hyphenated(name): [name] for name in REFINEMENTS} | {"all": list(REFINEMENTS)}
+        for name in (name for text in texts or [] for name in text.split(",")):
+            if name not in names:
+                raise UsageError(f"{option}: there is no refinement {name!r}; use one of {', '.join(names)}")
+            refinements = refinements.switched(names[name], on=on)
+    return refinements
 
 
 def parse_shapes(texts: list[str] | None) -> dict[str, Shape]:

@@ -19,15 +19,19 @@ from tessera.cli.options import (
     CalibrationOption,
     JsonOption,
     LayersOption,
+    NoRefineOption,
+    RefineOption,
     ShapesOption,
     WeightsOption,
     depth_or_default,
     parse_layers,
+    parse_refinements,
     parse_shapes,
 )
 from tessera.compiler import (
     Graph,
     calibrate,
+    equalise,
     import_onnx,
     is_quantized,
     load_inputs,
@@ -59,6 +63,8 @@ def quantize(
     weights: WeightsOption = None,
     layer: LayersOption = None,
     shape: ShapesOption = None,
+    refine: RefineOption = None,
+    no_refine: NoRefineOption = None,
     power_of_two_io: Annotated[
         bool,
         typer.Option(
@@ -150,20 +156,25 @@ def quantize(
     for index, path in enumerate((output, json, picture)):
         check_output(path, network, calibration, validation, *(output, json, picture)[:index])
     layers, shapes = parse_layers(layer), parse_shapes(shape)
+    refinements = parse_refinements(refine, no_refine)
     budgets = parse_budgets(budget)
     chooses = bool(budgets) or max_loss is not None or front
     _check_request(output, activations, weights, picture, validation, chooses=chooses, front=front)
-    if output is not None and is_quantized(network):
+    if is_quantized(network):
         _check_unused(
             network,
             calibration=calibration,
             activations=activations,
             weights=weights,
+            refine=refine,
+            no_refine=no_refine,
             layer=layer,
             power_of_two_io=power_of_two_io,
             budget=budget,
             max_loss=max_loss,
+            front=front,
         )
+        assert output is not None, "only --front does without"
         _write(network, output, load_quantized(network, shapes), json, show=show)
         return
     if calibration is None:
@@ -171,19 +182,23 @@ def quantize(
     request = DepthRequest(NpuConfig.load(npu), budgets, max_loss, method, costs, limit_loss, layers, wants_front=front)
     graph = _prepare(import_onnx(network, input_shapes=shapes), show=show)
     samples = load_inputs(calibration, graph.inputs, graph.shapes)
-    ranges = calibrate(graph, samples, power_of_two_io=power_of_two_io)
+    if refinements.equalisation:
+        graph = equalise(graph, samples)
+    ranges = calibrate(graph, samples, power_of_two_io=power_of_two_io, refinements=refinements)
     if show:
         _show(ranges.format())
     if output is not None and not chooses:
         depths = depth_or_default(activations), depth_or_default(weights)
-        _write(network, output, quantize_graph(graph, ranges, *depths, layers), json, show=show)
+        _write(
+            network, output, quantize_graph(graph, ranges, *depths, layers, refinements=refinements), json, show=show
+        )
         return
     labels = _labels(calibration, samples)
     judged = samples if validation is None else load_inputs(validation, graph.inputs, graph.shapes)
     judge = Judge(graph, judged, labels if validation is None else _labels(validation, judged))
 
     def quantizer(depths: Depths) -> QuantizedNetwork:
-        return quantize_graph(graph, ranges, overrides=depths)
+        return quantize_graph(graph, ranges, overrides=depths, refinements=refinements)
 
     found = choose(request, graph, ranges, samples, labels, quantizer, judge)
     if picture is not None:
@@ -248,7 +263,7 @@ def _prepare(graph: Graph, *, show: bool) -> Graph:
 def _check_unused(network: Path, **options: object) -> None:
     """Refuses options that only a float network has a use for."""
     for name, value in options.items():
-        if value:
+        if value is not None and value is not False:
             raise UsageError(
                 f"--{name.replace('_', '-')}: {network} is quantised already and keeps its scales and depths; leave "
                 f"the option out, or give the float network"
