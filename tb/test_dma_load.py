@@ -229,6 +229,21 @@ def test_tables(name: str, stall: float) -> None:
     assert chip.activations == expected.activations
 
 
+def test_formats_that_alternate() -> None:
+    """A short load of integers right behind one of floating point waits for it, and is done once."""
+    config = CONFIGS["edge"]
+    rng = random.Random("alternate")
+    programs = [
+        one_row(rng.randint(1, 2), base=4 * index, memory_format=memory_format, nan_policy=NanPolicy.SATURATE)
+        for index in range(8)
+        for memory_format in (rng.choice(config.memory_formats), MemoryFormat.INTEGER)
+    ]
+    bench = LoadBench(config, rng)
+    chip = bench.run(programs)
+    assert chip.activations == reference(config, bench.dram, programs).activations
+    assert not any(bench.errors)
+
+
 @pytest.mark.parametrize("name", CONFIGS)
 def test_random_bus_errors(name: str) -> None:
     """In every format and with stalls each error is reported with its instruction, and the others are right."""
