@@ -27,14 +27,23 @@ except ModuleNotFoundError:
 from training.data import load_training_data
 from training.networks import RECIPES
 from training.record import record
-from training.tune import inputs, tune
+from training.tune import DEPTHS, inputs, tune
 
 from tessera.cli.app import exit_on_error
-from tessera.compiler import Calibration, calibrate, import_onnx, prepare, quantize, read_qonnx, write_qonnx
+from tessera.compiler import (
+    Calibration,
+    LayerDepths,
+    calibrate,
+    import_onnx,
+    prepare,
+    quantize,
+    read_qonnx,
+    write_qonnx,
+)
 from tessera.compiler.datasets import DatasetSplit
 from tessera.compiler.datasets.metrics import METRICS
 from tessera.compiler.float_execution import execute
-from tessera.compiler.graph import Graph
+from tessera.compiler.graph import CONVOLUTION, Graph
 from tessera.compiler.mixed_precision import (
     CYCLES,
     Costs,
@@ -140,7 +149,11 @@ class Mixer:
         """What chooses depths of the tuned network."""
         judge = Judge(self.tuned_graph, self._analysed, self._labels)
         meter = cycle_model(NpuConfig.load(NPU))
-        return DepthSearch(self.tuned_graph, self.profile, self._costs, self._quantizer, meter, judge)
+        # The tuned weights lie on the grid of their depth: more bits would cost cycles and change nothing.
+        weights = {
+            node.name: LayerDepths(weight=DEPTHS[1]) for node in self.tuned_graph.nodes if node.op == CONVOLUTION
+        }
+        return DepthSearch(self.tuned_graph, self.profile, self._costs, self._quantizer, meter, judge, weights)
 
     @cached_property
     def profile(self) -> SensitivityProfile:
