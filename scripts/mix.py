@@ -3,9 +3,9 @@
     python scripts/mix.py [--output models/mixed] [--network NAME ...]
 
 A float network of ``models/`` is trained on for 4 bits (``tessera finetune``). Then, for each of its budgets, which are
-parts of the cycles at 8 bits on the preset ``edge``, the depths of its layers are chosen (as ``tessera quantize
---budget`` does), the network is trained on a little for these (``tessera finetune --like``), and its quantised form is
-written. Beside them, ``models.json`` records what was measured on held-out data.
+parts of the cycles at 8 bits on the preset ``edge``, the depths of its layers are chosen and its quantised form is
+written (as ``tessera quantize --budget`` does). Beside them, ``models.json`` records what was measured on held-out
+data.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ except ModuleNotFoundError:
 from training.data import load_training_data
 from training.networks import RECIPES
 from training.record import record
-from training.tune import DEPTHS, inputs, refine, tune
+from training.tune import DEPTHS, inputs, tune
 
 from tessera.cli.app import exit_on_error
 from tessera.compiler import (
@@ -135,18 +135,15 @@ class Mixer:
     def mixed(self, percent: int) -> QuantizedNetwork:
         """The quantised network of a budget, with its limits and sensitivities."""
         choice = self.search.within({CYCLES: percent / 100 * self._reference_cycles})
-        refined = refine(self.tuned_graph, self.graph, self.recipe, self.data, choice.depths)
-        calibration = calibrate(refined, inputs(refined, self.data.calibration))
         depths = {name: each.activation for name, each in choice.depths.items() if each.activation is not None}
 
         def points(activations: Mapping[str, int]) -> float:
             changed = {name: replace(choice.depths[name], activation=depth) for name, depth in activations.items()}
-            return choice.judge(quantize(refined, calibration, overrides=changed)).points
+            return choice.judge(self._quantizer(changed)).points
 
         available = sorted(NpuConfig.load(NPU).activation_depths)
         limits = find_limits(self.profile, depths, available, points, LIMIT_LOSS)
-        network = quantize(refined, calibration, overrides=choice.depths)
-        return replace(network, limits=limits, sensitivity=self.profile)
+        return replace(choice.network, limits=limits, sensitivity=self.profile)
 
     @cached_property
     def search(self) -> DepthSearch:

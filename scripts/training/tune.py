@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-
 import numpy as np
 import torch
 
 from tessera.compiler import LayerDepths
 from tessera.compiler.datasets import DatasetSplit, LabelledImages
-from tessera.compiler.fine_tuning import FineTuning, fine_tune
+from tessera.compiler.fine_tuning import fine_tune
 from tessera.compiler.graph import Graph
 from training.loop import SEED, shift_some
 from training.networks import Recipe
@@ -21,41 +19,17 @@ INPUT_DEPTH = 8
 """Depth of inputs: what is lost there cannot be trained back, and the first layers are small."""
 
 
-REFINEMENT = FineTuning(epochs=4, learning_rate=3e-4)
-"""How a tuned network is trained on for the depths that were chosen for it."""
-
-
 def tune(graph: Graph, recipe: Recipe, data: DatasetSplit) -> Graph:
     """A prepared float network trained on for 4 bits, but for its inputs."""
-    overrides = {name: LayerDepths(INPUT_DEPTH) for name in graph.inputs}
-    return _fine_tune(graph, graph, recipe, data, overrides, recipe.fine_tuning)
-
-
-def refine(
-    tuned: Graph, teacher: Graph, recipe: Recipe, data: DatasetSplit, overrides: Mapping[str, LayerDepths]
-) -> Graph:
-    """A tuned network trained on for other depths; the goal is still what the float network ``teacher`` computes."""
-    return _fine_tune(tuned, teacher, recipe, data, overrides, REFINEMENT)
-
-
-def _fine_tune(
-    graph: Graph,
-    teacher: Graph,
-    recipe: Recipe,
-    data: DatasetSplit,
-    overrides: Mapping[str, LayerDepths],
-    options: FineTuning,
-) -> Graph:
     train = with_shifted(data.train, recipe.shift)
     return fine_tune(
         graph,
         inputs(graph, train),
         inputs(graph, data.calibration),
         *DEPTHS,
-        overrides,
+        {name: LayerDepths(INPUT_DEPTH) for name in graph.inputs},
         labels=train.labels if recipe.tuned_with_labels else None,
-        teacher=teacher,
-        options=options,
+        options=recipe.fine_tuning,
         progress=lambda epoch, loss: print(f"  epoch {epoch:3}, loss {loss:.5f}", flush=True),
     )
 
