@@ -9,6 +9,8 @@ from itertools import pairwise
 
 from torch import Tensor, nn
 
+from tessera.compiler.datasets import LabelledImages
+from tessera.compiler.datasets.photographs import load_photographs_training
 from tessera.compiler.fine_tuning import FineTuning
 
 DIGITS = 10
@@ -194,6 +196,7 @@ class Recipe:
     weight_decay, peak_learning_rate : of the optimizer
     fine_tuning : how the network is trained on for its depths
     tuned_with_labels : whether labels count there, beside the float network's outputs
+    more : makes other samples for a second stage of that
     """
 
     build: Callable[[], nn.Sequential]
@@ -206,6 +209,7 @@ class Recipe:
     peak_learning_rate: float = 1e-2
     fine_tuning: FineTuning = FineTuning()
     tuned_with_labels: bool = False
+    more: Callable[[], LabelledImages] | None = None
 
 
 RECIPES = {
@@ -220,7 +224,13 @@ RECIPES = {
         fine_tuning=FineTuning(epochs=8, learning_rate=3e-4),
         tuned_with_labels=True,
     ),
-    "photographs_mobilenet": Recipe(lambda: mobilenet(5), "photographs", 20, fine_tuning=FineTuning(epochs=7)),
+    "photographs_mobilenet": Recipe(
+        lambda: mobilenet(5),
+        "photographs",
+        20,
+        fine_tuning=FineTuning(epochs=7),
+        more=lambda: load_photographs_training(more=True),
+    ),
     "keywords_dscnn": Recipe(
         lambda: keyword_network(12), "keywords", 20, fine_tuning=FineTuning(epochs=8), tuned_with_labels=True
     ),
