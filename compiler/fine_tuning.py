@@ -68,6 +68,7 @@ def fine_tune(
     overrides: Mapping[str, LayerDepths] | None = None,
     *,
     labels: np.ndarray | None = None,
+    teacher: Graph | None = None,
     options: FineTuning | None = None,
     progress: Progress = lambda epoch, loss: None,
 ) -> Graph:
@@ -85,6 +86,9 @@ def fine_tune(
         As of :func:`tessera.compiler.quantize`.
     labels
         int64 array (samples,) of the right classes, if they are known.
+    teacher
+        The prepared float network whose outputs are the goal, if it is another one than ``graph``: ``graph`` may be the
+        result of an earlier fine-tuning.
     options
         How it is trained.
     progress
@@ -99,7 +103,7 @@ def fine_tune(
     torch = load_torch()
     trainer = _Trainer(graph, calibration_data, activation_depth, weight_depth, overrides)
     given = trainer.network.given(data)
-    loss = _loss(trainer.network, given, options.batch, labels)
+    loss = _loss(TorchNetwork(teacher or graph), given, options.batch, labels)
     samples = len(next(iter(given.values())))
     rng = np.random.default_rng(options.seed)
     optimizer = torch.optim.Adam(trainer.network.parameters.values(), lr=options.learning_rate)

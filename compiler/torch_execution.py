@@ -175,9 +175,8 @@ class TorchNetwork:
 
     def _pad(self, source: Tensor, padding: tuple[int, int, int, int], value: float) -> Tensor:
         top, left, bottom, right = padding
-        return (
-            self._torch.nn.functional.pad(source, (left, right, top, bottom), value=value) if any(padding) else source
-        )
+        sides = left, right, top, bottom
+        return self._torch.nn.functional.pad(source, sides, value=value) if any(padding) else source
 
     def _host_node(self, node: Node, values: Mapping[str, Tensor]) -> Tensor:
         source = values[node.inputs[0]]

@@ -329,7 +329,7 @@ def test_finetune_and_quantize(tessera: Command, samples: Path, tmp_path: Path) 
     summary = tmp_path / "summary.json"
     assert tessera("quantize", MLP, "-c", samples, "-a", 4, "-w", 8, "-o", quantized).status == 0
     arguments = ["finetune", MLP, "-d", samples, "-c", samples, "-o", tuned, "--epochs", 3]
-    outcome = tessera(*arguments, "--like", quantized, "--json", summary)
+    outcome = tessera(*arguments, "--like", quantized, "--teacher", MLP, "--json", summary)
     assert outcome.status == 0, outcome.err
     assert len(json.loads(summary.read_text())["losses"]) == 3
     assert tessera("quantize", tuned, "-c", samples, "-a", 4, "-w", 8, "-o", again).status == 0

@@ -95,6 +95,18 @@ def test_labels_are_learned(tmp_path: Path) -> None:
     assert np.mean(outputs.reshape(256, -1).argmax(axis=1) == labels) > 0.85
 
 
+def test_teacher_is_the_goal(graph: Graph) -> None:
+    """Against the outputs of another network the loss is another one, also without learning."""
+    data, losses = samples(graph, 32), []
+    other = graph.copy()
+    last = next(node for node in reversed(graph.nodes) if node.op == CONVOLUTION).inputs[1]
+    other.constants[last] = -other.constants[last]
+    for teacher in (None, graph, other):
+        still = FineTuning(epochs=1, learning_rate=0.0)
+        fine_tune(graph, data, data, 8, 8, teacher=teacher, options=still, progress=lambda _, loss: losses.append(loss))
+    assert losses[0] == losses[1] < losses[2]
+
+
 def test_the_same_again_and_the_source_unchanged(graph: Graph) -> None:
     data = samples(graph, 32)
     before = {name: value.copy() for name, value in graph.constants.items()}

@@ -140,6 +140,8 @@ def test_calibration_patches_are_trained_on(monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.setattr(photographs, "_TRAINING_PATCHES", 20)
     train = photographs.load_photographs_training()
     assert np.array_equal(train.images, split_of("photographs").calibration.images[:20])
+    more = photographs.load_photographs_training(more=True)
+    assert len(images_as_set(more)) > 15 and not images_as_set(more) & images_as_set(train)
 
 
 def test_photographs_are_fixed() -> None:

@@ -11,7 +11,7 @@ from onnx_networks import OnnxBuilder, random_network, reference, residual_netwo
 
 from tessera.compiler import import_onnx, prepare
 from tessera.compiler.float_execution import execute
-from tessera.compiler.graph import CANONICAL, Placement
+from tessera.compiler.graph import CANONICAL, CONVOLUTION, Graph, Node, Placement
 from tessera.compiler.onnx_writer import write_onnx
 
 
@@ -27,6 +27,10 @@ def special_network(rng: np.random.Generator) -> tuple[OnnxBuilder, str]:
     return net, net.node("Softmax", net.gemm(mean, 16, 4))
 
 
+def convolutions(graph: Graph) -> list[Node]:
+    return [node for node in graph.nodes if node.op == CONVOLUTION]
+
+
 @pytest.mark.parametrize("seed", range(8))
 @pytest.mark.parametrize("make", [random_network, residual_network, special_network])
 def test_written_network_is_the_same(tmp_path: Path, make: object, seed: int) -> None:
@@ -37,6 +41,9 @@ def test_written_network_is_the_same(tmp_path: Path, make: object, seed: int) ->
         pytest.skip("the NPU has nothing to do")
     write_onnx(graph, tmp_path / "written.onnx")
     again = prepare(import_onnx(tmp_path / "written.onnx"))
+    for old, new in zip(convolutions(graph), convolutions(again), strict=True):
+        for before, after in zip(old.inputs[1:3], new.inputs[1:3], strict=True):
+            assert np.array_equal(again.constants[after], graph.constants[before])
     first, second = ([node.name for node in each.nodes if node.op in CANONICAL] for each in (graph, again))
     assert first == second
     data = {"x": rng.normal(size=(3, *graph.shapes["x"][1:])).astype(np.float32)}

@@ -17,7 +17,7 @@ _SIZES = (32, 81)
 """Least size of what is cut out, in pixels of the photograph, and one more than the greatest."""
 
 _TRAINING_PATCHES, _CALIBRATION_PATCHES, _TEST_PATCHES = 3000, 256, 600
-_TRAINING_SEED, _TEST_SEED = 30, 31
+_TRAINING_SEED, _TEST_SEED, _MORE_SEED = 30, 31, 77
 
 
 @dataclass(frozen=True)
@@ -64,9 +64,9 @@ def load_photographs_split() -> EvaluationSplit:
     )
 
 
-def load_photographs_training() -> LabelledImages:
-    """Load the 3000 patches for training; see `load_photographs_split`."""
-    return _patches(_photographs(), _TRAINING_SEED, _TRAINING_PATCHES, held_out=False)
+def load_photographs_training(*, more: bool = False) -> LabelledImages:
+    """Load the 3000 patches for training, or as many others of the same columns; see `load_photographs_split`."""
+    return _patches(_photographs(), _MORE_SEED if more else _TRAINING_SEED, _TRAINING_PATCHES, held_out=False)
 
 
 def _photographs() -> list[npt.NDArray[np.float32]]:

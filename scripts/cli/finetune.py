@@ -46,6 +46,14 @@ def finetune(
         Path | None,
         typer.Option("--like", help="Take the depths from this quantised version of the network.", metavar="FILE"),
     ] = None,
+    teacher: Annotated[
+        Path | None,
+        typer.Option(
+            "--teacher",
+            help="Float network whose outputs are the goal, where NETWORK is not it but was trained on already.",
+            metavar="FILE",
+        ),
+    ] = None,
     activations: ActivationsOption = None,
     weights: WeightsOption = None,
     layer: LayersOption = None,
@@ -60,13 +68,14 @@ def finetune(
 
     Needs PyTorch (pip install tessera-npu[train]). Quantise the result with the same calibration data and depths.
     """
-    check_output(output, network, data, calibration, like)
-    check_output(json, network, data, calibration, like, output)
+    check_output(output, network, data, calibration, like, teacher)
+    check_output(json, network, data, calibration, like, teacher, output)
     if is_quantized(network):
         raise UsageError(f"{network} is quantised already; train its float network on, and quantise that")
     if like is not None and (activations is not None or weights is not None or layer):
         raise UsageError(f"the depths come from {like}; leave out --activations, --weights and --layer, or --like")
-    graph = prepare(import_onnx(network, input_shapes=parse_shapes(shape)))
+    shapes = parse_shapes(shape)
+    graph = prepare(import_onnx(network, input_shapes=shapes))
     inputs = load_inputs(data, graph.inputs, graph.shapes)
     layers: dict[str, LayerDepths] = parse_layers(layer) if like is None else depths_of(read_quantized(like).network)
     losses: list[float] = []
@@ -84,6 +93,7 @@ def finetune(
             depth_or_default(weights),
             layers,
             labels=load_labels(data, len(next(iter(inputs.values())))),
+            teacher=None if teacher is None else prepare(import_onnx(teacher, input_shapes=shapes)),
             options=FineTuning(epochs=epochs, learning_rate=learning_rate),
             progress=follow,
         )

@@ -9,6 +9,8 @@ from itertools import pairwise
 
 from torch import Tensor, nn
 
+from tessera.compiler.datasets import LabelledImages
+from tessera.compiler.datasets.photographs import load_photographs_training
 from tessera.compiler.fine_tuning import FineTuning
 
 DIGITS = 10
@@ -193,6 +195,8 @@ class Recipe:
     metric : name of what is measured on held-out data
     weight_decay, peak_learning_rate : of the optimizer
     fine_tuning : how the network is trained on for its depths
+    tuned_with_labels : whether labels count there, beside the float network's outputs
+    more : makes other samples for a second stage of that
     """
 
     build: Callable[[], nn.Sequential]
@@ -204,6 +208,8 @@ class Recipe:
     weight_decay: float = 0.2
     peak_learning_rate: float = 1e-2
     fine_tuning: FineTuning = FineTuning()
+    tuned_with_labels: bool = False
+    more: Callable[[], LabelledImages] | None = None
 
 
 RECIPES = {
@@ -211,10 +217,23 @@ RECIPES = {
     "digits_resnet": Recipe(lambda: Resnet((16, 32)), "digits", 150, shift=1),
     "digits_mlp": Recipe(DigitsMlp, "digits", 150, shift=1),
     "digits32_resnet8": Recipe(
-        lambda: Resnet((16, 32, 64)), "digits32", 40, shift=3, fine_tuning=FineTuning(epochs=8, learning_rate=3e-4)
+        lambda: Resnet((16, 32, 64)),
+        "digits32",
+        40,
+        shift=3,
+        fine_tuning=FineTuning(epochs=8, learning_rate=3e-4),
+        tuned_with_labels=True,
     ),
-    "photographs_mobilenet": Recipe(lambda: mobilenet(5), "photographs", 20, fine_tuning=FineTuning(epochs=12)),
-    "keywords_dscnn": Recipe(lambda: keyword_network(12), "keywords", 20, fine_tuning=FineTuning(epochs=8)),
+    "photographs_mobilenet": Recipe(
+        lambda: mobilenet(5),
+        "photographs",
+        20,
+        fine_tuning=FineTuning(epochs=7),
+        more=lambda: load_photographs_training(more=True),
+    ),
+    "keywords_dscnn": Recipe(
+        lambda: keyword_network(12), "keywords", 20, fine_tuning=FineTuning(epochs=8), tuned_with_labels=True
+    ),
     "novelty_autoencoder": Recipe(
         Autoencoder,
         "novel_digits",

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import torch
 
 from tessera.compiler import LayerDepths
 from tessera.compiler.datasets import DatasetSplit, LabelledImages
-from tessera.compiler.fine_tuning import fine_tune
+from tessera.compiler.fine_tuning import FineTuning, fine_tune
 from tessera.compiler.graph import Graph
 from training.loop import SEED, shift_some
 from training.networks import Recipe
@@ -19,8 +21,19 @@ INPUT_DEPTH = 8
 """Depth of inputs: what is lost there cannot be trained back, and the first layers are small."""
 
 
+SECOND_STAGE = FineTuning(epochs=4, learning_rate=5e-4)
+"""How a network is tuned on samples that it was not trained on, where there are any."""
+
+
 def tune(graph: Graph, recipe: Recipe, data: DatasetSplit) -> Graph:
-    """A prepared network trained on for 4 bits, but for its inputs."""
+    """A prepared float network trained on for 4 bits, but for its inputs."""
+    tuned = _fine_tune(graph, graph, recipe, data, recipe.fine_tuning)
+    if recipe.more is None:
+        return tuned
+    return _fine_tune(tuned, graph, recipe, replace(data, train=recipe.more()), SECOND_STAGE)
+
+
+def _fine_tune(graph: Graph, teacher: Graph, recipe: Recipe, data: DatasetSplit, options: FineTuning) -> Graph:
     train = with_shifted(data.train, recipe.shift)
     return fine_tune(
         graph,
@@ -28,8 +41,9 @@ def tune(graph: Graph, recipe: Recipe, data: DatasetSplit) -> Graph:
         inputs(graph, data.calibration),
         *DEPTHS,
         {name: LayerDepths(INPUT_DEPTH) for name in graph.inputs},
-        labels=train.labels if recipe.metric == "accuracy" else None,
-        options=recipe.fine_tuning,
+        labels=train.labels if recipe.tuned_with_labels else None,
+        teacher=teacher,
+        options=options,
         progress=lambda epoch, loss: print(f"  epoch {epoch:3}, loss {loss:.5f}", flush=True),
     )
 
