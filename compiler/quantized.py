@@ -8,9 +8,10 @@ that a file holds them exactly, and the integer network is a function of this re
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
+import networkx
 import numpy as np
 
 from tessera.compiler.functions import Function
@@ -227,6 +228,22 @@ class QuantizedNetwork:
         """The activation depth of each layer, by the name of its operation, or of the tensor that the NPU is given."""
         depths = {name: self.tensors[name].depth for name in self.npu_inputs}
         return depths | {each.name: self.tensors[each.output].depth for each in self.operations}
+
+    def with_activation_depths(self, depths: Mapping[str, int]) -> QuantizedNetwork:
+        """The network with other activation depths of its layers, by name, and the same weights: each tensor has its
+        scale at that depth. Tensors that share storage get the deepest of their layers'."""
+        outputs = {operation.name: operation.output for operation in self.operations}
+        chosen = {outputs.get(name, name): depth for name, depth in depths.items()}
+        for group in self._storage_groups():
+            known = [chosen[name] for name in group if name in chosen]
+            chosen |= dict.fromkeys(group, max(known)) if known else {}
+        tensors = {name: replace(each, depth=chosen.get(name, each.depth)) for name, each in self.tensors.items()}
+        return replace(self, tensors=tensors, limits=None)
+
+    def _storage_groups(self) -> list[set[str]]:
+        """Tensors that are parts of one whole, with it."""
+        ties = networkx.Graph((name, part.whole) for name, part in self.parts.items())
+        return list(networkx.connected_components(ties))
 
     @property
     def npu_inputs(self) -> tuple[str, ...]:

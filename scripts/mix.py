@@ -13,7 +13,6 @@ from __future__ import annotations
 import argparse
 import hashlib
 import sys
-from collections.abc import Mapping
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
@@ -48,9 +47,9 @@ from tessera.compiler.graph import CONVOLUTION, Graph
 from tessera.compiler.mixed_precision import (
     CYCLES,
     Costs,
-    Depths,
     DepthSearch,
     Judge,
+    Quantizer,
     Uniform,
     cycle_model,
     find_limits,
@@ -135,14 +134,8 @@ class Mixer:
     def mixed(self, percent: int) -> QuantizedNetwork:
         """The quantised network of a budget, with its limits and sensitivities."""
         choice = self.search.within({CYCLES: percent / 100 * self._reference_cycles})
-        depths = {name: each.activation for name, each in choice.depths.items() if each.activation is not None}
-
-        def points(activations: Mapping[str, int]) -> float:
-            changed = {name: replace(choice.depths[name], activation=depth) for name, depth in activations.items()}
-            return choice.judge(self._quantizer(changed)).points
-
         available = sorted(NpuConfig.load(NPU).activation_depths)
-        limits = find_limits(self.profile, depths, available, points, LIMIT_LOSS)
+        limits = find_limits(choice.network, self.profile, choice.judge, available, LIMIT_LOSS)
         return replace(choice.network, limits=limits, sensitivity=self.profile)
 
     @cached_property
@@ -154,7 +147,7 @@ class Mixer:
         weights = {
             node.name: LayerDepths(weight=DEPTHS[1]) for node in self.tuned_graph.nodes if node.op == CONVOLUTION
         }
-        return DepthSearch(self.tuned_graph, self.profile, self._costs, self._quantizer, meter, judge, weights)
+        return DepthSearch(self._quantizer, self.profile, self._costs, meter, judge, weights)
 
     @cached_property
     def profile(self) -> SensitivityProfile:
@@ -173,7 +166,7 @@ class Mixer:
     @cached_property
     def _costs(self) -> dict[Uniform, Costs]:
         config = NpuConfig.load(NPU)
-        return uniform_costs(self.tuned_graph, config, self._quantizer, cycle_model(config))
+        return uniform_costs(self._quantizer, config, cycle_model(config))
 
     @property
     def _reference_cycles(self) -> float:
@@ -187,8 +180,9 @@ class Mixer:
     def _labels(self) -> np.ndarray | None:
         return self.data.calibration.labels[:ANALYSED_SAMPLES] if self.recipe.metric == "accuracy" else None
 
-    def _quantizer(self, depths: Depths) -> QuantizedNetwork:
-        return quantize(self.tuned_graph, self._calibration, overrides=depths)
+    @cached_property
+    def _quantizer(self) -> Quantizer:
+        return Quantizer(self.tuned_graph, self._calibration)
 
     @property
     def tuned(self) -> Path:

@@ -29,19 +29,22 @@ from tessera.compiler.mixed_precision import (
     DepthSearch,
     Infeasible,
     Judge,
+    Quantizer,
     cycle_model,
-    find_limits,
+    limits_by_points,
     total,
     uniform_costs,
     uniform_depths,
 )
 from tessera.compiler.precision import LayerSensitivity, SensitivityProfile
-from tessera.compiler.quantized import QuantizedConvolution
-from tessera.compiler.quantized_execution import execute_quantized
+from tessera.compiler.quantized import QuantizedConvolution, equal_quantized
+from tessera.compiler.quantized_execution import execute_quantized, host_before
 from tessera.compiler.sensitivity import analyse
 from tessera.rtl.config import NpuConfig
 from tessera.rtl.isa import INSTRUCTION_BYTES, Load, Store
 from tessera.sim.cycles import predict
+from tessera.sim.golden.evaluate import evaluate
+from tessera.sim.stream import StreamModel
 from tessera.sim.transfers import column_pitch, element_bytes
 
 TINY = NpuConfig.load("tiny")
@@ -68,12 +71,10 @@ def example(folder: Path, seed: int = 0, fixed: Depths | None = None) -> Example
     profile = analyse(graph, calibration, data, "noise")
     meter = cycle_model(TINY)
 
-    def quantizer(depths: Depths) -> QuantizedNetwork:
-        return quantize(graph, calibration, overrides=depths)
-
-    uniform = uniform_costs(graph, TINY, quantizer, meter)
+    quantizer = Quantizer(graph, calibration)
+    uniform = uniform_costs(quantizer, TINY, meter)
     judge = Judge(graph, data)
-    return Example(graph, data, DepthSearch(graph, profile, uniform, quantizer, meter, judge, fixed))
+    return Example(graph, data, DepthSearch(quantizer, profile, uniform, meter, judge, fixed))
 
 
 @pytest.fixture(scope="module")
@@ -195,7 +196,7 @@ def limited(sensitivities: Mapping[str, Mapping[int, float]], loss: float) -> di
     def points(depths: Mapping[str, int]) -> float:
         return 90 - sum(sensitivities[name][depth] for name, depth in depths.items())
 
-    found = find_limits(profile, dict.fromkeys(sensitivities, 8), [4, 6, 8, 16], points, loss)
+    found = limits_by_points(profile, dict.fromkeys(sensitivities, 8), [4, 6, 8, 16], points, loss)
     assert points({name: each.minimum for name, each in found.layers.items()}) >= 90 - loss - sum(
         each[16] for each in sensitivities.values()
     )
@@ -214,8 +215,29 @@ def test_limits() -> None:
 def test_limits_contain_the_depths(shared: Example) -> None:
     """A depth that was chosen is never outside, whatever it loses."""
     layers = {"a": LayerSensitivity({}, {4: 50.0, 6: 1.0, 8: 1.0, 16: 0.0})}
-    found = find_limits(SensitivityProfile("noise", layers, 9), {"a": 4}, [4, 6, 8, 16], lambda each: -each["a"], 0.0)
+    found = limits_by_points(
+        SensitivityProfile("noise", layers, 9), {"a": 4}, [4, 6, 8, 16], lambda each: -each["a"], 0.0
+    )
     assert 4 in found.layers["a"]
+
+
+def test_other_activation_depths(shared: Example) -> None:
+    """They change the scales of activations alone; back at its own depths the network is what it was."""
+    network = shared.quantized(uniform_depths(shared.graph, 8, 4))
+    own = network.layer_depths()
+    other = network.with_activation_depths(dict.fromkeys(own, 4))
+    assert set(other.layer_depths().values()) == {4}
+    for before, after in zip(network.operations, other.operations, strict=True):
+        assert before is after
+    for name, tensor in other.tensors.items():
+        assert tensor.scale == network.tensors[name].scale_at(4)
+    assert equal_quantized(other.with_activation_depths(own), network)
+    integers = {name: values[0] for name, values in host_before(other, {"x": shared.data["x"][:1]}).integers.items()}
+    outputs = StreamModel(TINY).run(lower(to_integer(other), TINY), integers)
+    golden = evaluate(to_integer(other), integers)
+    assert outputs.keys() == set(other.npu_outputs)
+    for name, values in outputs.items():
+        np.testing.assert_array_equal(values, golden[name])
 
 
 def test_points(tmp_path: Path) -> None:

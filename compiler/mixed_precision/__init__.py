@@ -16,7 +16,7 @@ from tessera.compiler.mixed_precision.costs import (
     operation_costs,
     total,
 )
-from tessera.compiler.mixed_precision.limits import find_limits
+from tessera.compiler.mixed_precision.limits import find_limits, limits_by_points
 from tessera.compiler.mixed_precision.problem import Depths, Uniform, uniform_depths
 from tessera.compiler.mixed_precision.quality import Judge, Quality
 from tessera.compiler.mixed_precision.search import STEPS, Choice, DepthSearch, Progress, Quantizer, uniform_costs
@@ -41,6 +41,7 @@ __all__ = [
     "Uniform",
     "cycle_model",
     "find_limits",
+    "limits_by_points",
     "operation_costs",
     "total",
     "uniform_costs",

@@ -2,35 +2,51 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 
+from tessera.compiler.mixed_precision.quality import Judge
 from tessera.compiler.precision import DepthLimits, DepthRange, SensitivityProfile
+from tessera.compiler.quantized import QuantizedNetwork
+
+
+def find_limits(
+    network: QuantizedNetwork, profile: SensitivityProfile, judge: Judge, available: Sequence[int], loss: float
+) -> DepthLimits:
+    """The limits for which a network loses at most ``loss`` points against its greatest depths, with the same weights.
+
+    All layers have their least depth at the same level of sensitivity: the highest at which the network, with every
+    layer at its least depth, loses no more. The least depth of the network is that at which all layers may run alike.
+    The depths that the network has are always allowed.
+
+    Parameters
+    ----------
+    network
+        The network.
+    profile
+        Sensitivities of its layers.
+    judge
+        Finds the quality of other depths.
+    available
+        Activation depths of the machine, rising.
+    loss
+        In points.
+    """
+    layers = network.layer_depths()
+
+    def points(depths: Mapping[str, int]) -> float:
+        return judge(network.with_activation_depths(depths)).points
+
+    return limits_by_points(profile, layers, list(available), points, loss)
+
 
 Points = Callable[[Mapping[str, int]], float]
 """The quality, in points, of the network with given activation depths by layer."""
 
 
-def find_limits(
+def limits_by_points(
     profile: SensitivityProfile, depths: Mapping[str, int], available: list[int], points: Points, loss: float
 ) -> DepthLimits:
-    """The limits for which a network loses at most ``loss`` points against its greatest depths.
-
-    All layers have their least depth at the same level of sensitivity: the highest at which the network, with every
-    layer at its least depth, loses no more. The least depth of the network is that at which all layers may run alike.
-
-    Parameters
-    ----------
-    profile
-        Sensitivities of the layers.
-    depths
-        The depths that the network has, by layer; limits are never narrower.
-    available
-        Activation depths of the machine, rising.
-    points
-        Finds the quality of other depths.
-    loss
-        In points.
-    """
+    """The limits of a network with some depths by layer; see `find_limits`."""
     deepest = available[-1]
     accepted = points(dict.fromkeys(depths, deepest)) - loss
     minima = _least_depths(profile, depths, available, lambda chosen: points(chosen) >= accepted)

@@ -15,6 +15,7 @@ from itertools import product
 
 import numpy as np
 
+from tessera.compiler.calibrate import Calibration
 from tessera.compiler.errors import CompilerError
 from tessera.compiler.graph import Graph
 from tessera.compiler.mixed_precision.costs import CYCLES, WEIGHT_BYTES, Costs, Meter, total
@@ -22,8 +23,9 @@ from tessera.compiler.mixed_precision.problem import DepthProblem, Depths, Unifo
 from tessera.compiler.mixed_precision.quality import Judge, Quality
 from tessera.compiler.mixed_precision.selection import Infeasible
 from tessera.compiler.precision import SensitivityProfile
-from tessera.compiler.quantize import LayerDepths
+from tessera.compiler.quantize import LayerDepths, quantize
 from tessera.compiler.quantized import QuantizedNetwork
+from tessera.compiler.refinements import DEFAULT_REFINEMENTS, NO_REFINEMENTS, Refinements
 from tessera.rtl.config import NpuConfig
 
 STEPS = 10
@@ -41,8 +43,32 @@ _NARROWINGS = 4
 Progress = Callable[[int], None]
 """Is told how many steps are done."""
 
-Quantizer = Callable[[Depths], QuantizedNetwork]
-"""Makes the quantised network of given depths."""
+
+@dataclass(frozen=True, eq=False)
+class Quantizer:
+    """Makes the quantised networks of given depths.
+
+    Attributes
+    ----------
+    graph
+        A prepared network.
+    calibration
+        Its activation ranges.
+    refinements
+        How it is quantised.
+    """
+
+    graph: Graph
+    calibration: Calibration
+    refinements: Refinements = DEFAULT_REFINEMENTS
+
+    def __call__(self, depths: Depths) -> QuantizedNetwork:
+        """The network."""
+        return quantize(self.graph, self.calibration, overrides=depths, refinements=self.refinements)
+
+    def draft(self, depths: Depths) -> QuantizedNetwork:
+        """The network with the nearest weights, made in a fraction of the time: its costs do not depend on them."""
+        return quantize(self.graph, self.calibration, overrides=depths, refinements=NO_REFINEMENTS)
 
 
 @dataclass(frozen=True, eq=False)
@@ -52,22 +78,25 @@ class Choice:
     Attributes
     ----------
     depths
-        Depths of all layers, which the network was made with.
-    network
-        The network.
+        Depths of all layers.
     costs
         True costs, by resource.
     sensitivity
         Its total, by the profile.
-    judge
-        Finds what its results are worth.
+    quantizer, judge
+        Make the network, and find what its results are worth.
     """
 
     depths: Depths
-    network: QuantizedNetwork
     costs: Mapping[str, float]
     sensitivity: float
+    quantizer: Quantizer
     judge: Judge
+
+    @cached_property
+    def network(self) -> QuantizedNetwork:
+        """The network."""
+        return self.quantizer(self.depths)
 
     @cached_property
     def quality(self) -> Quality:
@@ -89,7 +118,7 @@ def _silent(_: int) -> None:
 
 
 def uniform_costs(
-    graph: Graph, config: NpuConfig, quantizer: Quantizer, meter: Meter, progress: Progress = _silent
+    quantizer: Quantizer, config: NpuConfig, meter: Meter, progress: Progress = _silent
 ) -> dict[Uniform, Costs]:
     """Costs of a network at all pairs of depths of a machine, but for those at which it does not fit.
 
@@ -108,7 +137,7 @@ def uniform_costs(
     for done, (activation, weight) in enumerate(pairs):
         progress(done)
         try:
-            costs[activation, weight] = meter(quantizer(uniform_depths(graph, activation, weight)))
+            costs[activation, weight] = meter(quantizer.draft(uniform_depths(quantizer.graph, activation, weight)))
         except CompilerError as error:
             problems.append(error)
     if not costs:
@@ -121,14 +150,14 @@ class DepthSearch:
 
     Parameters
     ----------
-    graph
-        A prepared network.
+    quantizer
+        Makes the network of given depths.
     profile
         Its sensitivities.
     uniform
         Costs of its operations by uniform depths.
-    quantizer, meter, judge
-        What makes a network of depths, finds its costs, and its quality.
+    meter, judge
+        Find what a network costs, and its quality.
     fixed
         Depths that are given.
 
@@ -140,16 +169,15 @@ class DepthSearch:
 
     def __init__(
         self,
-        graph: Graph,
+        quantizer: Quantizer,
         profile: SensitivityProfile,
         uniform: Mapping[Uniform, Costs],
-        quantizer: Quantizer,
         meter: Meter,
         judge: Judge,
         fixed: Depths | None = None,
     ):
-        self._problem = DepthProblem(graph, profile, uniform, fixed)
-        self._graph, self._uniform, self._fixed = graph, dict(uniform), fixed
+        self._problem = DepthProblem(quantizer.graph, profile, uniform, fixed)
+        self._uniform, self._fixed = dict(uniform), fixed
         self._quantizer, self._meter, self._judge = quantizer, meter, judge
         self._choices: dict[tuple[tuple[str, LayerDepths], ...], Choice] = {}
 
@@ -164,8 +192,7 @@ class DepthSearch:
         """
         attempts = [choice for choice in self._attempts(budgets) if choice.keeps(budgets)]
         best = min(attempts or [self._cheapest(budgets)], key=lambda choice: choice.sensitivity)
-        rivals = [choice for choice in self.uniform() if choice.keeps(budgets)]
-        return min([best, *rivals], key=lambda choice: choice.quality.loss)
+        return min([best, *self._rivals(budgets)], key=lambda choice: choice.quality.loss)
 
     def fastest(self, loss: float, budgets: Mapping[str, float] | None = None, progress: Progress = _silent) -> Choice:
         """The choice with the fewest cycles that loses at most ``loss`` points of the float network's quality and keeps
@@ -233,7 +260,14 @@ class DepthSearch:
     def uniform(self) -> Iterator[Choice]:
         """The choices of one activation depth and one weight depth, given depths aside."""
         for activation, weight in self._uniform:
-            yield self._choice(uniform_depths(self._graph, activation, weight, self._fixed))
+            yield self._choice(uniform_depths(self._quantizer.graph, activation, weight, self._fixed))
+
+    def _rivals(self, budgets: Mapping[str, float]) -> list[Choice]:
+        """The uniform choices that keep the budgets, but for those that have fewer bits than another one."""
+        kept = {
+            pair: choice for pair, choice in zip(self._uniform, self.uniform(), strict=True) if choice.keeps(budgets)
+        }
+        return [choice for pair, choice in kept.items() if not any(_has_fewer_bits(pair, other) for other in kept)]
 
     def _attempts(self, budgets: Mapping[str, float]) -> Iterator[Choice]:
         """What the programme chooses for budgets that are corrected by what its last choice truly costs."""
@@ -267,7 +301,11 @@ class DepthSearch:
     def _choice(self, depths: Depths) -> Choice:
         key = tuple(sorted(depths.items(), key=lambda item: item[0]))
         if key not in self._choices:
-            network = self._quantizer(depths)
-            costs = total(self._meter(network))
-            self._choices[key] = Choice(depths, network, costs, self._problem.sensitivity(depths), self._judge)
+            costs = total(self._meter(self._quantizer.draft(depths)))
+            sensitivity = self._problem.sensitivity(depths)
+            self._choices[key] = Choice(depths, costs, sensitivity, self._quantizer, self._judge)
         return self._choices[key]
+
+
+def _has_fewer_bits(pair: Uniform, other: Uniform) -> bool:
+    return pair != other and all(mine <= theirs for mine, theirs in zip(pair, other, strict=True))

@@ -10,15 +10,15 @@ import numpy as np
 from benchmark.mixed import worth
 from benchmark.rows import Row
 from benchmark.runs import ROOT
-from tessera.compiler import Calibration, Graph, QuantizedNetwork, calibrate, import_onnx, prepare, quantize
+from tessera.compiler import Calibration, Graph, QuantizedNetwork, calibrate, equalise, import_onnx, prepare
 from tessera.compiler.datasets import EvaluationSplit, load_split
 from tessera.compiler.datasets.metrics import METRICS
 from tessera.compiler.float_execution import execute
 from tessera.compiler.mixed_precision import (
     CYCLES,
-    Depths,
     DepthSearch,
     Judge,
+    Quantizer,
     cycle_model,
     total,
     uniform_costs,
@@ -58,9 +58,10 @@ class _Network:
     """A float network, and what its quantised forms lose."""
 
     def __init__(self, name: str, data: EvaluationSplit, metric: str):
-        self._graph: Graph = prepare(import_onnx(ROOT / "models" / f"{name}.onnx"))
+        graph = prepare(import_onnx(ROOT / "models" / f"{name}.onnx"))
         self._data, self._metric = data, metric
-        self._samples = self._inputs(data.calibration.images)
+        self._samples = dict.fromkeys(graph.inputs, data.calibration.images)
+        self._graph: Graph = equalise(graph, self._samples)
         self._labels = data.calibration.labels if metric == "accuracy" else None
         self._calibration: Calibration = calibrate(self._graph, self._samples)
         (outputs,) = execute(self._graph, self._inputs(data.test.images)).values()
@@ -70,18 +71,16 @@ class _Network:
         """The network of the depths that a method chooses for a part of the cycles at W8A8."""
         config = NpuConfig.preset("edge")
         meter = cycle_model(config)
+        quantizer = Quantizer(self._graph, self._calibration)
         profile = analyse(self._graph, self._calibration, self._samples, method, labels=self._labels)
-        uniform = uniform_costs(self._graph, config, self._quantizer, meter)
+        uniform = uniform_costs(quantizer, config, meter)
         judge = Judge(self._graph, self._samples, self._labels)
-        search = DepthSearch(self._graph, profile, uniform, self._quantizer, meter, judge)
+        search = DepthSearch(quantizer, profile, uniform, meter, judge)
         return search.within({CYCLES: part * total(uniform[8, 8])[CYCLES]}).network
 
     def drop(self, network: QuantizedNetwork) -> float:
         """Points that it loses on held-out data."""
         return self._float_points - 100 * worth(network, self._data.test, self._metric)
-
-    def _quantizer(self, depths: Depths) -> QuantizedNetwork:
-        return quantize(self._graph, self._calibration, overrides=depths)
 
     def _inputs(self, images: np.ndarray) -> Mapping[str, np.ndarray]:
         return dict.fromkeys(self._graph.inputs, images)

@@ -5,13 +5,12 @@ from __future__ import annotations
 import itertools
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from enum import StrEnum
 
 import numpy as np
 
 from tessera.cli.console import UsageError, progress_bar
-from tessera.compiler import Calibration, Graph
 from tessera.compiler.mixed_precision import (
     CYCLES,
     DRAM_BYTES,
@@ -139,11 +138,9 @@ class DepthChoice:
 
 def choose(
     request: DepthRequest,
-    graph: Graph,
-    calibration: Calibration,
+    quantizer: Quantizer,
     samples: Mapping[str, np.ndarray],
     labels: np.ndarray | None,
-    quantizer: Quantizer,
     judge: Judge,
 ) -> DepthChoice:
     """Chooses the depths of one network, with progress bars.
@@ -152,14 +149,10 @@ def choose(
     ----------
     request
         What is asked.
-    graph
-        The prepared network.
-    calibration
-        Its activation ranges.
-    samples, labels
-        Calibration data, on which sensitivities are measured.
     quantizer
         Makes the quantised network of given depths.
+    samples, labels
+        Calibration data, on which sensitivities are measured.
     judge
         Measures its quality.
 
@@ -168,29 +161,22 @@ def choose(
     CompilerError
         The data do not suffice, the network does not fit the machine, or no depths do what is asked.
     """
-    profile = _analyse(request, graph, calibration, samples, labels)
+    profile = _analyse(request, quantizer, samples, labels)
     meter = cycle_model(request.config) if request.source is CostSource.MODEL else measured(request.config)
     with progress_bar("costs", len(request.config.activation_depths) * len(request.config.weight_depths)) as report:
-        uniform = uniform_costs(graph, request.config, quantizer, meter, lambda done: report({"done": done}))
-    search = DepthSearch(graph, profile, uniform, quantizer, meter, judge, request.fixed)
+        uniform = uniform_costs(quantizer, request.config, meter, lambda done: report({"done": done}))
+    search = DepthSearch(quantizer, profile, uniform, meter, judge, request.fixed)
     reference = total(uniform[min(uniform, key=lambda pair: _distance(pair, REFERENCE))])
     with progress_bar("depths", STEPS) as report:
         choices = _search(request, search, reference, lambda done: report({"done": done}))
     return DepthChoice(choices, reference, judge.reference, profile, request.wants_front)
 
 
-def find_depth_limits(
-    request: DepthRequest, choice: Choice, profile: SensitivityProfile, quantizer: Quantizer
-) -> DepthLimits:
+def find_depth_limits(request: DepthRequest, choice: Choice, profile: SensitivityProfile) -> DepthLimits:
     """Between which activation depths the chosen network may run."""
-    depths = {name: each.activation for name, each in choice.depths.items() if each.activation is not None}
-
-    def points(activations: Mapping[str, int]) -> float:
-        changed = {name: replace(choice.depths[name], activation=depth) for name, depth in activations.items()}
-        return choice.judge(quantizer(changed)).points
-
     with progress_bar("limits", 1):
-        return find_limits(profile, depths, sorted(request.config.activation_depths), points, request.limit_loss)
+        available = sorted(request.config.activation_depths)
+        return find_limits(choice.network, profile, choice.judge, available, request.limit_loss)
 
 
 def _search(
@@ -208,16 +194,15 @@ def _search(
 
 def _analyse(
     request: DepthRequest,
-    graph: Graph,
-    calibration: Calibration,
+    quantizer: Quantizer,
     samples: Mapping[str, np.ndarray],
     labels: np.ndarray | None,
 ) -> SensitivityProfile:
     layers = itertools.count()
-    with progress_bar("sensitivities", len(uniform_depths(graph, *REFERENCE))) as report:
+    with progress_bar("sensitivities", len(uniform_depths(quantizer.graph, *REFERENCE))) as report:
         return analyse(
-            graph,
-            calibration,
+            quantizer.graph,
+            quantizer.calibration,
             samples,
             request.method,
             labels=labels,

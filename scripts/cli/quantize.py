@@ -40,7 +40,7 @@ from tessera.compiler import (
 )
 from tessera.compiler import quantize as quantize_graph
 from tessera.compiler.calibration_data import load_labels
-from tessera.compiler.mixed_precision import Depths, Judge
+from tessera.compiler.mixed_precision import Judge, Quantizer
 from tessera.compiler.passes import PIPELINE
 from tessera.compiler.quantized import QuantizedNetwork
 from tessera.compiler.sensitivity import DEFAULT_METHOD, METHODS
@@ -196,18 +196,14 @@ def quantize(
     labels = _labels(calibration, samples)
     judged = samples if validation is None else load_inputs(validation, graph.inputs, graph.shapes)
     judge = Judge(graph, judged, labels if validation is None else _labels(validation, judged))
-
-    def quantizer(depths: Depths) -> QuantizedNetwork:
-        return quantize_graph(graph, ranges, overrides=depths, refinements=refinements)
-
-    found = choose(request, graph, ranges, samples, labels, quantizer, judge)
+    found = choose(request, Quantizer(graph, ranges, refinements), samples, labels, judge)
     if picture is not None:
         draw(found, picture)
     if output is None:
         _report_front(found, json)
         return
     (choice,) = found.choices
-    limits = find_depth_limits(request, choice, found.profile, quantizer)
+    limits = find_depth_limits(request, choice, found.profile)
     quantized = replace(choice.network, limits=limits, sensitivity=found.profile)
     show_choice(found, quantized)
     _write(network, output, quantized, json, show=show, more=choice_summary(found, quantized))
