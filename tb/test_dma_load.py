@@ -29,7 +29,7 @@ from dma_model import (
 )
 
 from tessera.rtl import isa
-from tessera.rtl.config import NpuConfig
+from tessera.rtl.config import AXI_BURST_BYTES, NpuConfig
 from tessera.rtl.dma import LoadEngine
 from tessera.rtl.isa import Depth, LoadTarget, MemoryFormat, NanPolicy, TableEntry
 
@@ -88,6 +88,7 @@ class LoadBench:
         self.chip = Chip()
         self.cycles = 0
         self.errors: list[int] = []
+        self.limit: int | None = None  # where the window ends
         self.write_cycles: list[int] = []
 
     def run(self, programs: Sequence[isa.Load]) -> Chip:
@@ -103,7 +104,9 @@ class LoadBench:
         inputs = Inputs()
         waiting = [fields_for(program) for program in programs]
         limit = 2000 + 40 * sum(p.columns * p.rows * p.planes for p in programs)
-        while len(self.errors) < len(programs):
+        if self.limit is not None:
+            ctx.set(self.engine.window, {"base": 0, "limit": self.limit // AXI_BURST_BYTES})
+        while len(self.errors) < len(programs) and not ctx.get(self.engine.outside):
             assert self.cycles < limit, "the engine hangs"
             inputs.set(ctx, "program.valid", self.engine.program.valid, bool(waiting))
             if waiting:
@@ -343,6 +346,17 @@ def test_bursts_run_ahead_across_instructions() -> None:
     bench.run(programs)
     assert bench.dram.most_outstanding >= 4
     assert bench.write_cycles[-1] - bench.write_cycles[0] < 20 * 16 / 0.9
+
+
+def test_a_window_ends_the_loads() -> None:
+    """The first burst outside is reported once all loads before it are done; it and those behind it read nothing."""
+    config = CONFIGS["edge"]
+    programs = [one_row(20, address=DRAM_BASE + 1024 * index, base=32 * index) for index in range(6)]
+    bench = LoadBench(config, random.Random(0))
+    bench.limit = DRAM_BASE + 4 * 1024
+    chip = bench.run(programs)
+    assert chip.activations == reference(config, bench.dram, programs[:4]).activations
+    assert bench.errors == [0] * 4
 
 
 def test_bus_errors_are_reported_with_their_instruction() -> None:

@@ -33,7 +33,7 @@ from float_reference import to_patterns
 from test_dma_load import LoadBench
 
 from tessera.rtl import isa
-from tessera.rtl.config import NpuConfig
+from tessera.rtl.config import AXI_BURST_BYTES, NpuConfig
 from tessera.rtl.dma import StoreEngine
 from tessera.rtl.isa import Depth, MemoryFormat
 
@@ -87,6 +87,7 @@ class StoreBench:
         self.banks = [[rng.getrandbits(config.word_bits) for _ in range(CHIP_WORDS)] for _ in range(config.lanes)]
         self.cycles = 0
         self.errors: list[int] = []
+        self.limit: int | None = None  # where the window ends
         self.beat_cycles: list[int] = []
         self.counts: Counter[tuple[str, int]] = Counter()
 
@@ -105,7 +106,9 @@ class StoreBench:
         limit = 2000 + 40 * sum(p.columns * p.rows * p.planes for p in programs)
         garbage = [self.rng.getrandbits(self.config.word_bits) for _ in range(self.config.lanes)]
         words = None
-        while len(self.errors) < len(programs):
+        if self.limit is not None:
+            ctx.set(self.engine.window, {"base": 0, "limit": self.limit // AXI_BURST_BYTES})
+        while len(self.errors) < len(programs) and not ctx.get(self.engine.outside):
             assert self.cycles < limit, "the engine hangs"
             inputs.set(ctx, "program.valid", self.engine.program.valid, bool(waiting))
             if waiting:
@@ -261,6 +264,17 @@ def test_data_wait_for_an_address_channel_that_stalls() -> None:
     bench.dram.stalls["aw"] = 0.98
     expected = reference(config, bench.dram.memory, bench.banks, [program])
     assert bench.run([program]) == expected
+
+
+def test_a_window_ends_the_stores() -> None:
+    """The first burst outside is reported once all stores before it are done; it and those behind it write nothing."""
+    config = CONFIGS["edge"]
+    programs = [one_row(20, address=DRAM_BASE + 1024 * index, base=32 * index) for index in range(6)]
+    bench = StoreBench(config, random.Random(0))
+    bench.limit = DRAM_BASE + 4 * 1024
+    expected = reference(config, bench.dram.memory, bench.banks, programs[:4])
+    assert bench.run(programs) == expected
+    assert bench.errors == [0] * 4
 
 
 def test_bus_errors_are_reported_with_their_instruction() -> None:
