@@ -78,6 +78,17 @@ def element_bytes(config: NpuConfig, program: isa.Load) -> int:
     return config.beat_bytes
 
 
+def expected_stops(config: NpuConfig, dram: Dram, programs: Sequence[isa.Load]) -> list[int]:
+    """Which programs find NaN or infinity that stops the stream."""
+    stops = []
+    for program in programs:
+        size = element_bytes(config, program)
+        may_stop = program.target == LoadTarget.ACTIVATIONS and program.nan_policy == NanPolicy.STOP_STREAM
+        places = (offset for offset, _ in elements(program, size))
+        stops.append(int(may_stop and any(load_values(program, dram.memory[at : at + size])[1] for at in places)))
+    return stops
+
+
 class LoadBench:
     """Runs programs on the engine with a DRAM and banks that stall."""
 
@@ -88,6 +99,7 @@ class LoadBench:
         self.chip = Chip()
         self.cycles = 0
         self.errors: list[int] = []
+        self.stops: list[int] = []
         self.limit: int | None = None  # where the window ends
         self.write_cycles: list[int] = []
 
@@ -136,11 +148,13 @@ class LoadBench:
         self._write_beat(ctx, self.engine.parameter_write, ("parameters", 0))
         self._write_beat(ctx, self.engine.table_write, ("tables", 0))
         error = ctx.get(self.engine.error)
+        not_a_number = ctx.get(self.engine.not_a_number)
         if ctx.get(self.engine.done):
             self.errors.append(error)
+            self.stops.append(not_a_number)
             self._check_complete(programs[: len(self.errors)])
         else:
-            assert not error
+            assert not error and not not_a_number
 
     def _write_activations(self, write) -> None:
         half = self.config.word_bits // 2
@@ -208,6 +222,7 @@ def test_random_loads(name: str, stall: float, seed: int) -> None:
     assert chip.activations == expected.activations
     assert chip.beats == expected.beats
     assert not any(bench.errors)
+    assert bench.stops == expected_stops(config, bench.dram, programs)
     beats = sum(len(beats_of(config, program, element_bytes(config, program))) for program in programs)
     assert bench.dram.beats["read"] == beats
 
