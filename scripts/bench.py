@@ -29,7 +29,7 @@ methods
 hawq
     How many of the published problems of HAWQ-V3 (arXiv:2011.10680) are solved as well as published, or better. The
     rank correlation of Hessian traces that are estimated without derivatives with exact ones by automatic
-    differentiation (extra ``train``), over the weights and outputs of all layers of digits_resnet.
+    differentiation (extra ``train``), over the weights and outputs of all layers of digits_cnn.
 refinements
     What each refinement of the quantiser is worth on the shipped networks: none of them, each alone, all but each, all
     (`docs/decisions/0014-refinements.md`).

@@ -149,7 +149,8 @@ class _Problem:
             constraints=constraints,
             integrality=np.ones(len(objective)),
             bounds=Bounds(0, 1),
-            options={"mip_rel_gap": 0.0},
+            # HiGHS's presolve saves nothing on problems of this size, and sometimes prints a line of its own.
+            options={"mip_rel_gap": 0.0, "presolve": False},
         )
         if found.x is None:
             return None

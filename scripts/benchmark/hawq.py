@@ -19,7 +19,7 @@ from tessera.compiler.sensitivity.derivatives import Derivatives
 
 PUBLISHED = ROOT.parent / "shared" / "hawq_ilp.json"
 
-NETWORK = "digits_resnet"
+NETWORK = "digits_cnn"
 SAMPLES = 16
 DIRECTIONS = 128
 
