@@ -150,8 +150,8 @@ def quantize(
 ) -> None:
     """Quantise a float ONNX network and write it as QONNX.
 
-    All layers have the depths that --activations and --weights say, and --layer sets some apart; or, with a budget or
-    an accuracy, each layer has depths that are chosen for it. A network that is quantised already is only rewritten.
+    Say how many bits layers have, or give a budget or an accuracy for which depths are chosen.
+    A network that is quantised already is only rewritten.
     """
     for index, path in enumerate((output, json, picture)):
         check_output(path, network, calibration, validation, *(output, json, picture)[:index])
