@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Mapping
+from importlib.util import find_spec
 
 import numpy as np
 
@@ -27,7 +28,8 @@ from tessera.compiler.sensitivity import analyse
 from tessera.rtl.config import NpuConfig
 
 METHODS = ("hessian", "perturbation", "noise")
-"""The methods that need neither labels nor PyTorch."""
+LABEL_METHODS = ("gradient",)
+"""Those that need labels and PyTorch (extra ``train``)."""
 
 NETWORKS = {
     "digits32_resnet8": ("digits32", "accuracy", 0.35),
@@ -44,7 +46,8 @@ def measure_methods() -> Iterator[Row]:
     """The group ``methods``."""
     for name, (dataset, metric, part) in NETWORKS.items():
         network = _Network(name, load_split(dataset), metric)
-        for method in METHODS:
+        has_derivatives = metric == "accuracy" and find_spec("torch") is not None
+        for method in METHODS + (LABEL_METHODS if has_derivatives else ()):
             start = time.monotonic()
             quantised = network.mixed(method, part)
             seconds = time.monotonic() - start
