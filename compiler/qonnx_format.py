@@ -114,7 +114,7 @@ def parse_metadata(source: str, text: str | None) -> Metadata:
                 _limits(facts["depth_limits"]) if "depth_limits" in facts else None,
                 _sensitivity(facts["sensitivity"]) if "sensitivity" in facts else None,
             )
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError) as error:
         reason = f" ({error})" if isinstance(error, CompilerError) else ""
         raise CompilerError(
             f"{source}: the metadata {METADATA_KEY!r} are damaged{reason}; remove them or write the file again"

@@ -454,6 +454,20 @@ CHANGES: dict[str, tuple[Callable[[onnx.ModelProto], None], str]] = {
         change_metadata('{"tensors": {}}'),
         "the metadata 'tessera' are damaged; remove " + REMEDY,
     ),
+    "metadata with a number beyond floats": (
+        change_metadata('{"version": 1, "tensors": {"x": {"base_scale": 1%s, "clip_shifts": {}}}}' % ("0" * 400)),
+        "the metadata 'tessera' are damaged; remove " + REMEDY,
+    ),
+    "metadata with infinitely many samples": (
+        change_metadata(
+            '{"version": 2, "tensors": {}, "sensitivity": {"method": "noise", "samples": 1e999, "layers": {}}}'
+        ),
+        "the metadata 'tessera' are damaged; remove " + REMEDY,
+    ),
+    "metadata nested without end": (
+        change_metadata("[" * 100_000),
+        "the metadata 'tessera' are damaged; remove " + REMEDY,
+    ),
     "metadata that are no object": (change_metadata("[1]"), "the metadata 'tessera' are damaged; remove " + REMEDY),
     "no clip shifts": (
         change_metadata('{"version": 1, "tensors": {"x": {"base_scale": 1}}}'),
