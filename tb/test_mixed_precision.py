@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -63,16 +64,16 @@ class Example:
         return quantize(self.graph, calibrate(self.graph, self.data), overrides=depths)
 
 
-def example(folder: Path, seed: int = 0, fixed: Depths | None = None) -> Example:
+def example(folder: Path, seed: int = 0, fixed: Depths | None = None, config: NpuConfig = TINY) -> Example:
     net, output = residual_network(np.random.default_rng(seed))
     graph = prepare(import_onnx(net.save(folder / f"residual{seed}.onnx", output)))
     data = {"x": np.random.default_rng(seed).normal(size=(16, 3, 8, 8)).astype(np.float32)}
     calibration = calibrate(graph, data)
     profile = analyse(graph, calibration, data, "noise")
-    meter = cycle_model(TINY)
+    meter = cycle_model(config)
 
     quantizer = Quantizer(graph, calibration)
-    uniform = uniform_costs(quantizer, TINY, meter)
+    uniform = uniform_costs(quantizer, config, meter)
     judge = Judge(graph, data)
     return Example(graph, data, DepthSearch(quantizer, profile, uniform, meter, judge, fixed))
 
@@ -339,3 +340,62 @@ def test_command_refuses(tessera: Command, tmp_path: Path, arguments: list[str],
     assert outcome.status == 2
     assert sentence in " ".join(outcome.err.replace("│", "").split())
     assert sorted(tmp_path.iterdir()) == before
+
+
+def test_a_network_without_weights(tessera: Command, tmp_path: Path) -> None:  # noqa: F811
+    """Its weights cost nothing, and keep every budget of weights."""
+    net = OnnxBuilder(np.random.default_rng(0))
+    net.save(tmp_path / "net.onnx", net.node("MaxPool", net.node("Relu", "x"), kernel_shape=[2, 2], strides=[2, 2]))
+    np.save(tmp_path / "data.npy", np.random.default_rng(0).normal(size=(16, 3, 8, 8)).astype(np.float32))
+    given = ("quantize", tmp_path / "net.onnx", "-c", tmp_path / "data.npy", "--npu", "tiny", "-o", tmp_path / "q.onnx")
+    outcome = tessera(*given, "--budget", "weights=50%", "--budget", "cycles=200%")
+    assert outcome.status == 0, outcome.err
+    assert " 0 weight bytes, " in outcome.out
+
+
+@pytest.mark.parametrize(("activations", "least"), [((4, 16), 16), ((4,), 4), ((6, 8), 8)])
+def test_machines_of_few_depths(activations: tuple[int, ...], least: int, tmp_path: Path) -> None:
+    """The scores have the least of the machine's depths that they may have, so that all others can be chosen."""
+    shared = example(tmp_path, config=replace(TINY, activation_depths=activations))
+    uniform = list(shared.search.uniform())
+    assert {choice.depths["conv0"].activation for choice in uniform} == set(activations)
+    assert min(choice.depths["gemm16"].activation or 0 for choice in uniform) == least
+
+
+def test_given_depths_of_layers_that_share_one(tmp_path: Path) -> None:
+    """A given depth is that of all layers that must share it; different ones are refused by name."""
+    found = example(tmp_path, fixed={"conv0": LayerDepths(activation=6)})
+    for choice in found.search.front():
+        assert (choice.depths["conv0"].activation, choice.depths["conv5"].activation) == (6, 6)
+        assert_ties_hold(choice.network)
+    with pytest.raises(CompilerError, match="conv0, conv5 must share one activation depth, .* conv5 is given 8; give"):
+        example(tmp_path, fixed={"conv0": LayerDepths(activation=6), "conv5": LayerDepths(activation=8)})
+
+
+def test_the_nearest_budgets(tessera: Command, tmp_path: Path) -> None:  # noqa: F811
+    """Budgets that cannot be kept together are told with the nearest ones that were found, and these can be kept."""
+    net = OnnxBuilder(np.random.default_rng(5))
+    deep = net.node("Relu", net.conv("x", 3, 6))
+    deep = net.node("Conv", deep, net.random(6, 1, 3, 3), net.random(6), group=6)
+    net.save(tmp_path / "net.onnx", net.conv(deep, 6, 4, (1, 1)))
+    np.save(tmp_path / "data.npy", np.random.default_rng(7).normal(size=(16, 3, 8, 8)).astype(np.float32))
+    given = ["quantize", tmp_path / "net.onnx", "-c", tmp_path / "data.npy", "--npu", "tiny", "-o", tmp_path / "q.onnx"]
+    refused = tessera(*given, "--budget", "weights=80%", "--budget", "traffic=90%", "--budget", "cycles=90%")
+    names = ("weights", "traffic", "cycles")
+    pattern = r"together, .* found is weight bytes <= (\S+) and DRAM bytes <= (\S+) and cycles <= (\S+): use budgets of"
+    found = re.search(pattern, refused.err)
+    assert refused.status == 2 and found, refused.err
+    nearest = (f"{name}={number.replace(',', '')}" for name, number in zip(names, found.groups(), strict=True))
+    outcome = tessera(*given, *(part for each in nearest for part in ("--budget", each)))
+    assert outcome.status == 0, outcome.err
+
+
+def test_half_bytes_are_rounded_up(tessera: Command, tmp_path: Path) -> None:  # noqa: F811
+    """The least budget that an error tells can be kept where an odd number of 4-bit weights ends in half a byte."""
+    net = OnnxBuilder(np.random.default_rng(0), (1, 5))
+    net.save(tmp_path / "net.onnx", net.gemm("x", 5, 5))
+    np.save(tmp_path / "data.npy", np.random.default_rng(0).normal(size=(16, 5)).astype(np.float32))
+    given = ["quantize", tmp_path / "net.onnx", "-c", tmp_path / "data.npy", "--npu", "tiny", "-o", tmp_path / "q.onnx"]
+    refused = tessera(*given, "--budget", "weights=3")
+    assert "no depths keep weight bytes <= 3; the least is 13: use a budget of at least that" in refused.err
+    assert tessera(*given, "--budget", "weights=13").status == 0

@@ -8,7 +8,10 @@ that share storage share their depth, and so do the operand and the result of a 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
+
+import networkx
 
 from tessera.compiler.calibrate import npu_tensors, storage_groups
 from tessera.compiler.errors import CompilerError
@@ -17,6 +20,7 @@ from tessera.compiler.mixed_precision.costs import RESOURCES, Costs
 from tessera.compiler.mixed_precision.selection import SENSITIVITY, Candidate, Selection, Tie, select
 from tessera.compiler.precision import LayerSensitivity, SensitivityProfile
 from tessera.compiler.quantize import MIN_OUTPUT_DEPTH, LayerDepths, check_depths, leaves_npu
+from tessera.rtl.config import ACTIVATION_DEPTHS
 
 Depths = Mapping[str, LayerDepths]
 """Depths by layer: the name of an operation, or of a tensor that the NPU is given."""
@@ -42,7 +46,8 @@ class DepthProblem:
     Raises
     ------
     CompilerError
-        The profile lacks a layer, ``fixed`` asks for a depth that cannot be had, or nothing is left to choose from.
+        The profile lacks a layer, ``fixed`` asks for a depth that cannot be had or gives layers that must share a depth
+        different ones, or nothing is left to choose from.
     """
 
     def __init__(
@@ -53,8 +58,8 @@ class DepthProblem:
         fixed: Depths | None = None,
     ):
         self._graph, self._profile, self._costs = graph, profile, costs
-        self._fixed = dict(fixed or {})
-        check_depths(graph, *next(iter(costs)), self._fixed)
+        check_depths(graph, *next(iter(costs)), fixed or {})
+        self._fixed = _shared(graph, fixed or {})
         self._operations = [node for node in graph.placed(Placement.NPU) if node.op in CANONICAL]
         self._tensors = npu_tensors(graph)
         self.layers = self._layers()
@@ -121,7 +126,7 @@ class DepthProblem:
         if fixed is not None:
             return _available(layer, fixed, depths)
         if maker is not None and leaves_npu(self._graph, name):
-            return [depth for depth in depths if depth >= MIN_OUTPUT_DEPTH][:1] or depths[-1:]
+            return [_least_output_depth(depths)]
         return depths
 
     def _operation_candidates(self, node: Node) -> list[Candidate]:
@@ -145,28 +150,79 @@ class DepthProblem:
         groups: list[tuple[str, ...]] = [
             (_tensor_key(node.inputs[0]), _operation_key(node)) for node in self._operations
         ]
-        groups += [
-            (_tensor_key(node.residual), _tensor_key(node.output))
-            for node in self._operations
-            if node.residual is not None and not leaves_npu(self._graph, node.output)
-        ]
-        groups += [tuple(map(_tensor_key, sorted(group))) for group in storage_groups(self._graph)]
+        groups += [tuple(map(_tensor_key, sorted(group))) for group in _tied_tensors(self._graph)]
         return [Tie(group, lambda each: each.activation) for group in groups]
 
 
-def uniform_depths(graph: Graph, activation: int, weight: int, fixed: Depths | None = None) -> dict[str, LayerDepths]:
+def uniform_depths(
+    graph: Graph,
+    activation: int,
+    weight: int,
+    fixed: Depths | None = None,
+    available: Sequence[int] = ACTIVATION_DEPTHS,
+) -> dict[str, LayerDepths]:
     """One depth of all activations and one of all weights, but for those that are given, and for what leaves the NPU,
-    which has at least the depth that scores need."""
+    which has at least the depth that scores need, of those that are available. Layers that must share a depth do."""
     operations = [node for node in graph.placed(Placement.NPU) if node.op in CANONICAL]
     made = {node.output for node in graph.placed(Placement.NPU)}
     depths = {name: LayerDepths(activation) for name in npu_tensors(graph) if name not in made}
     for node in operations:
-        least = MIN_OUTPUT_DEPTH if leaves_npu(graph, node.output) else 0
+        least = _least_output_depth(available) if leaves_npu(graph, node.output) else 0
         depths[node.name] = LayerDepths(max(activation, least), weight if node.op == CONVOLUTION else None)
-    for name, given in (fixed or {}).items():
+    for name, given in _shared(graph, fixed or {}).items():
         own = depths[name]
         depths[name] = LayerDepths(given.activation or own.activation, given.weight or own.weight)
+    for group in _tied_layers(graph):
+        deepest = max(depths[name].activation or 0 for name in group)
+        depths |= {name: replace(depths[name], activation=deepest) for name in group}
     return depths
+
+
+def _least_output_depth(available: Sequence[int]) -> int:
+    """The least depth that scores may have, of those that a machine has; its greatest, if all are too small."""
+    return min((depth for depth in available if depth >= MIN_OUTPUT_DEPTH), default=max(available))
+
+
+def _tied_tensors(graph: Graph) -> list[set[str]]:
+    """Groups of tensors of one depth: they share storage, or are operand and result of a residual addition."""
+    ties = networkx.Graph()
+    for node in graph.placed(Placement.NPU):
+        if node.op in CANONICAL and node.residual is not None and not leaves_npu(graph, node.output):
+            ties.add_edge(node.residual, node.output)
+    for group in storage_groups(graph):
+        networkx.add_path(ties, sorted(group))
+    return list(networkx.connected_components(ties))
+
+
+def _tied_layers(graph: Graph) -> Iterator[list[str]]:
+    """The layers whose outputs are such groups."""
+    makers = {name: node for node in graph.placed(Placement.NPU) for name in node.outputs}
+    for group in _tied_tensors(graph):
+        nodes = {name: makers.get(name) for name in sorted(group)}
+        layers = [name if node is None else node.name for name, node in nodes.items() if _is_layer(node)]
+        if layers:
+            yield layers
+
+
+def _is_layer(maker: Node | None) -> bool:
+    """Whether a tensor with this maker is a layer; it is not if it only consists of others, or is a part of one."""
+    return maker is None or maker.op in CANONICAL
+
+
+def _shared(graph: Graph, fixed: Depths) -> dict[str, LayerDepths]:
+    """Given depths, and those that follow from them for layers that must share a depth with these."""
+    found = dict(fixed)
+    for group in _tied_layers(graph):
+        given = {name: fixed[name].activation for name in group if name in fixed and fixed[name].activation is not None}
+        if len(set(given.values())) > 1:
+            texts = " and ".join(f"{name} is given {depth}" for name, depth in given.items())
+            raise CompilerError(
+                f"{', '.join(given)} must share one activation depth, since they are added or stored together, but "
+                f"{texts}; give them the same"
+            )
+        for depth in set(given.values()):
+            found |= {name: replace(found.get(name, LayerDepths()), activation=depth) for name in group}
+    return found
 
 
 def _available(layer: str, depth: int, depths: Sequence[int]) -> list[int]:

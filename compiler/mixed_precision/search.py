@@ -107,6 +107,11 @@ class Choice:
         """Whether no cost is above its budget."""
         return all(self.costs[name] <= budget for name, budget in budgets.items())
 
+    def excess(self, budgets: Mapping[str, float]) -> float:
+        """The largest part of a budget that its cost is; 1 or less if all are kept."""
+        costs = {name: self.costs[name] for name in budgets if self.costs[name]}
+        return max((cost / budgets[name] if budgets[name] else math.inf for name, cost in costs.items()), default=0.0)
+
     def beats(self, other: Choice) -> bool:
         """Whether it is as good as another one in cycles, size and loss, and better in one of them."""
         mine, others = ((each.costs[CYCLES], each.costs[WEIGHT_BYTES], each.quality.loss) for each in (self, other))
@@ -133,11 +138,13 @@ def uniform_costs(
         The network fits at none of them.
     """
     costs, problems = {}, []
+    available = config.activation_depths
     pairs = list(product(config.activation_depths, config.weight_depths))
     for done, (activation, weight) in enumerate(pairs):
         progress(done)
         try:
-            costs[activation, weight] = meter(quantizer.draft(uniform_depths(quantizer.graph, activation, weight)))
+            depths = uniform_depths(quantizer.graph, activation, weight, available=available)
+            costs[activation, weight] = meter(quantizer.draft(depths))
         except CompilerError as error:
             problems.append(error)
     if not costs:
@@ -191,8 +198,9 @@ class DepthSearch:
             No choice was found that does; the sentence says the nearest budget.
         """
         attempts = [choice for choice in self._attempts(budgets) if choice.keeps(budgets)]
+        rivals = self._rivals(budgets)
         best = min(attempts or [self._cheapest(budgets)], key=lambda choice: choice.sensitivity)
-        return min([best, *self._rivals(budgets)], key=lambda choice: choice.quality.loss)
+        return min([best, *rivals], key=lambda choice: choice.quality.loss)
 
     def fastest(self, loss: float, budgets: Mapping[str, float] | None = None, progress: Progress = _silent) -> Choice:
         """The choice with the fewest cycles that loses at most ``loss`` points of the float network's quality and keeps
@@ -259,8 +267,9 @@ class DepthSearch:
 
     def uniform(self) -> Iterator[Choice]:
         """The choices of one activation depth and one weight depth, given depths aside."""
+        available = [activation for activation, _ in self._uniform]
         for activation, weight in self._uniform:
-            yield self._choice(uniform_depths(self._quantizer.graph, activation, weight, self._fixed))
+            yield self._choice(uniform_depths(self._quantizer.graph, activation, weight, self._fixed, available))
 
     def _rivals(self, budgets: Mapping[str, float]) -> list[Choice]:
         """The uniform choices that keep the budgets, but for those that have fewer bits than another one."""
@@ -280,23 +289,36 @@ class DepthSearch:
             choice = self._choice(self._problem.depths(selection))
             yield choice
             before = limits
-            limits = {name: selection.totals[name] * budget / choice.costs[name] for name, budget in budgets.items()}
+            # What costs nothing (the weights of a network that has none) keeps its budget.
+            limits = {
+                name: selection.totals[name] * budget / choice.costs[name] if choice.costs[name] else budget
+                for name, budget in budgets.items()
+            }
             if all(math.isclose(limits[name], before[name], rel_tol=_SAME) for name in limits):
                 return
 
     def _cheapest(self, budgets: Mapping[str, float]) -> Choice:
-        """The choice that is cheapest in what the budgets limit; raises `Infeasible` if it does not keep them."""
+        """The choice that is cheapest in what the budgets limit, or the best of those that were tried; raises
+        `Infeasible` if none keeps them."""
+        kept = [choice for choice in self._choices.values() if choice.keeps(budgets)]
+        if kept:
+            return min(kept, key=lambda choice: choice.sensitivity)
         for name, budget in budgets.items():
             choice = self._choice(self._problem.depths(self._problem.select({}, name)))
             if choice.costs[name] > budget:
                 raise Infeasible(
-                    f"no depths keep {name} <= {budget:,.0f}; the least is {choice.costs[name]:,.0f}: use a budget of "
-                    "at least that"
+                    f"no depths keep {name} <= {budget:,.0f}; the least is {_rounded_up(choice.costs[name])}: use a "
+                    "budget of at least that"
                 )
             if choice.keeps(budgets):
                 return choice
         texts = " and ".join(f"{name} <= {budget:,.0f}" for name, budget in budgets.items())
-        raise Infeasible(f"no depths keep {texts} together, though each of them alone can be kept; use a larger one")
+        nearest = min(self._choices.values(), key=lambda each: each.excess(budgets))
+        enough = " and ".join(f"{name} <= {_rounded_up(nearest.costs[name])}" for name in budgets)
+        raise Infeasible(
+            f"no depths keep {texts} together, though each of them alone can be kept; the nearest that was found is "
+            f"{enough}: use budgets of at least that"
+        )
 
     def _choice(self, depths: Depths) -> Choice:
         key = tuple(sorted(depths.items(), key=lambda item: item[0]))
@@ -305,6 +327,11 @@ class DepthSearch:
             sensitivity = self._problem.sensitivity(depths)
             self._choices[key] = Choice(depths, costs, sensitivity, self._quantizer, self._judge)
         return self._choices[key]
+
+
+def _rounded_up(cost: float) -> str:
+    """A cost as a whole number that suffices as a budget."""
+    return f"{math.ceil(cost):,}"
 
 
 def _has_fewer_bits(pair: Uniform, other: Uniform) -> bool:

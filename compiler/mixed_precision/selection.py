@@ -24,6 +24,8 @@ from tessera.compiler.errors import CompilerError
 SENSITIVITY = "sensitivity"
 """Name of the quantity that every candidate has."""
 
+_CONTRADICTION = "the layers' ties leave no choice; remove one"
+
 _RELATIVE_SLACK = 1e-9
 """A budget may be exceeded by this share, which is the solver's rounding."""
 
@@ -209,10 +211,10 @@ def _nearest(problem: _Problem, limits: Mapping[str, float]) -> str:
     for name, limit in limits.items():
         choice = problem.solve(name, kept)
         if choice is None:
-            return "the layers' ties leave no choice; remove one"
+            return _CONTRADICTION
         least = problem.total(name, choice)
         if least > limit * (1 + _RELATIVE_SLACK):
             beside = "" if not kept else " beside " + " and ".join(f"{key} <= {value:g}" for key, value in kept.items())
             return f"no depths keep {name} <= {limit:g}{beside}; the least is {least:g}: use a limit of at least that"
         kept[name] = limit
-    return "no depths keep the limits together; use larger ones"
+    return "no depths keep the limits together; use larger ones" if limits else _CONTRADICTION

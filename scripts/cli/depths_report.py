@@ -42,10 +42,7 @@ def show_choice(found: DepthChoice, network: QuantizedNetwork) -> None:
         )
     columns = ("layer", "activations", "limits", "sensitivity", "weights", "sensitivity")
     print_table(columns, rows, title=f"{network.name}: depths in bits, sensitivities by {found.profile.method}")
-    costs = ", ".join(
-        f"{choice.costs[name]:,.0f} {name} ({choice.costs[name] / found.reference[name]:.0%} of those with 8 bits)"
-        for name in RESOURCES
-    )
+    costs = ", ".join(f"{choice.costs[name]:,.0f} {name}{_share(found, choice, name)}" for name in RESOURCES)
     console.print(f"{costs}; {_quality(found, choice)}", soft_wrap=True)
 
 
@@ -158,6 +155,12 @@ def _smallest(profile: SensitivityProfile, kind: str) -> float:
 def _quality(found: DepthChoice, choice: Choice) -> str:
     difference = choice.quality.points - found.float_quality.points
     return f"{choice.quality.points:.2f} points ({difference:+.2f} against float)"
+
+
+def _share(found: DepthChoice, choice: Choice, resource: str) -> str:
+    """What part of the cost with 8 bits it is; nothing where that is 0, as the weights of a network without any."""
+    reference = found.reference[resource]
+    return f" ({choice.costs[resource] / reference:.0%} of those with 8 bits)" if reference else ""
 
 
 def _sensitivity(values: Mapping[int, float], depth: int | None) -> str:
