@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -90,16 +91,20 @@ def front_summary(found: DepthChoice) -> dict[str, object]:
     }
 
 
-def draw(found: DepthChoice, path: Path) -> None:
-    """Draws the front, or for one choice the sensitivities of the layers; raises `UsageError` if that cannot be."""
+def check_picture(path: Path) -> None:
+    """Raises `UsageError` before the work starts if no picture of this name can be drawn."""
     if path.suffix not in _PICTURES:
         raise UsageError(f"--picture {path}: pictures end in one of {', '.join(_PICTURES)}; give such a name")
-    try:
-        from matplotlib.figure import Figure
-    except ModuleNotFoundError:
+    if find_spec("matplotlib") is None:
         raise UsageError(
             "--picture needs matplotlib, which is not installed; install it with pip install tessera-npu[bench]"
-        ) from None
+        )
+
+
+def draw(found: DepthChoice, path: Path) -> None:
+    """Draws the front, or for one choice the sensitivities of the layers, where `check_picture` has found no fault."""
+    from matplotlib.figure import Figure
+
     is_front = found.wants_front
     rows = 1 if is_front else max(4, len(found.profile.layers))
     figure = Figure(figsize=(7, 4.5) if is_front else (9, 1.5 + 0.3 * rows), layout="constrained")

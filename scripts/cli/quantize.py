@@ -12,7 +12,7 @@ import typer
 
 from tessera.cli.console import UsageError, check_output, console, output_file, write_json
 from tessera.cli.depths import BUDGETS, CostSource, DepthChoice, DepthRequest, choose, find_depth_limits, parse_budgets
-from tessera.cli.depths_report import choice_summary, draw, front_summary, show_choice, show_front
+from tessera.cli.depths_report import check_picture, choice_summary, draw, front_summary, show_choice, show_front
 from tessera.cli.networks import host_operations, load_quantized
 from tessera.cli.options import (
     ActivationsOption,
@@ -159,7 +159,7 @@ def quantize(
     refinements = parse_refinements(refine, no_refine)
     budgets = parse_budgets(budget)
     chooses = bool(budgets) or max_loss is not None or front
-    _check_request(output, activations, weights, picture, validation, chooses=chooses, front=front)
+    _check_request(output, activations, weights, max_loss, picture, validation, chooses=chooses, front=front)
     if is_quantized(network):
         _check_unused(
             network,
@@ -219,6 +219,7 @@ def _check_request(
     output: Path | None,
     activations: int | None,
     weights: int | None,
+    max_loss: float | None,
     picture: Path | None,
     validation: Path | None,
     *,
@@ -231,6 +232,8 @@ def _check_request(
             "--front shows what can be had and writes no network; leave out --output, and then choose one with "
             "--budget or --max-loss"
         )
+    if front and max_loss is not None:
+        raise UsageError("--front shows all losses and keeps no --max-loss; leave one of them out")
     if not front and output is None:
         raise UsageError("nothing says where to write the quantised network; give --output FILE")
     if chooses and (activations is not None or weights is not None):
@@ -242,6 +245,8 @@ def _check_request(
         raise UsageError(
             "--picture and --validation are for depths that are chosen; add --budget, --max-loss or --front"
         )
+    if picture is not None:
+        check_picture(picture)
 
 
 def _labels(path: Path, samples: Mapping[str, np.ndarray]) -> np.ndarray | None:
