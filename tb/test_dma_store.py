@@ -88,6 +88,7 @@ class StoreBench:
         self.cycles = 0
         self.errors: list[int] = []
         self.limit: int | None = None  # where the window ends
+        self.stop_after: int | None = None  # beats after which the engine is stopped, and given no more activations
         self.beat_cycles: list[int] = []
         self.counts: Counter[tuple[str, int]] = Counter()
 
@@ -108,13 +109,19 @@ class StoreBench:
         words = None
         if self.limit is not None:
             ctx.set(self.engine.window, {"base": 0, "limit": self.limit // AXI_BURST_BYTES})
+        stops = False
         while len(self.errors) < len(programs) and not ctx.get(self.engine.outside):
             assert self.cycles < limit, "the engine hangs"
+            if stops and ctx.get(self.engine.drained):
+                break
+            stops = self.stop_after is not None and self.dram.beats["write"] >= self.stop_after
+            inputs.set(ctx, "stop", self.engine.stop, stops)
+            self.dram.allows_silent_beats = stops
             inputs.set(ctx, "program.valid", self.engine.program.valid, bool(waiting))
             if waiting:
                 inputs.set(ctx, "program.payload", self.engine.program.payload, waiting[0])
             inputs.set(ctx, "read.words", self.engine.read.words, words or garbage)
-            ready = self.rng.random() >= self.stall
+            ready = self.rng.random() >= self.stall and not stops
             inputs.set(ctx, "read.ready", self.engine.read.request.ready, ready)
             self.dram.drive(ctx)
             words = self._read(monitor.transfer(ctx, ready), garbage)
@@ -275,6 +282,21 @@ def test_a_window_ends_the_stores() -> None:
     expected = reference(config, bench.dram.memory, bench.banks, programs[:4])
     assert bench.run(programs) == expected
     assert bench.errors == [0] * 4
+
+
+def test_a_stop_ends_the_bursts_that_are_open() -> None:
+    """Beats that they lack write nothing; then the engine says that it is drained, and nothing else has changed."""
+    config = CONFIGS["edge"]
+    programs = [one_row(60, address=DRAM_BASE + 1024 * index, base=64 * index) for index in range(3)]
+    bench = StoreBench(config, random.Random(0))
+    bench.stop_after = 21
+    before = bytearray(bench.dram.memory)
+    expected = reference(config, before, bench.banks, programs)
+    written = bench.run(programs)
+    changed = [index for index, (old, new) in enumerate(zip(before, written, strict=True)) if old != new]
+    assert changed and all(written[index] == expected[index] for index in changed)
+    assert max(changed) < 1024, "the second store has not begun"
+    assert bench.dram.beats["write"] > 2 * bench.stop_after, "the bursts that had been issued are complete"
 
 
 def test_bus_errors_are_reported_with_their_instruction() -> None:
