@@ -2,53 +2,87 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from tessera.compiler.lowering.storage import Storage
 from tessera.rtl.config import NpuConfig
+from tessera.rtl.isa import MAX_LANES
 from tessera.sim.golden.network import IntegerNetwork, TensorType
 from tessera.sim.program import OnChipTensor
 
 
 class Ring:
-    """Allocates contiguous pieces of a memory round and round, so that the oldest is overwritten first.
+    """Allocates contiguous pieces of a memory, or of a range of it, round and round: the oldest is overwritten first.
 
     Parameters
     ----------
     size
-        Addresses of the memory.
+        Addresses of the range.
+    first
+        Its first address.
     """
 
-    def __init__(self, size: int):
+    def __init__(self, size: int, first: int = 0):
         self.size = size
+        self._first = first
         self._next = 0
 
     def allocate(self, length: int) -> int:
         """Address of a piece of ``length``, which must not exceed the size."""
         if self._next + length > self.size:
             self._next = 0
-        base = self._next
+        base = self._first + self._next
         self._next += length
         return base
 
 
-Name = str | tuple[str, str]
-"""Name of a tensor, or of a buffer: (operation, role)."""
+class LaneRings:
+    """A ring in the memory of each lane, whose pieces may be at the same addresses in several lanes.
+
+    Parameters
+    ----------
+    size
+        Addresses of each memory.
+    lanes
+        Number of lanes.
+    """
+
+    def __init__(self, size: int, lanes: int):
+        self.size = size
+        self._next = [0] * lanes
+
+    def allocate(self, length: int, lanes: Sequence[int]) -> int:
+        """Address of a piece of ``length``, which must not exceed the size, in each of some lanes."""
+        base = max(self._next[lane] for lane in lanes)
+        if base + length > self.size:
+            base = 0
+        for lane in lanes:
+            self._next[lane] = base + length
+        return base
+
+
+Name = Hashable
+"""Name of a tensor (a string), or of a buffer: (operation, role)."""
+
+ALL_LANES = (1 << MAX_LANES) - 1
+"""Mask of all lanes that a machine can have."""
 
 
 @dataclass(frozen=True)
 class Lifetime:
-    """A need of memory: ``words`` from operation ``first`` to operation ``last``, both included."""
+    """A need of memory: ``words`` in the banks of some lanes (a mask) from step ``first`` to step ``last``, both
+    included."""
 
     name: Name
     words: int
     first: int
     last: int
+    lanes: int = ALL_LANES
 
     def meets(self, other: Lifetime) -> bool:
-        """Whether both need memory at the same time."""
-        return self.first <= other.last and other.first <= self.last
+        """Whether both need memory of a bank at the same time."""
+        return self.first <= other.last and other.first <= self.last and bool(self.lanes & other.lanes)
 
 
 def place(lifetimes: Sequence[Lifetime], size: int) -> dict[Name, int] | None:
@@ -149,7 +183,7 @@ def _bases(placed: Mapping[Name, tuple[Lifetime, int]]) -> dict[Name, int]:
     return {name: base for name, (_, base) in placed.items()}
 
 
-def on_chip(tensor: TensorType, base: int, config: NpuConfig) -> OnChipTensor:
-    """A whole tensor from a word on: its rows, and its channel blocks, one behind the other."""
+def on_chip(tensor: TensorType, base: int, lanes: int, config: NpuConfig) -> OnChipTensor:
+    """A whole tensor from a word on, in the lanes of a mask: its rows, and its channel blocks, one behind the other."""
     blocks, pixels = config.channel_blocks(tensor.channels), tensor.width * tensor.height
-    return OnChipTensor(tensor, base, tensor.width, pixels if blocks > 1 else 0, blocks * pixels)
+    return OnChipTensor(tensor, base, tensor.width, pixels if blocks > 1 else 0, blocks * pixels, lanes)

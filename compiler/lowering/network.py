@@ -1,0 +1,39 @@
+"""Instructions of a whole inference: its operations, the loads of its inputs and the stores of its outputs."""
+
+from __future__ import annotations
+
+from tessera.compiler.lowering.builder import StreamBuilder
+from tessera.compiler.lowering.operations import emit_operation
+from tessera.compiler.lowering.storage import Storage
+from tessera.compiler.lowering.tiling import operands
+from tessera.compiler.lowering.transfers import emit_load, emit_store
+from tessera.sim.golden.network import Operation
+
+
+class InferenceEmitter:
+    """Emits the operations of an inference in the order in which it is given them.
+
+    Resident inputs are loaded before the operation that first uses their storage, and counted with it; resident
+    outputs, of which inputs may be parts, are stored after the last one that writes theirs, and counted with it.
+    Streamed ones are loaded and stored by the operations.
+    """
+
+    def __init__(self, builder: StreamBuilder, storage: Storage):
+        network = storage.network
+        self._builder, self._storage = builder, storage
+        self._inputs = [name for name in network.inputs if name in builder.placement]
+        self._outputs = [name for name in network.outputs if name in builder.placement and name not in network.inputs]
+        self._writes = [storage.root(operation.output) for operation in network.operations]
+
+    def emit(self, operation: Operation) -> None:
+        """Appends the instructions of an operation; raises `CompilerError` if they cannot be encoded."""
+        builder, root = self._builder, self._storage.root
+        used = {root(name) for name in operands(operation).values()}
+        for name in [name for name in self._inputs if root(name) in used]:
+            self._inputs.remove(name)
+            emit_load(builder, builder.placement[name], builder.dram[name], f"input {name}")
+        emit_operation(builder, operation)
+        self._writes.remove(root(operation.output))
+        for name in [name for name in self._outputs if root(name) not in self._writes]:
+            self._outputs.remove(name)
+            emit_store(builder, builder.placement[name], builder.dram[name], f"output {name}")
