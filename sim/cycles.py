@@ -22,6 +22,7 @@ from tessera.rtl.config import AXI_BURST_BYTES, NpuConfig
 from tessera.rtl.isa import (
     INSTRUCTION_BYTES,
     PPU_SLICES,
+    Bundle,
     End,
     Fence,
     Instruction,
@@ -351,6 +352,8 @@ class _Machine:
             self._leave(self._pushed)
             return pushed, self._pushed
         self._leave(pushed)
+        if isinstance(instruction, Bundle):
+            return pushed, pushed
         if isinstance(instruction, Wait):
             return self._wait(instruction, pushed)
         states = [self._units[unit] for unit in instruction.units()]

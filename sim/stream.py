@@ -17,6 +17,7 @@ from tessera.rtl.isa import (
     DEPTHWISE_TAPS,
     OPERATIONS,
     PPU_SLICES,
+    Bundle,
     ChannelParameters,
     CountedInstruction,
     Depth,
@@ -221,7 +222,7 @@ class StreamModel:
     def step(self, instruction: Instruction) -> None:
         """Executes one instruction.
 
-        Waits and fences change nothing; the end drops the tiles and windows that nothing has taken.
+        Waits, fences and bundles change nothing; the end drops the tiles and windows that nothing has taken.
 
         Raises
         ------
@@ -234,7 +235,7 @@ class StreamModel:
             raise StreamError(str(error)) from None
         if isinstance(instruction, End):
             self._drop_tiles()
-        elif not isinstance(instruction, Wait | Fence):
+        elif not isinstance(instruction, Wait | Fence | Bundle):
             self._execute[type(instruction)](instruction)
 
     def _count(self, instruction: CountedInstruction, counts: Counts) -> None:
