@@ -127,6 +127,10 @@ class Memory:
     bytes_per_cycle: float | None = None
 
 
+DEFAULT_MEMORY = Memory()
+"""The DRAM of the co-simulation: as fast as the bus."""
+
+
 @dataclass(frozen=True)
 class Prediction:
     """A stream's predicted times, in cycles since the start.
@@ -150,7 +154,7 @@ class Prediction:
 def predict(
     stream: Sequence[Instruction],
     config: NpuConfig,
-    memory: Memory = Memory(),
+    memory: Memory = DEFAULT_MEMORY,
     *,
     timing: Timing = Timing(),
     dispatch: bool = True,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from typing import TypeVar
 
 from tessera.compiler.errors import CompilerError
 from tessera.compiler.lowering.placement import LaneRings, Ring
@@ -63,6 +64,9 @@ class Step:
     instruction: Instruction
     label: str
     operation: str = ""
+
+
+StepType = TypeVar("StepType", bound=Step)
 
 
 @dataclass

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from tessera.compiler.lowering.builder import LaneSet, OnChipRings, Step, StreamBuilder
 from tessera.compiler.lowering.mapping import MappedNetwork, align, map_network, place_in_dram, place_tensors
 from tessera.compiler.lowering.network import InferenceEmitter
+from tessera.compiler.lowering.placement import BankRange
 from tessera.compiler.lowering.schedule import schedule
 from tessera.rtl.config import NpuConfig
 from tessera.rtl.isa import OPERATIONS, End, encode_stream
@@ -47,7 +48,10 @@ def lower(
     lane_set = LaneSet(config, tuple(sorted(set(range(config.lanes) if lanes is None else lanes))))
     mapped = map_network(network, lane_set, io_formats or {})
     dram, data_address = place_in_dram(mapped, dram_address)
-    placement = place_tensors(mapped, mapped.bases, lane_set.holders)
+    tensors = mapped.network.tensors
+    roots = {name: base for name, base in mapped.bases.items() if isinstance(name, str)}
+    ranges = {name: BankRange(base, lane_set.holders(tensors[name].depth)) for name, base in roots.items()}
+    placement = place_tensors(mapped, ranges)
     buffers = {name: base for name, base in mapped.bases.items() if isinstance(name, tuple)}
     builder = StreamBuilder(
         lane_set, placement, mapped.tiling.operations, buffers, data_address, dram, OnChipRings.of(config)

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 
 from tessera.compiler.lowering.builder import LaneSet
 from tessera.compiler.lowering.fits import check_fits
 from tessera.compiler.lowering.folding import fold_inputs
-from tessera.compiler.lowering.placement import Name, on_chip, place, tensor_lifetimes
+from tessera.compiler.lowering.placement import BankRange, Name, on_chip, place, tensor_lifetimes
 from tessera.compiler.lowering.storage import Storage, with_addressable_parts
 from tessera.compiler.lowering.tiling import Tiling, buffer_lifetimes, operands, tilings
 from tessera.rtl.config import AXI_BURST_BYTES, NpuConfig
-from tessera.sim.golden.network import IntegerNetwork
+from tessera.sim.golden.network import IntegerNetwork, Operation
 from tessera.sim.program import DramFormat, DramTensor, FoldedTensor, OnChipTensor
 from tessera.sim.row_fold import RowFold
 from tessera.sim.tensor_layout import tensor_bytes
@@ -52,6 +53,11 @@ class MappedNetwork:
     def config(self) -> NpuConfig:
         """The machine."""
         return self.storage.config
+
+    @cached_property
+    def operations(self) -> Mapping[str, Operation]:
+        """The operations by their names."""
+        return {operation.name: operation for operation in self.network.operations}
 
     @property
     def streamed(self) -> list[str]:
@@ -97,27 +103,15 @@ def _place_alone(network: IntegerNetwork, config: NpuConfig) -> tuple[Tiling, di
     raise AssertionError("the last tiling can be placed")
 
 
-def place_tensors(
-    mapped: MappedNetwork, bases: Mapping[Name, int], holders: Callable[[int], int]
-) -> dict[str, OnChipTensor]:
-    """Where every tensor is whose root is resident.
-
-    Parameters
-    ----------
-    mapped
-        The network.
-    bases
-        First word of each root.
-    holders
-        The mask of lanes that hold a tensor, from its depth.
-    """
+def place_tensors(mapped: MappedNetwork, roots: Mapping[str, BankRange]) -> dict[str, OnChipTensor]:
+    """Where every tensor is whose root is on chip."""
     network, storage = mapped.network, mapped.storage
     placed = {}
     for name in network.tensors:
         root = storage.root(name)
-        if root in bases:
-            tensor = network.tensors[root]
-            placed[name] = storage.on_chip(name, on_chip(tensor, bases[root], holders(tensor.depth), mapped.config))
+        if root in roots:
+            whole = on_chip(network.tensors[root], roots[root].base, roots[root].lanes, mapped.config)
+            placed[name] = storage.on_chip(name, whole)
     return placed
 
 

@@ -70,6 +70,14 @@ ALL_LANES = (1 << MAX_LANES) - 1
 
 
 @dataclass(frozen=True)
+class BankRange:
+    """A range of the activation banks: its first word, and the mask of the lanes whose banks hold it."""
+
+    base: int
+    lanes: int
+
+
+@dataclass(frozen=True)
 class Lifetime:
     """A need of memory: ``words`` in the banks of some lanes (a mask) from step ``first`` to step ``last``, both
     included."""
@@ -108,7 +116,8 @@ def place(lifetimes: Sequence[Lifetime], size: int) -> dict[Name, int] | None:
 def tensor_lifetimes(network: IntegerNetwork, config: NpuConfig) -> list[Lifetime]:
     """Lifetimes of all roots of storage in the order of first use. An input lives from the first operation that reads
     it."""
-    root = Storage(network, config).root
+    storage = Storage(network, config)
+    root = storage.root
     uses: dict[str, list[int]] = {root(name): [] for name in network.inputs}
     for index, operation in enumerate(network.operations):
         operands = (operation.input, operation.post.residual, operation.output)
@@ -117,9 +126,7 @@ def tensor_lifetimes(network: IntegerNetwork, config: NpuConfig) -> list[Lifetim
                 uses.setdefault(root(name), []).append(index)
     lifetimes = []
     for name, indices in uses.items():
-        tensor = network.tensors[name]
-        words = config.channel_blocks(tensor.channels) * tensor.height * tensor.width
-        lifetimes.append(Lifetime(name, words, min(indices, default=0), max(indices, default=0)))
+        lifetimes.append(Lifetime(name, storage.words(name), min(indices, default=0), max(indices, default=0)))
     return sorted(lifetimes, key=lambda life: life.first)
 
 
