@@ -16,6 +16,7 @@ from tessera.compiler.lowering.plan_memory import BankName, BankRange, place_pla
 from tessera.compiler.lowering.plan_program import JobMemory, PlanProgram
 from tessera.compiler.lowering.schedule import in_order_of_starts, schedule
 from tessera.compiler.lowering.synchronise import synchronise_steps
+from tessera.compiler.planning import plan as planning
 from tessera.compiler.planning.plan import ExecutionPlan, Slot, TaskId
 from tessera.rtl.config import AXI_ADDRESS_BITS, NpuConfig
 from tessera.rtl.isa import (
@@ -72,7 +73,7 @@ def lower_plan(
     bundles = []
     for index, bundle in enumerate(plan.bundles):
         begin = PlanStep(Bundle(index=index % (1 << BUNDLE_BITS)), f"bundle {index}", bundle=index)
-        emitted = [_emit_slot(slot, jobs[slot.job], rings.of(slot.lanes), index) for slot in bundle.slots]
+        emitted = [_emit_slot(slot, jobs[slot.job], rings.of(slot, bundle), index) for slot in bundle.slots]
         bundles.append([begin, *_interleave(emitted, config, memory)])
     order = _overlapping if plan.prefetch else _one_by_one
     return _finish(_mark_finished(order(bundles, config, memory)), jobs, config, dram_address)
@@ -192,8 +193,9 @@ class _SlotRings:
         self._parameters: dict[tuple[int, ...], Ring] = {}
         self._tables: dict[tuple[int, ...], Ring] = {}
 
-    def of(self, lanes: tuple[int, ...]) -> OnChipRings:
-        """The shares of a slot with some lanes."""
+    def of(self, slot: Slot, bundle: planning.Bundle) -> OnChipRings:
+        """The shares of a slot of a bundle; all, if it is the only one."""
+        lanes = slot.lanes if len(bundle.slots) > 1 else tuple(range(self._config.lanes))
         if lanes not in self._parameters:
             self._parameters[lanes] = self._share(self._config.parameter_blocks, lanes)
             self._tables[lanes] = self._share(self._config.tables, lanes)
