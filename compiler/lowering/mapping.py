@@ -59,6 +59,23 @@ class MappedNetwork:
         """The operations by their names."""
         return {operation.name: operation for operation in self.network.operations}
 
+    def users_of(self, root: str) -> list[str]:
+        """Names of the operations that read or write a root of storage."""
+        return [
+            operation.name
+            for operation in self.network.operations
+            if any(self.storage.root(name) == root for name in operands(operation).values())
+        ]
+
+    def on_chip(self, root: str, where: BankRange) -> OnChipTensor:
+        """A root of storage in a range of the banks."""
+        return on_chip(self.network.tensors[root], where.base, where.lanes, self.config)
+
+    def in_dram(self, root: str, address: int) -> DramTensor:
+        """A root of storage at a DRAM byte address, as integers."""
+        tensor = self.network.tensors[root]
+        return DramTensor(tensor, address, tensor_bytes(tensor, self.config))
+
     @property
     def streamed(self) -> list[str]:
         """The tensors that operations use and that pass through buffers."""
@@ -110,8 +127,7 @@ def place_tensors(mapped: MappedNetwork, roots: Mapping[str, BankRange]) -> dict
     for name in network.tensors:
         root = storage.root(name)
         if root in roots:
-            whole = on_chip(network.tensors[root], roots[root].base, roots[root].lanes, mapped.config)
-            placed[name] = storage.on_chip(name, whole)
+            placed[name] = storage.on_chip(name, mapped.on_chip(root, roots[root]))
     return placed
 
 

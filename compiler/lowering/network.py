@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
+
 from tessera.compiler.lowering.builder import StreamBuilder
 from tessera.compiler.lowering.operations import emit_operation
 from tessera.compiler.lowering.storage import Storage
@@ -11,19 +13,25 @@ from tessera.sim.golden.network import Operation
 
 
 class InferenceEmitter:
-    """Emits the operations of an inference in the order in which it is given them.
+    """Emits the operations of an inference, but those that are ``done``, in the order in which it is given them.
 
     Resident inputs are loaded before the operation that first uses their storage, and counted with it; resident
     outputs, of which inputs may be parts, are stored after the last one that writes theirs, and counted with it.
     Streamed ones are loaded and stored by the operations.
     """
 
-    def __init__(self, builder: StreamBuilder, storage: Storage):
-        network = storage.network
+    def __init__(self, builder: StreamBuilder, storage: Storage, done: Collection[str] = ()):
+        network, root = storage.network, storage.root
         self._builder, self._storage = builder, storage
-        self._inputs = [name for name in network.inputs if name in builder.placement]
-        self._outputs = [name for name in network.outputs if name in builder.placement and name not in network.inputs]
-        self._writes = [storage.root(operation.output) for operation in network.operations]
+        before = [operation for operation in network.operations if operation.name in done]
+        loaded = {root(name) for operation in before for name in operands(operation).values()}
+        self._writes = [root(operation.output) for operation in network.operations if operation.name not in done]
+        self._inputs = [name for name in network.inputs if name in builder.placement and root(name) not in loaded]
+        self._outputs = [
+            name
+            for name in network.outputs
+            if name in builder.placement and name not in network.inputs and root(name) in self._writes
+        ]
 
     def emit(self, operation: Operation) -> None:
         """Appends the instructions of an operation; raises `CompilerError` if they cannot be encoded."""

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
+from collections.abc import Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 
 from tessera.compiler.lowering.storage import Storage
 from tessera.rtl.config import NpuConfig
@@ -93,23 +94,35 @@ class Lifetime:
         return self.first <= other.last and other.first <= self.last and bool(self.lanes & other.lanes)
 
 
-def place(lifetimes: Sequence[Lifetime], size: int) -> dict[Name, int] | None:
+Placed = dict[Name, tuple[Lifetime, int]]
+"""What has been placed, and the first word of each."""
+
+
+def place(
+    lifetimes: Sequence[Lifetime], size: int, fixed: Mapping[Name, int] = MappingProxyType({})
+) -> dict[Name, int] | None:
     """Gives every lifetime words in a bank of ``size`` words; those alive at the same time never overlap.
+
+    Parameters
+    ----------
+    lifetimes
+        The lifetimes.
+    size
+        Words of a bank.
+    fixed
+        First words that are given already, by name.
 
     Returns
     -------
     The first word by name, or ``None`` if no placement was found.
     """
     lifetimes = sorted(lifetimes, key=lambda life: life.first)
-    strategies: tuple[Callable[[list[Lifetime], int], dict[Name, int] | None], ...] = (
-        _place_round_robin,
-        _place_first_fit,
-        _place_largest_first,
-    )
-    for strategy in strategies:
-        bases = strategy(lifetimes, size)
-        if bases is not None:
-            return bases
+    given: Placed = {life.name: (life, fixed[life.name]) for life in lifetimes if life.name in fixed}
+    free = [life for life in lifetimes if life.name not in fixed]
+    for strategy in (_place_round_robin, _place_first_fit, _place_largest_first):
+        placed = strategy(free, size, given)
+        if placed is not None:
+            return {name: base for name, (_, base) in placed.items()}
     return None
 
 
@@ -130,9 +143,9 @@ def tensor_lifetimes(network: IntegerNetwork, config: NpuConfig) -> list[Lifetim
     return sorted(lifetimes, key=lambda life: life.first)
 
 
-def _place_round_robin(lifetimes: list[Lifetime], size: int) -> dict[Name, int] | None:
+def _place_round_robin(lifetimes: list[Lifetime], size: int, given: Placed) -> Placed | None:
     """In the order of time, behind the last one, so that memory is reused late and few waits are needed."""
-    placed: dict[Name, tuple[Lifetime, int]] = {}
+    placed = dict(given)
     position = 0
     for life in lifetimes:
         starts = sorted(_candidates(life, placed), key=lambda start: (start < position, start))
@@ -143,30 +156,26 @@ def _place_round_robin(lifetimes: list[Lifetime], size: int) -> dict[Name, int] 
             return None
         placed[life.name] = life, base
         position = base + life.words
-    return _bases(placed)
+    return placed
 
 
-def _place_first_fit(lifetimes: list[Lifetime], size: int) -> dict[Name, int] | None:
+def _place_first_fit(lifetimes: list[Lifetime], size: int, given: Placed) -> Placed | None:
     """In the order of time, at the lowest address."""
-    return _place_lowest(lifetimes, size)
-
-
-def _place_largest_first(lifetimes: list[Lifetime], size: int) -> dict[Name, int] | None:
-    """The largest first, at the lowest address."""
-    return _place_lowest(sorted(lifetimes, key=lambda life: -life.words), size)
-
-
-def _place_lowest(lifetimes: list[Lifetime], size: int) -> dict[Name, int] | None:
-    placed: dict[Name, tuple[Lifetime, int]] = {}
+    placed = dict(given)
     for life in lifetimes:
         base = _first_free(life, sorted(_candidates(life, placed)), placed, size)
         if base is None:
             return None
         placed[life.name] = life, base
-    return _bases(placed)
+    return placed
 
 
-def _candidates(life: Lifetime, placed: Mapping[Name, tuple[Lifetime, int]]) -> Iterator[int]:
+def _place_largest_first(lifetimes: list[Lifetime], size: int, given: Placed) -> Placed | None:
+    """The largest first, at the lowest address."""
+    return _place_first_fit(sorted(lifetimes, key=lambda life: -life.words), size, given)
+
+
+def _candidates(life: Lifetime, placed: Placed) -> Iterator[int]:
     """The start of the memory, and the ends of the tensors alive at the same time."""
     yield 0
     for other, base in placed.values():
@@ -174,9 +183,7 @@ def _candidates(life: Lifetime, placed: Mapping[Name, tuple[Lifetime, int]]) -> 
             yield base + other.words
 
 
-def _first_free(
-    life: Lifetime, starts: list[int], placed: Mapping[Name, tuple[Lifetime, int]], size: int
-) -> int | None:
+def _first_free(life: Lifetime, starts: list[int], placed: Placed, size: int) -> int | None:
     for start in starts:
         stop = start + life.words
         if stop <= size and not any(
@@ -184,10 +191,6 @@ def _first_free(
         ):
             return start
     return None
-
-
-def _bases(placed: Mapping[Name, tuple[Lifetime, int]]) -> dict[Name, int]:
-    return {name: base for name, (_, base) in placed.items()}
 
 
 def on_chip(tensor: TensorType, base: int, lanes: int, config: NpuConfig) -> OnChipTensor:

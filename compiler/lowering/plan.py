@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from itertools import chain
 from typing import TypeGuard
 
@@ -12,10 +12,11 @@ from tessera.compiler.lowering.builder import LaneSet, OnChipRings, Step, Stream
 from tessera.compiler.lowering.mapping import MappedNetwork, align, place_in_dram, place_tensors
 from tessera.compiler.lowering.network import InferenceEmitter
 from tessera.compiler.lowering.placement import LaneRings, Ring
-from tessera.compiler.lowering.plan_memory import BankName, BankRange, place_plan
+from tessera.compiler.lowering.plan_memory import START, BankName, ChipState, PlanPlacement, place_plan
 from tessera.compiler.lowering.plan_program import JobMemory, PlanProgram
 from tessera.compiler.lowering.schedule import in_order_of_starts, schedule
 from tessera.compiler.lowering.synchronise import synchronise_steps
+from tessera.compiler.lowering.transfers import emit_load, emit_store
 from tessera.compiler.planning import plan as planning
 from tessera.compiler.planning.plan import ExecutionPlan, Slot, TaskId
 from tessera.rtl.config import AXI_ADDRESS_BITS, NpuConfig
@@ -35,6 +36,7 @@ from tessera.rtl.isa import (
 )
 from tessera.sim.cycles import DEFAULT_MEMORY, Memory
 from tessera.sim.program import DramTensor, OnChipTensor
+from tessera.sim.windows import MemoryWindow
 
 
 def lower_plan(
@@ -43,7 +45,9 @@ def lower_plan(
     config: NpuConfig,
     *,
     memory: Memory = DEFAULT_MEMORY,
-    dram_address: int = 0,
+    dram: DramLayout | None = None,
+    state: ChipState = START,
+    spread: bool = False,
 ) -> PlanProgram:
     """Compiles a plan for a machine.
 
@@ -57,26 +61,48 @@ def lower_plan(
         The machine.
     memory
         Its DRAM, for the order in which the instructions of different slots are handed out.
-    dram_address
-        First DRAM byte address that the program may use; it uses the addresses up to its ``end_address``.
+    dram
+        Where it may lie in DRAM.
+    state
+        What it finds on chip when it starts.
+    spread
+        True: tensors lie in all lanes, so that whatever plan comes next can read them.
 
     Raises
     ------
     PlacementError
         The tensors that are alive at the same time do not fit the activation banks.
     CompilerError
-        There are more jobs than hardware contexts, or an operation cannot be encoded.
+        There are more jobs than hardware contexts, an operation cannot be encoded, or a job's data do not fit their
+        place in DRAM.
     """
-    ranges = place_plan(plan, networks, config)
-    jobs = _make_jobs(plan, networks, ranges, config)
+    placement = place_plan(plan, networks, config, state, spread=spread)
+    jobs = _make_jobs(plan, networks, placement, state)
     rings = _SlotRings(config)
-    bundles = []
+    bundles = [_moves(placement, jobs)]
     for index, bundle in enumerate(plan.bundles):
         begin = PlanStep(Bundle(index=index % (1 << BUNDLE_BITS)), f"bundle {index}", bundle=index)
         emitted = [_emit_slot(slot, jobs[slot.job], rings.of(slot, bundle), index) for slot in bundle.slots]
         bundles.append([begin, *_interleave(emitted, config, memory)])
     order = _overlapping if plan.prefetch else _one_by_one
-    return _finish(_mark_finished(order(bundles, config, memory)), jobs, config, dram_address)
+    steps = _mark_finished(order(bundles, config, memory))
+    return _finish(steps, jobs, placement, config, dram or DramLayout())
+
+
+@dataclass(frozen=True)
+class DramLayout:
+    """Where a plan may lie in DRAM.
+
+    Attributes
+    ----------
+    address
+        First byte address that may be used for the code, and for jobs without a place of their own.
+    jobs
+        Places of jobs, by name.
+    """
+
+    address: int = 0
+    jobs: Mapping[str, MemoryWindow] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -113,13 +139,17 @@ class _Job:
         Its inferences.
     numbers
         For each operation the number for which it is counted.
+    spills
+        Where tensors are in DRAM while they are moved on chip.
     """
 
+    name: str
     context: int
     mapped: MappedNetwork
     builder: StreamBuilder
     inferences: list[_Inference]
     numbers: dict[str, int]
+    spills: dict[BankName, DramTensor] = field(default_factory=dict)
 
     @property
     def end_address(self) -> int:
@@ -133,10 +163,7 @@ def _draft_address(context: int) -> int:
 
 
 def _make_jobs(
-    plan: ExecutionPlan,
-    networks: Mapping[str, MappedNetwork],
-    ranges: Mapping[BankName, BankRange],
-    config: NpuConfig,
+    plan: ExecutionPlan, networks: Mapping[str, MappedNetwork], placement: PlanPlacement, state: ChipState
 ) -> dict[str, _Job]:
     """The jobs of a plan, in the order in which they begin."""
     inferences: dict[str, int] = {}
@@ -150,34 +177,57 @@ def _make_jobs(
     jobs: dict[str, _Job] = {}
     first_number = 0
     for context, (name, count) in enumerate(inferences.items()):
-        jobs[name] = _make_job(name, networks[name], count, context, first_number, ranges)
+        jobs[name] = _make_job(name, networks[name], context, first_number)
+        _add_inferences(jobs[name], count, placement, state)
         first_number += len(networks[name].operations)
     return jobs
 
 
-def _make_job(
-    name: str,
-    mapped: MappedNetwork,
-    inferences: int,
-    context: int,
-    first_number: int,
-    ranges: Mapping[BankName, BankRange],
-) -> _Job:
+def _make_job(name: str, mapped: MappedNetwork, context: int, first_number: int) -> _Job:
     numbers = {operation: (first_number + index) % OPERATIONS for index, operation in enumerate(mapped.operations)}
     lanes = LaneSet(mapped.config, tuple(range(mapped.config.lanes)))
-    rings = OnChipRings.of(mapped.config)
-    builder = StreamBuilder(lanes, {}, mapped.tiling.operations, {}, 0, {}, rings)
-    job = _Job(context, mapped, builder, [], numbers)
-    builder.data_address = _draft_address(context)
-    for inference in range(inferences):
-        builder.dram, builder.data_address = place_in_dram(mapped, builder.data_address)
-        mine = {each: where for each, where in ranges.items() if (each.job, each.inference) == (name, inference)}
-        roots = {each.name: where for each, where in mine.items() if not each.role}
-        builder.placement = place_tensors(mapped, roots)
-        builder.buffers = {(each.name, each.role): where.base for each, where in mine.items() if each.role}
-        emitter = InferenceEmitter(builder, mapped.storage)
+    address, rings = _draft_address(context), OnChipRings.of(mapped.config)
+    builder = StreamBuilder(lanes, {}, mapped.tiling.operations, {}, address, {}, rings)
+    return _Job(name, context, mapped, builder, [], numbers)
+
+
+def _add_inferences(job: _Job, count: int, placement: PlanPlacement, state: ChipState) -> None:
+    """Gives each inference its tensors in DRAM, and finds those on chip."""
+    builder, address = job.builder, job.builder.data_address
+    for inference in range(count):
+        builder.dram, address = place_in_dram(job.mapped, address)
+        ranges = {
+            (each.name, each.role): where
+            for each, where in placement.ranges.items()
+            if (each.job, each.inference) == (job.name, inference)
+        }
+        builder.placement = place_tensors(
+            job.mapped, {name: where for (name, role), where in ranges.items() if not role}
+        )
+        builder.buffers = {key: where.base for key, where in ranges.items() if key[1]}
+        done = {task.operation for task in state.done if (task.job, task.inference) == (job.name, inference)}
+        emitter = InferenceEmitter(builder, job.mapped.storage, done)
         job.inferences.append(_Inference(builder.dram, builder.placement, builder.buffers, emitter))
-    return job
+    for name in placement.moved:
+        if name.job == job.name:
+            job.spills[name] = job.mapped.in_dram(name.name, align(address))
+            address = job.spills[name].address + job.spills[name].size
+    builder.data_address = align(address)
+
+
+def _moves(placement: PlanPlacement, jobs: Mapping[str, _Job]) -> list[PlanStep]:
+    """Steps that move tensors by way of DRAM: all are stored before the first is loaded."""
+    steps = []
+    for emit, ranges in (
+        (emit_store, placement.moved),
+        (emit_load, {name: placement.ranges[name] for name in placement.moved}),
+    ):
+        for name, where in ranges.items():
+            job = jobs[name.job]
+            job.builder.steps, job.builder.number = [], 0
+            emit(job.builder, job.mapped.on_chip(name.name, where), job.spills[name], f"move {name.name}")
+            steps += [_plan_step(step, None, job, 0) for step in job.builder.steps]
+    return steps
 
 
 class _SlotRings:
@@ -216,15 +266,15 @@ def _emit_slot(slot: Slot, job: _Job, rings: OnChipRings, bundle: int) -> list[P
         builder.dram, builder.placement, builder.buffers = inference.dram, inference.placement, inference.buffers
         builder.number, builder.steps = job.numbers[task.operation], []
         inference.emitter.emit(job.mapped.operations[task.operation])
-        steps += [_plan_step(step, task, job.context, bundle) for step in builder.steps]
+        steps += [_plan_step(step, task, job, bundle) for step in builder.steps]
     return steps
 
 
-def _plan_step(step: Step, task: TaskId, context: int, bundle: int) -> PlanStep:
+def _plan_step(step: Step, task: TaskId | None, job: _Job, bundle: int) -> PlanStep:
     instruction = step.instruction
     if isinstance(instruction, Transfer):
-        instruction = replace(instruction, context=context)
-    label = f"{task.job}: {step.label}"
+        instruction = replace(instruction, context=job.context)
+    label = f"{job.name}: {step.label}"
     return PlanStep(instruction, label, step.operation, task, bundle)
 
 
@@ -280,34 +330,41 @@ def _is_store(step: PlanStep) -> bool:
     return step.task is not None and isinstance(step.instruction, Store)
 
 
-def _finish(steps: list[PlanStep], jobs: Mapping[str, _Job], config: NpuConfig, address: int) -> PlanProgram:
-    """The program, its jobs one behind the other in DRAM."""
+def _finish(
+    steps: list[PlanStep],
+    jobs: Mapping[str, _Job],
+    placement: PlanPlacement,
+    config: NpuConfig,
+    dram: DramLayout,
+) -> PlanProgram:
+    """The program, with the jobs that have no place in DRAM one behind the other."""
     steps = [*steps, PlanStep(End(), "end", bundle=steps[-1].bundle if steps else 0)]
-    shifts, memories = [], {}
+    address, shifts, memories = align(dram.address), [], {}
     for name, job in jobs.items():
-        shifts.append(align(address) - _draft_address(job.context))
+        begin = dram.jobs[name].base if name in dram.jobs else address
+        shifts.append(begin - _draft_address(job.context))
         memories[name] = _job_memory(job, shifts[-1])
-        address = memories[name].end_address
-    instructions = tuple(_moved(step.instruction, shifts) for step in steps)
+        if name not in dram.jobs:
+            address = memories[name].end_address
+        elif memories[name].end_address > dram.jobs[name].limit:
+            raise CompilerError(
+                f"network {name!r} needs {memories[name].end_address - begin} bytes of DRAM, but has "
+                f"{dram.jobs[name].limit - begin}; give it more"
+            )
     return PlanProgram(
         config=config,
-        instructions=instructions,
+        instructions=tuple(_shifted(step.instruction, shifts) for step in steps),
         labels=tuple(step.label for step in steps),
         tasks=tuple(step.task for step in steps),
         bundles=tuple(step.bundle for step in steps),
         numbers={step.task: jobs[step.task.job].numbers[step.task.operation] for step in steps if step.task},
-        code_address=align(address),
+        code_address=address,
         jobs=memories,
-        placement={
-            (name, index, tensor): where
-            for name, job in jobs.items()
-            for index, inference in enumerate(job.inferences)
-            for tensor, where in inference.placement.items()
-        },
+        placement=placement,
     )
 
 
-def _moved(instruction: Instruction, shifts: Sequence[int]) -> Instruction:
+def _shifted(instruction: Instruction, shifts: Sequence[int]) -> Instruction:
     if isinstance(instruction, Transfer):
         return replace(instruction, address=instruction.address + shifts[instruction.context])
     return instruction

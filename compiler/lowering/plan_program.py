@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from tessera.compiler.lowering.plan_memory import PlanPlacement
 from tessera.compiler.planning.plan import TaskId
 from tessera.rtl.config import NpuConfig
 from tessera.rtl.isa import Instruction, encode_stream
-from tessera.sim.program import DramTensor, OnChipTensor
+from tessera.sim.program import DramTensor
 from tessera.sim.windows import MemoryWindow, aligned_window
 
 
@@ -73,7 +74,7 @@ class PlanProgram:
     jobs
         What each job has in DRAM, by its name.
     placement
-        Every tensor that is on chip as a whole, by (job, inference, name).
+        Where everything lies on chip.
     """
 
     config: NpuConfig
@@ -84,7 +85,7 @@ class PlanProgram:
     numbers: Mapping[TaskId, int]
     code_address: int
     jobs: Mapping[str, JobMemory]
-    placement: Mapping[tuple[str, int, str], OnChipTensor]
+    placement: PlanPlacement
 
     @property
     def code(self) -> bytes:
