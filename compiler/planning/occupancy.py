@@ -1,0 +1,157 @@
+"""For how long operations keep lanes and post-processing slices, and what they move, read off a stream.
+
+The steps of a stream are owned by whatever the caller wants to tell apart: operations, or tasks of a plan.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from collections import defaultdict, deque
+from collections.abc import Hashable, Sequence
+from dataclasses import dataclass, field
+
+from tessera.compiler.lowering.builder import Step
+from tessera.compiler.lowering.synchronise import synchronise_steps
+from tessera.compiler.mixed_precision.costs import transfer_bytes
+from tessera.rtl.config import NpuConfig
+from tessera.rtl.isa import (
+    INSTRUCTION_BYTES,
+    LaneProgram,
+    Load,
+    LoadTarget,
+    PostProcess,
+    Source,
+    Store,
+    Window,
+    lanes_of_mask,
+)
+from tessera.sim.occupancy import lane_cycles, post_cycles, starts
+
+
+@dataclass(frozen=True)
+class StreamStep(Step):
+    """An instruction with what it belongs to; ``None`` if to nothing."""
+
+    owner: Hashable = None
+
+
+@dataclass
+class Occupancy:
+    """When an operation worked.
+
+    Attributes
+    ----------
+    units
+        Cycles for which it kept each of its lanes, or of the slices that read its windows.
+    post_cycles
+        Cycles for which it kept post-processing slices, added up over them.
+    summed, complete
+        The cycles in which its last lane program, or window, and its last post-process ended.
+    """
+
+    units: dict[int, int] = field(default_factory=lambda: defaultdict(int))
+    post_cycles: int = 0
+    summed: int = 0
+    complete: int = 0
+
+    @property
+    def cycles(self) -> int:
+        """Cycles for which it kept the unit that had most to do."""
+        return max(self.units.values())
+
+
+@dataclass
+class Traffic:
+    """What an operation moves.
+
+    Attributes
+    ----------
+    weights
+        Bytes that are loaded into the weight bank of each lane.
+    dram_bytes
+        Bytes on the memory's bus, its instructions included.
+    """
+
+    weights: dict[int, int] = field(default_factory=lambda: defaultdict(int))
+    dram_bytes: int = 0
+
+    @property
+    def weight_bytes(self) -> int:
+        """Bytes of the lane that is loaded most."""
+        return max(self.weights.values(), default=0)
+
+
+def without_transfers(steps: Sequence[StreamStep], config: NpuConfig) -> list[StreamStep]:
+    """The steps that work on what is on chip, with the waits that they need."""
+    working = [step for step in steps if isinstance(step.instruction, LaneProgram | Window | PostProcess)]
+    return synchronise_steps(working, config)
+
+
+def occupancies(steps: Sequence[StreamStep], config: NpuConfig, ends: Sequence[int]) -> dict[Hashable, Occupancy]:
+    """When the owners of the steps of a stream worked.
+
+    Parameters
+    ----------
+    steps, config
+        The stream and the machine.
+    ends
+        For each step the cycle in which it had finished.
+    """
+    begun = starts([step.instruction for step in steps], config, ends)
+    backlog = _Backlog(steps, ends)
+    windows: dict[int, deque[tuple[int, int]]] = defaultdict(deque)
+    found: dict[Hashable, Occupancy] = defaultdict(Occupancy)
+    for step, start, end in zip(steps, begun, ends, strict=True):
+        instruction, operation = step.instruction, found[step.owner]
+        if isinstance(instruction, LaneProgram):
+            kept = end - max(start, backlog.before(end - lane_cycles(instruction, config), step.owner))
+            for lane in lanes_of_mask(instruction.lanes):
+                operation.units[lane] += kept
+            operation.summed = max(operation.summed, end)
+        elif isinstance(instruction, Window):
+            windows[instruction.slice].append((start, instruction.kernel_height * instruction.kernel_width))
+        elif isinstance(instruction, PostProcess):
+            positions = 1
+            if instruction.source is Source.WINDOW:
+                read, positions = windows[instruction.slice].popleft()
+                operation.units[instruction.slice] += end - max(start, read)
+                operation.summed = max(operation.summed, end)
+            operation.post_cycles += post_cycles(instruction, positions, config)
+            operation.complete = max(operation.complete, end)
+    return {owner: operation for owner, operation in found.items() if operation.units}
+
+
+class _Backlog:
+    """What an operation's lanes wait for that is not its own: post-processing that other operations have left."""
+
+    def __init__(self, steps: Sequence[StreamStep], ends: Sequence[int]):
+        timed = zip(steps, ends, strict=True)
+        posts = [(end, step.owner) for step, end in timed if isinstance(step.instruction, PostProcess)]
+        posts.sort(key=lambda post: post[0])
+        self._ends = [end for end, _ in posts]
+        self._owners = [owner for _, owner in posts]
+        self._other = [-1] * len(posts)  # the last one before each that has another owner
+        for index in range(1, len(posts)):
+            same = self._owners[index] == self._owners[index - 1]
+            self._other[index] = self._other[index - 1] if same else index - 1
+
+    def before(self, cycle: int, owner: Hashable) -> int:
+        """The last cycle, up to a given one, in which a post-process of another owner ended; 0 if none did."""
+        index = bisect_right(self._ends, cycle) - 1
+        if index >= 0 and self._owners[index] == owner:
+            index = self._other[index]
+        return self._ends[index] if index >= 0 else 0
+
+
+def traffic(steps: Sequence[StreamStep], config: NpuConfig) -> dict[Hashable, Traffic]:
+    """What the owners of the steps of a stream move."""
+    found: dict[Hashable, Traffic] = defaultdict(Traffic)
+    for step in steps:
+        moved = found[step.owner]
+        moved.dram_bytes += INSTRUCTION_BYTES
+        if isinstance(step.instruction, Load | Store):
+            moved.dram_bytes += transfer_bytes(step.instruction, config)
+        if isinstance(step.instruction, Load) and step.instruction.target is LoadTarget.WEIGHTS:
+            for lane in lanes_of_mask(step.instruction.lanes):
+                moved.weights[lane] += step.instruction.columns * config.beat_bytes
+    return found
