@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from tessera.compiler.planning.bundles import next_bundles
+from tessera.compiler.planning.greedy import greedy_outcome
 from tessera.compiler.planning.model import MAX_CONTEXTS, BundleWork, Machine, Moment, advance, begin
 from tessera.compiler.planning.objective import Objective
 from tessera.compiler.planning.plan import ExecutionPlan
@@ -53,6 +54,7 @@ def dp_outcome(problem: Problem, objective: Objective, beam: int | None = None) 
     """The bundles of `dp`."""
     own = alone(problem)
     candidates = [serial_outcome(problem, objective, preemptive=preemptive) for preemptive in (False, True)]
+    candidates += [greedy_outcome(problem, objective)]
 
     def cost(outcome: Outcome) -> tuple[float, ...]:
         return objective.total(problem.jobs, outcome.completions, own)

@@ -156,8 +156,10 @@ def bundle_work(
     """Adds up what slots take together."""
     traffic = sum(slot.traffic for slot in slots)
     fullest, bank = max(slot.bank_bytes for slot in slots), machine.weight_bank_bytes
-    beyond = machine.ahead_limit * (bank - fullest) // bank
-    reach = traffic + beyond if fullest <= bank else traffic * bank // fullest
+    # Whole bytes: loads ahead of a bundle are bounded by its own share of a bank, or by what it leaves of the banks.
+    beyond = machine.lanes * (bank - fullest) * machine.byte
+    own = traffic // machine.byte * bank // max(fullest, 1) * machine.byte
+    reach = traffic + beyond if fullest <= bank else own
     post = -(-sum(slot.post_cycles for slot in slots) // PPU_SLICES)
     return BundleWork(tuple(slots), targets, finished, arrival, traffic, post, reach)
 

@@ -30,8 +30,8 @@ class Outcome:
     ----------
     works
         The bundles.
-    starts
-        Cycle at which each begins.
+    times
+        Cycles at which each begins and ends.
     completions
         Cycle at which each job is complete; for one that was over before, the start of the plan.
     prefetch
@@ -39,7 +39,7 @@ class Outcome:
     """
 
     works: tuple[BundleWork, ...]
-    starts: tuple[int, ...]
+    times: tuple[tuple[int, int], ...]
     completions: tuple[int, ...]
     prefetch: bool
 
@@ -64,6 +64,7 @@ class Problem:
         check_workload(workload, machine)
         self.workload, self.machine, self.jobs = workload, machine, workload.jobs
         self.states = job_states(workload.jobs, machine, fill)
+        self._known_safe: dict[Vector, bool] = {}
         self.start: Vector = tuple(
             states.number(workload.progress_of(job)) for states, job in zip(self.states, workload.jobs)
         )
@@ -77,7 +78,11 @@ class Problem:
         return all(state.finished for state in self.of(vector))
 
     def bundle(self, vector: Vector, slots: Sequence[SlotWork]) -> BundleWork | None:
-        """The bundle of some slots, or ``None`` if its tensors do not fit or more jobs are in progress than may be."""
+        """The bundle of some slots, or ``None`` if it may not be.
+
+        Its tensors must fit the banks, no more jobs may be in progress than there are contexts, and it must be possible
+        to end those one after another from there, so that no plan comes to a dead end for lack of memory.
+        """
         targets, words = list(vector), 0
         by_job: dict[int, list[SlotWork]] = {}
         for slot in slots:
@@ -94,35 +99,50 @@ class Problem:
                 codes = tuple(code for slot in own for code in slot.codes)
                 words += self.states[index].words_during(vector[index], codes)
                 targets[index] = self.states[index].after(vector[index], codes)
-        if words > self.machine.capacity_words or contexts > MAX_CONTEXTS:
+        if words > self.machine.capacity_words or contexts > MAX_CONTEXTS or not self._safe(tuple(targets)):
             return None
         finished = tuple(index for index in by_job if self.states[index].states[targets[index]].finished)
         arrival = max(self.jobs[index].arrival for index in by_job)
         return bundle_work(self.machine, slots, tuple(targets), finished, arrival)
 
+    def _safe(self, vector: Vector) -> bool:
+        """Whether the jobs in progress can be ended one after another."""
+        if vector not in self._known_safe:
+            going = [state for state in self.of(vector) if state.started and not state.finished]
+            free = self.machine.capacity_words - sum(state.words for state in going)
+            # Whichever can be ended gives back its words, so that it does no harm to end it first.
+            while going:
+                next_ended = min(going, key=lambda state: state.peak - state.words)
+                if next_ended.peak - next_ended.words > free:
+                    break
+                free += next_ended.words
+                going.remove(next_ended)
+            self._known_safe[vector] = not going
+        return self._known_safe[vector]
+
     def outcome(self, works: Iterable[BundleWork], prefetch: bool) -> Outcome:
         """Runs bundles in the model."""
         moment = begin(self.machine, self.workload.start, prefetch)
-        starts, run = [], tuple(works)
+        times, run = [], tuple(works)
         complete = [self.workload.start] * len(self.jobs)
         for work in run:
             start, moment, ends = advance(self.machine, moment, work, prefetch)
-            starts.append(start)
+            times.append((start, moment.time))
             for slot, end in zip(work.slots, ends):
                 complete[slot.job] = max(complete[slot.job], end)
-        return Outcome(run, tuple(starts), tuple(complete), prefetch)
+        return Outcome(run, tuple(times), tuple(complete), prefetch)
 
     def plan(self, scheduler: str, outcome: Outcome) -> ExecutionPlan:
         """The plan of some bundles, whose slots keep the lanes that their jobs have where that is possible."""
         bundles: list[Bundle] = []
         held: dict[int, int] = {}  # job by lane
-        for work in outcome.works:
+        for work, (start, end) in zip(outcome.works, outcome.times):
             lanes = place_slots(work.slots, held)
             held = {lane: slot.job for slot, own in zip(work.slots, lanes) for lane in own}
             slots = [
                 Slot(own, tuple(self._task(slot, code) for code in slot.codes)) for slot, own in zip(work.slots, lanes)
             ]
-            bundles.append(Bundle(tuple(sorted(slots, key=lambda slot: slot.lanes))))
+            bundles.append(Bundle(tuple(sorted(slots, key=lambda slot: slot.lanes)), start, end))
         cycles = max(outcome.completions) - self.workload.start
         return ExecutionPlan(scheduler, tuple(bundles), outcome.prefetch, cycles)
 

@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 from tessera.compiler.errors import CompilerError
 from tessera.compiler.planning.dp import dp
+from tessera.compiler.planning.greedy import greedy
 from tessera.compiler.planning.model import Machine
 from tessera.compiler.planning.objective import Objective
 from tessera.compiler.planning.plan import ExecutionPlan
@@ -17,6 +18,7 @@ DEFAULT = "dp"
 
 SCHEDULERS: dict[str, Callable[[Problem, Objective], ExecutionPlan]] = {
     "dp": dp,
+    "greedy": greedy,
     "serial": serial,
     "native": native,
 }

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from tessera.compiler.errors import CompilerError
 from tessera.compiler.planning.model import BundleWork, advance, begin
 from tessera.compiler.planning.objective import Objective
 from tessera.compiler.planning.plan import ExecutionPlan
 from tessera.compiler.planning.problem import Outcome, Problem, Vector
+from tessera.compiler.planning.workload import Workload
 
 Rank = tuple[float, ...]
 """What goes first has the lowest."""
@@ -57,12 +60,14 @@ def serial_outcome(
     narrow: bool = False,
 ) -> Outcome:
     """The bundles of `serial`, or with ``narrow`` of `native`."""
-    ranks = _ranks(problem, objective)
+    ranks = job_ranks(problem, objective)
     moment, vector = begin(problem.machine, problem.workload.start, prefetch), problem.start
     works: list[BundleWork] = []
     running: int | None = None
     while not problem.finished(vector):
-        found = _next(problem, vector, _order(problem, vector, moment.time, ranks, running, preemptive), narrow)
+        found = next_operation(
+            problem, vector, _order(problem, vector, moment.time, ranks, running, preemptive), narrow
+        )
         _, moment, _ = advance(problem.machine, moment, found, prefetch)
         running, vector = found.slots[0].job, found.targets
         works.append(found)
@@ -72,19 +77,14 @@ def serial_outcome(
 def alone(problem: Problem) -> list[int]:
     """Cycles that the rest of each job takes alone, one operation at a time with prefetch."""
     found = []
-    for index, states in enumerate(problem.states):
-        moment, vector = begin(problem.machine, 0, True), problem.start
-        while not states.states[vector[index]].finished:
-            work = _next(problem, vector, [index], narrow=False)._replace(arrival=0)
-            _, moment, ends = advance(problem.machine, moment, work, prefetch=True)
-            vector = work.targets
-            if work.finished:
-                moment = moment._replace(time=max(ends))
-        found.append(max(1, moment.time))
+    for job in problem.jobs:
+        progress = {job.name: problem.workload.progress_of(job)}
+        own = Problem(Workload((replace(job, arrival=0, deadline=None),), progress), problem.machine)
+        found.append(max(1, *serial_outcome(own, Objective.MAKESPAN).completions))
     return found
 
 
-def _ranks(problem: Problem, objective: Objective) -> list[Rank]:
+def job_ranks(problem: Problem, objective: Objective) -> list[Rank]:
     """Of each job: by deadline, by work per priority, or by priority; then by arrival."""
     ranks: list[Rank] = []
     cycles = [_fastest_cycles(problem, index) for index in range(len(problem.jobs))]
@@ -127,7 +127,7 @@ def _order(
     return sorted(left, key=key)
 
 
-def _next(problem: Problem, vector: Vector, order: list[int], narrow: bool) -> BundleWork:
+def next_operation(problem: Problem, vector: Vector, order: list[int], narrow: bool) -> BundleWork:
     """The next operation of the first job that can go on."""
     for index in order:
         for work in _operations(problem, vector, index, narrow):

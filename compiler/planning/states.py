@@ -29,6 +29,8 @@ class JobState:
         Whether the job is, or has been, in progress; and whether it is over.
     words
         Words that its tensors take when nothing of it runs.
+    peak
+        Words that the rest takes at most, one operation at a time in the network's order.
     lane_cycles, traffic, post_cycles, path
         What is left: least cycles times lanes, units of bytes, least cycles of post-processing slices, and least cycles
         until the last result is complete.
@@ -42,6 +44,7 @@ class JobState:
     started: bool
     finished: bool
     words: int
+    peak: int
     lane_cycles: int
     traffic: int
     post_cycles: int
@@ -95,6 +98,7 @@ class JobStates:
             [min(mode.post_cycles for mode in task.modes) for task in self.tasks],
         )
         self._inner, self._outer = self._paths(last=False), self._paths(last=True)
+        self._peaks: dict[int, int] = {}
         self._numbers: dict[tuple[int, int], int] = {}
         self.states: list[JobState] = []
 
@@ -110,16 +114,13 @@ class JobStates:
     def words_during(self, state: int, codes: tuple[int, ...]) -> int:
         """Words that its tensors and buffers take while tasks run, from a state on."""
         first = self.states[state]
-        words = 0
         running: dict[int, int] = {first.inferences: 0}
         for code in codes:
             inference, index = divmod(code - self.first_code, len(self.tasks))
             running[inference] = running.get(inference, 0) | 1 << index
-            words += self.tasks[index].buffer_words
-        for inference, mask in running.items():
-            done = first.done if inference == first.inferences else 0
-            words += sum(size for touches, size in self._touches if touches & (done | mask) and touches & ~done)
-        return words
+        return sum(
+            self._words(first.done if inference == first.inferences else 0, mask) for inference, mask in running.items()
+        )
 
     def after(self, state: int, codes: tuple[int, ...]) -> int:
         """Number of the state in which those tasks have ended too."""
@@ -270,12 +271,32 @@ class JobStates:
             ended=inferences * len(self.tasks) + done.bit_count(),
             started=bool(inferences or done),
             finished=inferences == self.job.inferences,
-            words=sum(size for touches, size in self._touches if touches & done and touches & ~done),
+            words=self._words(done, 0),
+            peak=max(self._peak(done) if left else 0, self._peak(0) if after else 0),
             lane_cycles=lane_cycles,
             traffic=dram_bytes * self.machine.byte,
             post_cycles=post_cycles,
             path=self._path(left, after) if left else 0,
         )
+
+    def _words(self, done: int, running: int) -> int:
+        """Words of tensors and buffers of one inference; the masks are of tasks that have ended, and that run."""
+        words = sum(size for touches, size in self._touches if touches & (done | running) and touches & ~done)
+        if running:
+            words += sum(task.buffer_words for index, task in enumerate(self.tasks) if running >> index & 1)
+        return words
+
+    def _peak(self, done: int) -> int:
+        """See `JobState.peak`; of one inference."""
+        way = []
+        while done != self._full and done not in self._peaks:
+            way.append((done, 1 << self._ready(done)[0]))
+            done |= way[-1][1]
+        peak = self._peaks.get(done, 0)
+        for before, running in reversed(way):
+            peak = max(peak, self._words(before, running))
+            self._peaks[before] = peak
+        return peak
 
     def _path(self, left: list[int], after: int) -> int:
         """Least cycles of the rest; an inference begins when the one before has ended, but for its last latency."""

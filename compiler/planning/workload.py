@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
 from tessera.compiler.errors import CompilerError
 from tessera.compiler.planning.model import Machine
+from tessera.compiler.planning.plan import Bundle
 from tessera.compiler.planning.tasks import Job, TaskGraph
 
 
@@ -48,6 +49,19 @@ class Workload:
     def progress_of(self, job: Job) -> Progress:
         """How far a job is."""
         return self.progress.get(job.name, Progress())
+
+
+def advanced(workload: Workload, bundles: Iterable[Bundle], start: int) -> Workload:
+    """The workload after some bundles of a plan for it, at the cycle ``start``: to plan the rest again."""
+    ended = {job.name: (workload.progress_of(job).inferences, workload.progress_of(job).done) for job in workload.jobs}
+    graphs = {job.name: job.graph for job in workload.jobs}
+    for task in (task for bundle in bundles for slot in bundle.slots for task in slot.tasks):
+        operations = [own.operation for own in graphs[task.job].tasks]
+        inferences, done = ended[task.job]
+        done |= 1 << operations.index(task.operation)
+        whole = done == (1 << len(operations)) - 1
+        ended[task.job] = (inferences + 1, 0) if whole else (inferences, done)
+    return Workload(workload.jobs, {name: Progress(*each) for name, each in ended.items()}, start)
 
 
 def check_workload(workload: Workload, machine: Machine) -> None:
