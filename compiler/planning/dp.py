@@ -176,12 +176,12 @@ class _Search:
         return self._rests[vector]
 
     def _insert(self, label: _Label) -> None:
-        if self._problem.finished(label.vector):
+        rest = self._rest(label.vector)
+        if rest.finished:
             if self._best is None or (label.cost, label.weighted) < (self._best.cost, self._best.weighted):
                 self._best, self._incumbent = label, label.cost
             return
-        ended = sum(state.ended for state in self._problem.of(label.vector))
-        labels = self._layers.setdefault(ended, {}).setdefault(label.vector, [])
+        labels = self._layers.setdefault(rest.ended, {}).setdefault(label.vector, [])
         machine = self._problem.machine
         if not any(_dominates(machine, other, label) for other in labels):
             labels[:] = [other for other in labels if not _dominates(machine, label, other)]
@@ -202,7 +202,15 @@ def _dominates(machine: Machine, first: _Label, second: _Label) -> bool:
 
 
 class _Rest:
-    """What is left to do from a state on, and what it costs at least."""
+    """What is left to do from a state on, and what it costs at least.
+
+    Attributes
+    ----------
+    finished
+        Whether nothing is.
+    ended
+        Tasks that have ended.
+    """
 
     def __init__(self, problem: Problem, objective: Objective, own: Sequence[int], vector: Vector):
         self._objective, self._own = objective, own
@@ -213,6 +221,8 @@ class _Rest:
             for job, state, alone in zip(problem.jobs, problem.of(vector), own)
             if not state.finished
         ]
+        self.finished = not left
+        self.ended = sum(state.ended for state in problem.of(vector))
         self._jobs = [(job, state.path, alone) for job, state, alone in left]
         self._lanes = -(-sum(state.lane_cycles for _, state, _ in left) // machine.lanes)
         self._traffic = sum(state.traffic for _, state, _ in left)

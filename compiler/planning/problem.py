@@ -65,6 +65,7 @@ class Problem:
         self.workload, self.machine, self.jobs = workload, machine, workload.jobs
         self.states = job_states(workload.jobs, machine, fill)
         self._known_safe: dict[Vector, bool] = {}
+        self._known_progress: dict[Vector, tuple[int, int]] = {}
         self.start: Vector = tuple(
             states.number(workload.progress_of(job)) for states, job in zip(self.states, workload.jobs)
         )
@@ -83,27 +84,33 @@ class Problem:
         Its tensors must fit the banks, no more jobs may be in progress than there are contexts, and it must be possible
         to end those one after another from there, so that no plan comes to a dead end for lack of memory.
         """
-        targets, words = list(vector), 0
+        targets = list(vector)
+        words, contexts = self._in_progress(vector)
         by_job: dict[int, list[SlotWork]] = {}
         for slot in slots:
             by_job.setdefault(slot.job, []).append(slot)
-        contexts = 0
-        for index, state in enumerate(self.of(vector)):
-            own = by_job.get(index)
-            contexts += own is not None or (state.started and not state.finished)
-            if own is None:
-                words += 0 if state.finished else state.words
-            elif len(own) == 1:
-                words, targets[index] = words + own[0].words, own[0].target
+        for index, own in by_job.items():
+            states, number = self.states[index], vector[index]
+            before = states.states[number]
+            contexts += not before.started
+            if len(own) == 1:
+                words, targets[index] = words + own[0].words - before.words, own[0].target
             else:
                 codes = tuple(code for slot in own for code in slot.codes)
-                words += self.states[index].words_during(vector[index], codes)
-                targets[index] = self.states[index].after(vector[index], codes)
+                words += states.words_during(number, codes) - before.words
+                targets[index] = states.after(number, codes)
         if words > self.machine.capacity_words or contexts > MAX_CONTEXTS or not self._safe(tuple(targets)):
             return None
         finished = tuple(index for index in by_job if self.states[index].states[targets[index]].finished)
         arrival = max(self.jobs[index].arrival for index in by_job)
         return bundle_work(self.machine, slots, tuple(targets), finished, arrival)
+
+    def _in_progress(self, vector: Vector) -> tuple[int, int]:
+        """Words that the jobs in progress keep, and how many they are."""
+        if vector not in self._known_progress:
+            going = [state for state in self.of(vector) if state.started and not state.finished]
+            self._known_progress[vector] = sum(state.words for state in going), len(going)
+        return self._known_progress[vector]
 
     def _safe(self, vector: Vector) -> bool:
         """Whether the jobs in progress can be ended one after another."""
