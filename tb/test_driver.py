@@ -9,7 +9,7 @@ import pytest
 
 from tessera.firmware.driver import WATCHDOG_CYCLES, Npu, NpuBusyError, NpuError, NpuStuckError
 from tessera.rtl.control.register_map import register_map
-from tessera.rtl.isa import ErrorCode, Unit
+from tessera.rtl.isa import CONTEXTS, ErrorCode, Unit
 from tessera.sim.counts import Counts
 from tessera.sim.windows import MemoryWindow, MemoryWindows, aligned_window
 
@@ -52,6 +52,16 @@ def window_writes(name, base, limit):
     """The register writes that set a memory window."""
     words = [("base", base & 0xFFFF_FFFF), ("base", base >> 32), ("limit", limit & 0xFFFF_FFFF), ("limit", limit >> 32)]
     return [(f"{name}_window.{register}", value) for register, value in words]
+
+
+def closed_writes():
+    """The register writes that close the contexts that are not used."""
+    writes = []
+    for number in range(1, CONTEXTS):
+        for name in ("load", "store"):
+            writes += [(f"context[{number}].{name}_window.limit", 0)] * 2
+        writes.append((f"context[{number}].mode", 0))
+    return writes
 
 
 def test_windows_and_watchdog():

@@ -182,10 +182,11 @@ class ElementFetcher(wiring.Component):
         connect(m, queue.output, flipped(self.elements))
         row, active, first = Signal.like(walker.rows.payload, reset_less=True), Signal(), Signal(reset_less=True)
         request = self.read.request
-        requested, row_ends, cut = Signal(), Signal(), Signal()
+        requested, row_ends, cut, offered = Signal(), Signal(), Signal(), Signal()
+        m.d.sync += offered.eq(request.valid & ~request.ready)
         m.d.comb += [
             row_ends.eq(row.columns == 1),
-            cut.eq(active & self._is_squashed(m, requested & row_ends & row.last) & ~(row_ends & row.last)),
+            cut.eq(self._is_squashed(m, requested & row_ends & row.last) & ~(row_ends & row.last) & active & ~offered),
             requested.eq(request.valid & request.ready),
             request.payload.lanes.eq(row.settings.lanes),
             request.payload.address.eq(row.base),
