@@ -297,7 +297,7 @@ ENDLESS = {"rows": (1 << 12) - 1, "planes": (1 << 12) - 1, "chip_row_pitch": 0, 
 
 
 def random_contexts(rng: random.Random, programs: Sequence[Transfer]) -> tuple[list[Transfer], tuple[int | None, ...]]:
-    """The programs with contexts, one of them never to end if it were not squashed; and ends of the contexts' windows."""
+    """The programs with contexts, one of them never to end if it were not squashed; and ends of their windows."""
     limits = [None, None, *(DRAM_BASE + rng.randrange(1, DRAM_BYTES // AXI_BURST_BYTES) * AXI_BURST_BYTES,) * 2]
     rng.shuffle(limits)
     programs = [replace(program, context=rng.randrange(isa.CONTEXTS)) for program in programs]

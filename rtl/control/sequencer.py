@@ -25,8 +25,8 @@ class Sequencer(wiring.Component):
     - An instruction goes to the queues of all its units in one cycle, as soon as all of them have room.
     - ``Fence`` and ``End`` wait until every unit is idle.
     - After ``End`` the stream is done when the fetch's last burst has arrived.
-    - ``Bundle`` does the same if a pause has been asked for since the start, and then the stream is paused, not done; else
-      it goes on at once.
+    - ``Bundle`` does the same if a pause has been asked for since the start, and then the stream is paused, not done;
+      else it goes on at once.
     - After an error (a bad instruction, a failure that a bus unit reports, or the watchdog's alarm) or a reset, the
       queues are flushed, the bus units complete their bursts, and then the stream has stopped. Results of a stopped
       stream are undefined, and so are the on-chip memories.

@@ -181,7 +181,12 @@ class RowWalker(wiring.Component):
 def span_layout(config: NpuConfig) -> data.StructLayout:
     """A row of bytes in DRAM: first address, number of bytes (at least 1), whether it ends a block, and its context."""
     longest = ((1 << FIELD_WIDTHS["columns"]) - 1) * config.pixel_bytes(config.max_memory_bits)
-    members = {"address": FIELD_WIDTHS["address"], "bytes": longest.bit_length(), "last": 1, "context": isa.CONTEXT_BITS}
+    members = {
+        "address": FIELD_WIDTHS["address"],
+        "bytes": longest.bit_length(),
+        "last": 1,
+        "context": isa.CONTEXT_BITS,
+    }
     return data.StructLayout(members)
 
 

@@ -112,9 +112,7 @@ class TransferBursts(wiring.Component):
         m.d.comb += [open_blocks.issued.eq(last_accepted | begins), self.ended.eq(last_accepted | ends)]
         return m
 
-    def _squash(
-        self, m: Module, wanted: Value, walker: RowWalker, splitter: BurstSplitter
-    ) -> tuple[Signal, Signal]:
+    def _squash(self, m: Module, wanted: Value, walker: RowWalker, splitter: BurstSplitter) -> tuple[Signal, Signal]:
         """Drops the rest of the block at the gate, in the data side and then here; returns when that begins and ends.
 
         One after the other, so that the data side cannot take the next block's data for this one's.
