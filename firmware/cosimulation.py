@@ -49,7 +49,7 @@ class Start:
     contexts
         The contexts by their numbers; ``None``: context 0 with the windows.
     pause_cycle
-        Cycles after the start at which the host asks for a pause; ``None`` for never.
+        Cycles after the start, at least 1, at which the host asks for a pause; ``None`` for never.
     """
 
     writes: tuple[tuple[int, bytes], ...]
