@@ -44,6 +44,8 @@ class Cost:
         Bytes that are loaded into the weight bank of each of its lanes, at most.
     dram_bytes
         Bytes on the memory's bus, its instructions included.
+    load_cycles
+        Cycles that its loads take however fast the memory is.
     """
 
     cycles: int
@@ -51,6 +53,7 @@ class Cost:
     post_cycles: int
     weight_bytes: int
     dram_bytes: int
+    load_cycles: int
 
     @property
     def span(self) -> int:
@@ -169,6 +172,7 @@ def operation_costs(
             each.post_cycles,
             moved[owner].weight_bytes,
             moved[owner].dram_bytes,
+            moved[owner].load_cycles,
         )
         for owner, each in times.items()
     }
@@ -198,8 +202,8 @@ def task_graph(mapped: MappedNetwork, costs: CostTable) -> TaskGraph:
     for name in mapped.operations:
         modes = tuple(_modes(costs[name]))
         before = tuple(sorted(index[each] for each in graph.predecessors(name)))
-        dram_bytes = costs[name][modes[-1].lanes].dram_bytes
-        tasks.append(Task(name, modes, before, dram_bytes, mapped.tiling.operations[name].words))
+        cost, words = costs[name][modes[-1].lanes], mapped.tiling.operations[name].words
+        tasks.append(Task(name, modes, before, cost.dram_bytes, words, cost.load_cycles))
     return TaskGraph(tuple(tasks), tuple(_tensors(mapped)))
 
 

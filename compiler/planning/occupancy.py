@@ -25,6 +25,7 @@ from tessera.rtl.isa import (
     Window,
     lanes_of_mask,
 )
+from tessera.sim.cycles import transfer_cycles
 from tessera.sim.occupancy import lane_cycles, post_cycles, starts
 
 
@@ -70,10 +71,13 @@ class Traffic:
         Bytes that are loaded into the weight bank of each lane.
     dram_bytes
         Bytes on the memory's bus, its instructions included.
+    load_cycles
+        Cycles that its loads take on a memory as fast as the bus.
     """
 
     weights: dict[int, int] = field(default_factory=lambda: defaultdict(int))
     dram_bytes: int = 0
+    load_cycles: int = 0
 
     @property
     def weight_bytes(self) -> int:
@@ -151,6 +155,8 @@ def traffic(steps: Sequence[StreamStep], config: NpuConfig) -> dict[Hashable, Tr
         moved.dram_bytes += INSTRUCTION_BYTES
         if isinstance(step.instruction, Load | Store):
             moved.dram_bytes += transfer_bytes(step.instruction, config)
+        if isinstance(step.instruction, Load):
+            moved.load_cycles += transfer_cycles(step.instruction, config)
         if isinstance(step.instruction, Load) and step.instruction.target is LoadTarget.WEIGHTS:
             for lane in lanes_of_mask(step.instruction.lanes):
                 moved.weights[lane] += step.instruction.columns * config.beat_bytes
