@@ -41,9 +41,9 @@ class InferenceEmitter:
         work, builder.steps = builder.steps[begin:], [*before, *builder.steps[:begin]]
         for name in [name for name in self._inputs if root(name) in used]:
             self._inputs.remove(name)
-            emit_load(builder, builder.placement[name], builder.dram[name], f"input {name}")
+            emit_load(builder, builder.placement[name], builder.dram[name], f"input {name}", operation.name)
         builder.steps += work
         self._writes.remove(root(operation.output))
         for name in [name for name in self._outputs if root(name) not in self._writes]:
             self._outputs.remove(name)
-            emit_store(builder, builder.placement[name], builder.dram[name], f"output {name}")
+            emit_store(builder, builder.placement[name], builder.dram[name], f"output {name}", operation.name)

@@ -7,8 +7,9 @@ from __future__ import annotations
 
 from bisect import bisect_right
 from collections import defaultdict, deque
-from collections.abc import Hashable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 from tessera.compiler.lowering.builder import Step
 from tessera.compiler.lowering.synchronise import synchronise_steps
@@ -28,12 +29,15 @@ from tessera.rtl.isa import (
 from tessera.sim.cycles import transfer_cycles
 from tessera.sim.occupancy import lane_cycles, post_cycles, starts
 
+Owner = Any
+"""What steps belong to: the name of an operation, or the task of a plan."""
+
 
 @dataclass(frozen=True)
 class StreamStep(Step):
     """An instruction with what it belongs to; ``None`` if to nothing."""
 
-    owner: Hashable = None
+    owner: Owner = None
 
 
 @dataclass
@@ -91,7 +95,7 @@ def without_transfers(steps: Sequence[StreamStep], config: NpuConfig) -> list[St
     return synchronise_steps(working, config)
 
 
-def occupancies(steps: Sequence[StreamStep], config: NpuConfig, ends: Sequence[int]) -> dict[Hashable, Occupancy]:
+def occupancies(steps: Sequence[StreamStep], config: NpuConfig, ends: Sequence[int]) -> dict[Owner, Occupancy]:
     """When the owners of the steps of a stream worked.
 
     Parameters
@@ -104,7 +108,7 @@ def occupancies(steps: Sequence[StreamStep], config: NpuConfig, ends: Sequence[i
     begun = starts([step.instruction for step in steps], config, ends)
     backlog = _Backlog(steps, ends)
     windows: dict[int, deque[tuple[int, int]]] = defaultdict(deque)
-    found: dict[Hashable, Occupancy] = defaultdict(Occupancy)
+    found: dict[Owner, Occupancy] = defaultdict(Occupancy)
     for step, start, end in zip(steps, begun, ends, strict=True):
         instruction, operation = step.instruction, found[step.owner]
         if isinstance(instruction, LaneProgram):
@@ -139,7 +143,7 @@ class _Backlog:
             same = self._owners[index] == self._owners[index - 1]
             self._other[index] = self._other[index - 1] if same else index - 1
 
-    def before(self, cycle: int, owner: Hashable) -> int:
+    def before(self, cycle: int, owner: Owner) -> int:
         """The last cycle, up to a given one, in which a post-process of another owner ended; 0 if none did."""
         index = bisect_right(self._ends, cycle) - 1
         if index >= 0 and self._owners[index] == owner:
@@ -147,9 +151,9 @@ class _Backlog:
         return self._ends[index] if index >= 0 else 0
 
 
-def traffic(steps: Sequence[StreamStep], config: NpuConfig) -> dict[Hashable, Traffic]:
+def traffic(steps: Sequence[StreamStep], config: NpuConfig) -> dict[Owner, Traffic]:
     """What the owners of the steps of a stream move."""
-    found: dict[Hashable, Traffic] = defaultdict(Traffic)
+    found: dict[Owner, Traffic] = defaultdict(Traffic)
     for step in steps:
         moved = found[step.owner]
         moved.dram_bytes += INSTRUCTION_BYTES
