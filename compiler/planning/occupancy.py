@@ -29,6 +29,10 @@ from tessera.rtl.isa import (
 from tessera.sim.cycles import transfer_cycles
 from tessera.sim.occupancy import lane_cycles, post_cycles, starts
 
+CONFLICT_FACTOR = 2
+"""A window takes at most so many times the cycles that it takes undisturbed, by conflicts on the ports of the banks. What
+seems more is waiting to be dispatched, behind work of other operations, which no trace shows."""
+
 Owner = Any
 """What steps belong to: the name of an operation, or the task of a plan."""
 
@@ -119,12 +123,13 @@ def occupancies(steps: Sequence[StreamStep], config: NpuConfig, ends: Sequence[i
         elif isinstance(instruction, Window):
             windows[instruction.slice].append((start, instruction.kernel_height * instruction.kernel_width))
         elif isinstance(instruction, PostProcess):
-            positions = 1
+            read, positions = (0, 1) if instruction.source is Source.LANES else windows[instruction.slice].popleft()
+            least = post_cycles(instruction, positions, config)
             if instruction.source is Source.WINDOW:
-                read, positions = windows[instruction.slice].popleft()
-                operation.units[instruction.slice] += end - max(start, read)
+                kept = end - max(start, read)
+                operation.units[instruction.slice] += min(max(kept, least), CONFLICT_FACTOR * least)
                 operation.summed = max(operation.summed, end)
-            operation.post_cycles += post_cycles(instruction, positions, config)
+            operation.post_cycles += least
             operation.complete = max(operation.complete, end)
     return {owner: operation for owner, operation in found.items() if operation.units}
 
