@@ -57,8 +57,10 @@ class Timing:
 
     fetch_request: int = 2
     """From the start to the first request of the instruction fetch at the memory."""
-    fetch_bursts: int = 3
+    fetch_bursts: int = 8
     """Bursts that the instruction fetch holds or has asked for."""
+    first_bursts: int = 3
+    """The same until as many have been dispatched."""
     fetch_deliver: int = 3
     """From an instruction's last beat to its push into the queues."""
     queue: int = 2
@@ -283,7 +285,7 @@ class _Fetch:
         self._cycles = instruction_cycles
         self._begin: list[float] = []
         self._dispatched = 0
-        for burst in range(timing.fetch_bursts):
+        for burst in range(timing.first_bursts):
             self._request(timing.fetch_request + burst)
 
     def available(self, index: int) -> float:
@@ -294,7 +296,11 @@ class _Fetch:
     def dispatch(self, time: float) -> None:
         """The next instruction leaves, and the one after it is decoded, which makes room."""
         self._dispatched += 1
-        if (self._dispatched + 1) % INSTRUCTIONS_PER_BURST == 0:
+        taken = self._dispatched + 1
+        if taken == self._timing.first_bursts * INSTRUCTIONS_PER_BURST:
+            for burst in range(self._timing.fetch_bursts - self._timing.first_bursts):
+                self._request(time + 1 + burst)
+        if taken % INSTRUCTIONS_PER_BURST == 0:
             self._request(time + 1)
 
     def _request(self, time: float) -> None:
