@@ -13,7 +13,7 @@ from itertools import accumulate
 
 from tessera.compiler.lowering.builder import StepType
 from tessera.rtl.config import NpuConfig
-from tessera.rtl.isa import Load, Unit
+from tessera.rtl.isa import Load, PostProcess, Source, Unit
 from tessera.sim.footprint import Access, footprint
 from tessera.sim.ordering import AccessHistory
 
@@ -92,6 +92,8 @@ def _find_loads(
         conflicts = [conflict for access in accesses for conflict in history.conflicts(access)]
         for unit in step.instruction.units():
             issued[unit].append(position)
+        if isinstance(step.instruction, PostProcess) and step.instruction.source is Source.WINDOW:
+            issued[Unit.window(step.instruction.slice)][-1] = position  # a window ends with its post-process
         if isinstance(step.instruction, Load):
             users = [issued[unit][count - 1] for unit, count in conflicts]
             ready, cycles = max((ends[user] for user in users), default=0), ends[position] - starts[position]
