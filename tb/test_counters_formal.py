@@ -148,17 +148,17 @@ def has_room(values: Values) -> object:
 def credit_invariant(values: Values) -> object:
     """A burst that waits had room when it was offered, and has it still: beats arrive meanwhile, none is asked for."""
     fits = z3.ULE(number(values["outstanding"]), ReadRequester.OUTSTANDING_BEATS)
-    return z3.And(fits, z3.Implies(values["gate.offered"] == 1, has_room(values)))
+    return z3.And(fits, z3.Implies(values["bursts.gate.offered"] == 1, has_room(values)))
 
 
 def prove_credit(folder: Path) -> None:
     """The read requester counts the beats that are to come, never more than it may ask for, without wrapping around."""
     rtl = Rtl(ReadRequester(NpuConfig.preset("tiny"), axi_id=1), folder)
     values, hardware = rtl.reset()
-    prove(z3.And(values["outstanding"] == 0, values["gate.offered"] == 0), hardware)
+    prove(z3.And(values["outstanding"] == 0, values["bursts.gate.offered"] == 0), hardware)
     now, then, hardware = rtl.cycle()
     memory = z3.Implies(now["returned"] == 1, now["outstanding"] != 0)  # no more beats come than were asked for
-    constant = now["window"] == then["window"]
+    constant = now["windows"] == then["windows"]
     given = [*hardware, now["rst"] == 0, memory, constant, credit_invariant(now)]
     prove(has_room(now), given)
     prove(credit_invariant(then), given)
