@@ -11,7 +11,7 @@ from tessera.rtl.control.register_map import RegisterInfo, register_map
 from tessera.rtl.isa import CONTEXTS, INSTRUCTION_BYTES, ErrorCode, Unit
 from tessera.sim.contexts import Context, ContextState, all_contexts, contexts_of
 from tessera.sim.counts import COUNT_NAMES, Counts
-from tessera.sim.windows import MemoryWindow, MemoryWindows
+from tessera.sim.windows import EVERYWHERE, MemoryWindow, MemoryWindows
 
 RESET_POLLS = 100_000
 """Readings of the status register after which a reset that has not taken effect counts as failed."""
@@ -195,7 +195,7 @@ class Npu:
         address: int,
         *,
         contexts: Mapping[int, Context],
-        code: MemoryWindow = MemoryWindow(),
+        code: MemoryWindow = EVERYWHERE,
         watchdog_cycles: int = WATCHDOG_CYCLES,
         report_progress: bool = True,
     ) -> None:
