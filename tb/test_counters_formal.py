@@ -13,6 +13,7 @@ import pytest
 from amaranth.hdl import Module
 from amaranth.lib import wiring
 from rtl_solver import Rtl, integer, prove, z3
+from test_window_formal import transfer_invariant
 
 from tessera.rtl.array.accumulators import Accumulators
 from tessera.rtl.axi import address_layout
@@ -21,7 +22,7 @@ from tessera.rtl.control import queue
 from tessera.rtl.control.queue import WaitCondition
 from tessera.rtl.control.tokens import TokenCounters
 from tessera.rtl.dma.block import BurstGate, OpenBlocks
-from tessera.rtl.dma.load import ReadRequester
+from tessera.rtl.dma.load import ReadRequester, load_settings
 from tessera.rtl.interfaces import layout_of
 from tessera.rtl.isa import TOKEN_BITS, Unit, Wait
 from tessera.rtl.window import is_inside
@@ -160,6 +161,7 @@ def prove_credit(folder: Path) -> None:
     memory = z3.Implies(now["returned"] == 1, now["outstanding"] != 0)  # no more beats come than were asked for
     constant = now["windows"] == then["windows"]
     given = [*hardware, now["rst"] == 0, memory, constant, credit_invariant(now)]
+    given.append(transfer_invariant(now, load_settings))  # proven in its own test
     prove(has_room(now), given)
     prove(credit_invariant(then), given)
     accepted = z3.And(now["ar__valid"] == 1, now["ar__ready"] == 1)
