@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from bisect import bisect_right
 from collections import defaultdict, deque
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -17,6 +17,7 @@ from tessera.compiler.mixed_precision.costs import transfer_bytes
 from tessera.rtl.config import NpuConfig
 from tessera.rtl.isa import (
     INSTRUCTION_BYTES,
+    PPU_SLICES,
     LaneProgram,
     Load,
     LoadTarget,
@@ -110,7 +111,7 @@ def occupancies(steps: Sequence[StreamStep], config: NpuConfig, ends: Sequence[i
         For each step the cycle in which it had finished.
     """
     begun = starts([step.instruction for step in steps], config, ends)
-    backlog = _Backlog(steps, ends)
+    backlog = _Backlog(steps, config, begun, ends)
     windows: dict[int, deque[tuple[int, int]]] = defaultdict(deque)
     found: dict[Owner, Occupancy] = defaultdict(Occupancy)
     for step, start, end in zip(steps, begun, ends, strict=True):
@@ -135,12 +136,11 @@ def occupancies(steps: Sequence[StreamStep], config: NpuConfig, ends: Sequence[i
 
 
 class _Backlog:
-    """What an operation's lanes wait for that is not its own: post-processing that other operations have left."""
+    """What an operation's lanes wait for that is not its own: post-processing that other operations have left, and its
+    own that was told to wait, for its parameters."""
 
-    def __init__(self, steps: Sequence[StreamStep], ends: Sequence[int]):
-        timed = zip(steps, ends, strict=True)
-        posts = [(end, step.owner) for step, end in timed if isinstance(step.instruction, PostProcess)]
-        posts.sort(key=lambda post: post[0])
+    def __init__(self, steps: Sequence[StreamStep], config: NpuConfig, begun: Sequence[int], ends: Sequence[int]):
+        posts = sorted(_posts(steps, config, begun, ends), key=lambda post: post[0])
         self._ends = [end for end, _ in posts]
         self._owners = [owner for _, owner in posts]
         self._other = [-1] * len(posts)  # the last one before each that has another owner
@@ -154,6 +154,24 @@ class _Backlog:
         if index >= 0 and self._owners[index] == owner:
             index = self._other[index]
         return self._ends[index] if index >= 0 else 0
+
+
+def _posts(
+    steps: Sequence[StreamStep], config: NpuConfig, begun: Sequence[int], ends: Sequence[int]
+) -> Iterator[tuple[int, Owner]]:
+    """The cycle in which each post-process ended, and its owner; ``None`` if it was told to wait longer than its slice
+    and its sums would have let it."""
+    tiles: list[deque[int]] = [deque() for _ in range(config.lanes)]
+    free = [0] * PPU_SLICES
+    for step, start, end in zip(steps, begun, ends, strict=True):
+        instruction = step.instruction
+        if isinstance(instruction, LaneProgram) and not instruction.partial:
+            for lane in lanes_of_mask(instruction.lanes):
+                tiles[lane].append(end)
+        elif isinstance(instruction, PostProcess):
+            summed = max((tiles[lane].popleft() for lane in lanes_of_mask(instruction.lanes)), default=0)
+            yield end, None if start > max(free[instruction.slice], summed) else step.owner
+            free[instruction.slice] = end
 
 
 def traffic(steps: Sequence[StreamStep], config: NpuConfig) -> dict[Owner, Traffic]:
