@@ -28,6 +28,7 @@ from tessera.compiler.planning.costs import (
     uniform_program,
 )
 from tessera.compiler.planning.dependencies import dependency_graph, optimisations
+from tessera.compiler.planning.occupancy import LANE_CONFLICTS
 from tessera.compiler.planning.operation_key import operation_key
 from tessera.compiler.planning.tasks import Task, TaskGraph
 from tessera.compiler.qonnx_reader import read_qonnx
@@ -215,7 +216,7 @@ def test_waits_for_transfers_do_not_count() -> None:
         prediction = predict(program.instructions, EDGE, Memory(bytes_per_cycle=bandwidth))
         cost = operation_costs(steps, EDGE, steps, prediction.end.tolist(), {})["conv"]
         assert prediction.total >= 256 * 512 / bandwidth
-        assert cost.cycles == pytest.approx(ideal.cycles, rel=0.05)
+        assert cost.cycles == pytest.approx(ideal.cycles, rel=1.2 / LANE_CONFLICTS)
     assert prediction.total > 3 * ideal.cycles
 
 

@@ -32,7 +32,13 @@ from tessera.sim.occupancy import lane_cycles, post_cycles, starts
 
 CONFLICT_FACTOR = 2
 """A window takes at most so many times the cycles that it takes undisturbed, by conflicts on the ports of the banks.
-What seems more is waiting to be dispatched, behind work of other operations, which no trace shows."""
+What seems more is waiting to be fetched and dispatched, which no trace shows."""
+
+LANE_CONFLICTS = 8
+"""A lane program, whose lanes come first at the ports, takes at most this part more than undisturbed..."""
+
+LANE_START_UP = 32
+"""... and these cycles, for its token and its first weights."""
 
 Owner = Any
 """What steps belong to: the name of an operation, or the task of a plan."""
@@ -112,12 +118,16 @@ def occupancies(steps: Sequence[StreamStep], config: NpuConfig, ends: Sequence[i
     """
     begun = starts([step.instruction for step in steps], config, ends)
     backlog = _Backlog(steps, config, begun, ends)
+    accumulators = _Accumulators(config)
     windows: dict[int, deque[tuple[int, int]]] = defaultdict(deque)
     found: dict[Owner, Occupancy] = defaultdict(Occupancy)
     for step, start, end in zip(steps, begun, ends, strict=True):
         instruction, operation = step.instruction, found[step.owner]
         if isinstance(instruction, LaneProgram):
-            kept = end - max(start, backlog.before(end - lane_cycles(instruction, config), step.owner))
+            least = lane_cycles(instruction, config)
+            start = max(start, backlog.before(end - least, step.owner))
+            begin = max(start, min(accumulators.free(instruction), end - least))
+            kept = begin - start + min(end - begin, least + least // LANE_CONFLICTS + LANE_START_UP)
             for lane in lanes_of_mask(instruction.lanes):
                 operation.units[lane] += kept
             operation.summed = max(operation.summed, end)
@@ -125,6 +135,7 @@ def occupancies(steps: Sequence[StreamStep], config: NpuConfig, ends: Sequence[i
             windows[instruction.slice].append((start, instruction.kernel_height * instruction.kernel_width))
         elif isinstance(instruction, PostProcess):
             read, positions = (0, 1) if instruction.source is Source.LANES else windows[instruction.slice].popleft()
+            accumulators.release(instruction, end)
             least = post_cycles(instruction, positions, config)
             if instruction.source is Source.WINDOW:
                 kept = end - max(start, read)
@@ -133,6 +144,27 @@ def occupancies(steps: Sequence[StreamStep], config: NpuConfig, ends: Sequence[i
             operation.post_cycles += least
             operation.complete = max(operation.complete, end)
     return {owner: operation for owner, operation in found.items() if operation.units}
+
+
+class _Accumulators:
+    """When a lane's accumulators, of which it has two memories, were free for its next tile."""
+
+    def __init__(self, config: NpuConfig):
+        self._released = [deque([0, 0]) for _ in range(config.lanes)]
+        self._open = [False] * config.lanes
+
+    def free(self, program: LaneProgram) -> int:
+        """The cycle for a lane program; 0 if it adds to a tile that is begun."""
+        lanes = lanes_of_mask(program.lanes)
+        cycle = max(0 if self._open[lane] else self._released[lane].popleft() for lane in lanes)
+        for lane in lanes:
+            self._open[lane] = bool(program.partial)
+        return cycle
+
+    def release(self, post: PostProcess, end: int) -> None:
+        """A post-process that ended in a cycle has freed what it took."""
+        for lane in lanes_of_mask(post.lanes):
+            self._released[lane].append(end)
 
 
 class _Backlog:
