@@ -13,6 +13,7 @@ from test_cli import MLP, Command, samples, tessera
 from tessera.compiler.lowering.mapping import map_to_machine
 from tessera.compiler.planning.costs import network_costs
 from tessera.compiler.planning.durations import known_durations, observations
+from tessera.compiler.planning.occupancy import LANE_START_UP
 from tessera.compiler.planning.profile_database import DurationSource, ProfileDatabase
 from tessera.firmware.cosimulation import Inferences
 from tessera.firmware.profiling import rtl_clock
@@ -23,15 +24,15 @@ __all__ = ["samples", "tessera"]
 
 pytestmark = pytest.mark.cosim
 
-CONFLICTS = 0.4
-"""Part by which conflicts on the ports of the banks, which the cycle model leaves out, may prolong an operation whose
-post-processing they hold up."""
+DISTURBANCE = 0.4
+"""Part by which an operation may take longer than predicted: by conflicts on the ports of the banks, and where tiles
+are so short that their instructions come too late."""
 
 
 def test_measured_is_predicted(tmp_path: Path) -> None:
     """On every number of lanes. The database then knows by how much predictions are off, and says no less."""
     config = NpuConfig.preset("tiny")
-    mapped = map_to_machine(residual_network(4, 4, side=8, channels=8), config)
+    mapped = map_to_machine(residual_network(4, 4, side=16, channels=8), config)
     cycles: list[int] = []
 
     def on_run(program: Program, inferences: Inferences) -> None:
@@ -39,12 +40,11 @@ def test_measured_is_predicted(tmp_path: Path) -> None:
 
     predicted, measured = network_costs(mapped), network_costs(mapped, rtl_clock(on_run=on_run))
     assert cycles == sorted(cycles, reverse=True)
-    assert {name: list(each) for name, each in measured.items()} == {
-        name: list(each) for name, each in predicted.items()
-    }
+    assert [list(each) for each in measured.values()] == [list(each) for each in predicted.values()]
     pairs = [(real, predicted[name][lanes]) for name, each in measured.items() for lanes, real in each.items()]
     for real, guess in pairs:
-        assert real.cycles == pytest.approx(guess.cycles, rel=CONFLICTS, abs=16)
+        print(real.cycles, guess.cycles)
+        assert 0.95 * guess.cycles - LANE_START_UP <= real.cycles <= (1 + DISTURBANCE) * guess.cycles + LANE_START_UP
         assert (real.dram_bytes, real.weight_bytes) == (guess.dram_bytes, guess.weight_bytes)
     assert np.median([abs(real.cycles / guess.cycles - 1) for real, guess in pairs]) < 0.02
     with ProfileDatabase(tmp_path / "profile.sqlite", config) as database:
@@ -79,3 +79,18 @@ def test_profile_and_run_fill_the_database(tessera: Command, samples: Path, tmp_
         runs = opened.runs()
     assert [run.networks for run in runs] == [("digits_mlp",)] * 2
     assert runs[0].cycles == runs[1].cycles == network["cycles"]
+
+
+def test_a_run_does_without_the_users_database(
+    tessera: Command, samples: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One that was not asked for, and cannot be made, is mentioned; one that was asked for must be there."""
+    (tmp_path / "file").write_text("in the way")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
+    command = ("run", MLP, "-c", samples, "-i", samples, "-n", 1, "--npu", "tiny")
+    outcome = tessera(*command)
+    assert outcome.status == 0, outcome.err
+    assert "The run goes on without it." in outcome.out
+    outcome = tessera(*command, "--database", tmp_path / "file" / "profile.sqlite")
+    assert outcome.status == 2
+    assert "cannot be made" in outcome.err
