@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from bisect import bisect_right
 from collections import defaultdict, deque
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -17,6 +17,7 @@ from tessera.compiler.mixed_precision.costs import transfer_bytes
 from tessera.rtl.config import NpuConfig
 from tessera.rtl.isa import (
     INSTRUCTION_BYTES,
+    PPU_SLICES,
     LaneProgram,
     Load,
     LoadTarget,
@@ -31,7 +32,13 @@ from tessera.sim.occupancy import lane_cycles, post_cycles, starts
 
 CONFLICT_FACTOR = 2
 """A window takes at most so many times the cycles that it takes undisturbed, by conflicts on the ports of the banks.
-What seems more is waiting to be dispatched, behind work of other operations, which no trace shows."""
+What seems more is waiting to be fetched and dispatched, which no trace shows."""
+
+LANE_CONFLICTS = 8
+"""A lane program, whose lanes come first at the ports, takes at most this part more than undisturbed..."""
+
+LANE_START_UP = 32
+"""... and these cycles, for its token and its first weights."""
 
 Owner = Any
 """What steps belong to: the name of an operation, or the task of a plan."""
@@ -110,13 +117,17 @@ def occupancies(steps: Sequence[StreamStep], config: NpuConfig, ends: Sequence[i
         For each step the cycle in which it had finished.
     """
     begun = starts([step.instruction for step in steps], config, ends)
-    backlog = _Backlog(steps, ends)
+    backlog = _Backlog(steps, config, begun, ends)
+    accumulators = _Accumulators(config)
     windows: dict[int, deque[tuple[int, int]]] = defaultdict(deque)
     found: dict[Owner, Occupancy] = defaultdict(Occupancy)
     for step, start, end in zip(steps, begun, ends, strict=True):
         instruction, operation = step.instruction, found[step.owner]
         if isinstance(instruction, LaneProgram):
-            kept = end - max(start, backlog.before(end - lane_cycles(instruction, config), step.owner))
+            least = lane_cycles(instruction, config)
+            start = max(start, backlog.before(end - least, step.owner))
+            begin = max(start, min(accumulators.free(instruction), end - least))
+            kept = begin - start + min(end - begin, least + least // LANE_CONFLICTS + LANE_START_UP)
             for lane in lanes_of_mask(instruction.lanes):
                 operation.units[lane] += kept
             operation.summed = max(operation.summed, end)
@@ -124,6 +135,7 @@ def occupancies(steps: Sequence[StreamStep], config: NpuConfig, ends: Sequence[i
             windows[instruction.slice].append((start, instruction.kernel_height * instruction.kernel_width))
         elif isinstance(instruction, PostProcess):
             read, positions = (0, 1) if instruction.source is Source.LANES else windows[instruction.slice].popleft()
+            accumulators.release(instruction, end)
             least = post_cycles(instruction, positions, config)
             if instruction.source is Source.WINDOW:
                 kept = end - max(start, read)
@@ -134,13 +146,33 @@ def occupancies(steps: Sequence[StreamStep], config: NpuConfig, ends: Sequence[i
     return {owner: operation for owner, operation in found.items() if operation.units}
 
 
-class _Backlog:
-    """What an operation's lanes wait for that is not its own: post-processing that other operations have left."""
+class _Accumulators:
+    """When a lane's accumulators, of which it has two memories, were free for its next tile."""
 
-    def __init__(self, steps: Sequence[StreamStep], ends: Sequence[int]):
-        timed = zip(steps, ends, strict=True)
-        posts = [(end, step.owner) for step, end in timed if isinstance(step.instruction, PostProcess)]
-        posts.sort(key=lambda post: post[0])
+    def __init__(self, config: NpuConfig):
+        self._released = [deque([0, 0]) for _ in range(config.lanes)]
+        self._open = [False] * config.lanes
+
+    def free(self, program: LaneProgram) -> int:
+        """The cycle for a lane program; 0 if it adds to a tile that is begun."""
+        lanes = lanes_of_mask(program.lanes)
+        cycle = max(0 if self._open[lane] else self._released[lane].popleft() for lane in lanes)
+        for lane in lanes:
+            self._open[lane] = bool(program.partial)
+        return cycle
+
+    def release(self, post: PostProcess, end: int) -> None:
+        """A post-process that ended in a cycle has freed what it took."""
+        for lane in lanes_of_mask(post.lanes):
+            self._released[lane].append(end)
+
+
+class _Backlog:
+    """What an operation's lanes wait for that is not its own: post-processing that other operations have left, and its
+    own that was told to wait, for its parameters."""
+
+    def __init__(self, steps: Sequence[StreamStep], config: NpuConfig, begun: Sequence[int], ends: Sequence[int]):
+        posts = sorted(_posts(steps, config, begun, ends), key=lambda post: post[0])
         self._ends = [end for end, _ in posts]
         self._owners = [owner for _, owner in posts]
         self._other = [-1] * len(posts)  # the last one before each that has another owner
@@ -154,6 +186,24 @@ class _Backlog:
         if index >= 0 and self._owners[index] == owner:
             index = self._other[index]
         return self._ends[index] if index >= 0 else 0
+
+
+def _posts(
+    steps: Sequence[StreamStep], config: NpuConfig, begun: Sequence[int], ends: Sequence[int]
+) -> Iterator[tuple[int, Owner]]:
+    """The cycle in which each post-process ended, and its owner; ``None`` if it was told to wait longer than its slice
+    and its sums would have let it."""
+    tiles: list[deque[int]] = [deque() for _ in range(config.lanes)]
+    free = [0] * PPU_SLICES
+    for step, start, end in zip(steps, begun, ends, strict=True):
+        instruction = step.instruction
+        if isinstance(instruction, LaneProgram) and not instruction.partial:
+            for lane in lanes_of_mask(instruction.lanes):
+                tiles[lane].append(end)
+        elif isinstance(instruction, PostProcess):
+            summed = max((tiles[lane].popleft() for lane in lanes_of_mask(instruction.lanes)), default=0)
+            yield end, None if start > max(free[instruction.slice], summed) else step.owner
+            free[instruction.slice] = end
 
 
 def traffic(steps: Sequence[StreamStep], config: NpuConfig) -> dict[Owner, Traffic]:
