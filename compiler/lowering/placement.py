@@ -38,8 +38,8 @@ class Ring:
         self._next = 0
 
     def share(self, needed: int, sharers: int) -> Ring:
-        """The next ``needed`` addresses as a ring of their own; at most an equal part of the range for each sharer, and at
-        least one address where there is any."""
+        """The next ``needed`` addresses as a ring of their own; at most an equal part of the range for each sharer, and
+        at least one address where there is any."""
         most = max(self.size // sharers, min(1, self.size))
         size = min(needed, most)
         return Ring(size, self.allocate(size), most)

@@ -235,8 +235,8 @@ def _moves(placement: PlanPlacement, jobs: Mapping[str, _Job]) -> list[PlanStep]
 class _SlotRings:
     """Shares of the memories that slots use in turn, so that the slots of a bundle do not wait for each other.
 
-    A slot has the weight banks of its lanes. Of the memories for parameters and tables it has what it needs, but at most
-    an equal part: the pieces of slots and bundles follow one another round and round, so that what was used last is
+    A slot has the weight banks of its lanes. Of the memories for parameters and tables it has what it needs, but at
+    most an equal part: the pieces of slots and bundles follow one another round and round, so that what was used last is
     overwritten last.
     """
 

@@ -29,9 +29,9 @@ class InstructionFetch(wiring.Component):
     """Reads instructions from rising addresses and offers them in order.
 
     Up to ``PREFETCH_BURSTS`` bursts are in flight or stored, since a burst waits behind the loads on a slow memory; at
-    the start of a stream only ``FIRST_BURSTS``, until those have been taken: more would hold up the first loads. Reading
-    runs ahead of execution, past the end of the stream by at most that much: it stops asking for more once an end
-    instruction has arrived. An error response is no error by itself; it is passed on with its instruction and counts
+    the start of a stream only ``FIRST_BURSTS``, until those have been taken: more would hold up the first loads.
+    Reading runs ahead of execution, past the end of the stream by at most that much: it stops asking for more once an
+    end instruction has arrived. An error response is no error by itself; it is passed on with its instruction and counts
     when that one is executed. Nothing is read outside the window; an instruction that lies there comes marked as such.
 
     Parameters
@@ -122,8 +122,9 @@ class InstructionFetch(wiring.Component):
         address = Signal(AXI_ADDRESS_BITS, name="next_address")
         reserved = Signal(range(depth + 1))
         in_flight = Signal(range(self.PREFETCH_BURSTS + 1))
-        to_take = Signal(range(self.FIRST_BURSTS * INSTRUCTIONS_PER_BURST + 1))
-        limit = Mux(to_take == 0, depth, self.FIRST_BURSTS * INSTRUCTIONS_PER_BURST)
+        first_instructions = self.FIRST_BURSTS * INSTRUCTIONS_PER_BURST
+        to_take = Signal(range(first_instructions + 1))
+        limit = Mux(to_take == 0, depth, first_instructions)
         ar = self.axi.ar
 
         # A burst ends at the next multiple of its size, so only the first one of a stream is shorter.
@@ -153,7 +154,7 @@ class InstructionFetch(wiring.Component):
         m.d.sync += reserved.eq(reserved + Mux(issue, count, 0) - taken)
         m.d.sync += to_take.eq(to_take - (taken & (to_take != 0)))
         with m.If(self.start):
-            m.d.sync += [address.eq(self.address), reserved.eq(0), to_take.eq(self.FIRST_BURSTS * INSTRUCTIONS_PER_BURST)]
+            m.d.sync += [address.eq(self.address), reserved.eq(0), to_take.eq(first_instructions)]
         return in_flight
 
 
