@@ -236,8 +236,8 @@ class _SlotRings:
     """Shares of the memories that slots use in turn, so that the slots of a bundle do not wait for each other.
 
     A slot has the weight banks of its lanes. Of the memories for parameters and tables it has what it needs, but at
-    most an equal part: the pieces of slots and bundles follow one another round and round, so that what was used last is
-    overwritten last.
+    most an equal part: the pieces of slots and bundles follow one another round and round, so that what was used last
+    is overwritten last.
     """
 
     def __init__(self, config: NpuConfig):

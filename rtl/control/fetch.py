@@ -31,8 +31,8 @@ class InstructionFetch(wiring.Component):
     Up to ``PREFETCH_BURSTS`` bursts are in flight or stored, since a burst waits behind the loads on a slow memory; at
     the start of a stream only ``FIRST_BURSTS``, until those have been taken: more would hold up the first loads.
     Reading runs ahead of execution, past the end of the stream by at most that much: it stops asking for more once an
-    end instruction has arrived. An error response is no error by itself; it is passed on with its instruction and counts
-    when that one is executed. Nothing is read outside the window; an instruction that lies there comes marked as such.
+    end instruction has arrived. An error response is no error by itself; it is passed on with its instruction and
+    counts when that one is executed. Nothing is read outside the window; an instruction that lies there comes marked as such.
 
     Parameters
     ----------
