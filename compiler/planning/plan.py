@@ -54,9 +54,13 @@ class Bundle:
     ----------
     slots
         By rising lanes; no lane is in two of them.
+    start, end
+        Cycles of the plan's clock at which it is predicted to begin and to end, by the scheduler's model.
     """
 
     slots: tuple[Slot, ...]
+    start: int = 0
+    end: int = 0
 
 
 @dataclass(frozen=True)

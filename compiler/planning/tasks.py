@@ -64,6 +64,10 @@ class Task:
         """The mode with the fewest cycles."""
         return self.modes[-1]
 
+    def on(self, lanes: int) -> Mode | None:
+        """The mode in a slot of so many lanes, whose first lanes it takes; ``None`` if it needs more."""
+        return next((mode for mode in reversed(self.modes) if mode.lanes <= lanes), None)
+
 
 @dataclass(frozen=True)
 class Tensor:
