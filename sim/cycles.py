@@ -198,6 +198,24 @@ def _silent_cycles(instruction: Instruction, config: NpuConfig) -> int:
     return 0
 
 
+def transfer_cycles(transfer: Load | Store, config: NpuConfig) -> int:
+    """Cycles that a transfer's data take on a memory as fast as the bus: one per beat, and at least one per beat on the
+    chip of each element, of which several may be in one beat of the memory."""
+    return round(sum(cycles for _, cycles in _bursts(transfer, config, 1)))
+
+
+def _bursts(transfer: Load | Store, config: NpuConfig, beat_cycles: float) -> Iterator[tuple[int, float]]:
+    """The bursts of a transfer: beats, and the cycles that their data take, of which a beat takes the memory
+    ``beat_cycles``."""
+    row_beats = -(-row_bytes(transfer, config) // config.beat_bytes)
+    elements = transfer.columns * -(-element_bytes(transfer, config) // config.beat_bytes)
+    pace = max(beat_cycles, elements / row_beats)
+    for _ in range(transfer.rows * transfer.planes):
+        for first in range(0, row_beats, config.burst_beats):
+            beats = min(config.burst_beats, row_beats - first)
+            yield beats, beats * pace
+
+
 Burst = tuple[float, float]
 """When a burst was asked for, and the cycles that its data take."""
 
@@ -484,7 +502,7 @@ class _Machine:
         if activations:
             self._converts_floats[Unit.LOAD] = load.memory_format.is_float
         requested = first = max(taken + self.timing.load_request, self._requested)
-        bursts = list(self._bursts(load))
+        bursts = list(_bursts(load, self.config, self._beat_cycles))
         if load.target is LoadTarget.TABLES:
             bursts = [(beats, max(cycles, beats * self.config.beat_entries)) for beats, cycles in bursts]
         last_row = len(bursts) - len(bursts) // (load.rows * load.planes)
@@ -507,7 +525,7 @@ class _Machine:
     def _store(self, store: Store, taken: int) -> tuple[int, int]:
         """Reads and writes share the memory's bandwidth: while reads are under way, they take turns."""
         state = self._units[Unit.STORE]
-        bursts = list(self._bursts(store))
+        bursts = list(_bursts(store, self.config, self._beat_cycles))
         cycles = sum(cycles for _, cycles in bursts)
         more = self.timing.store_floats if store.memory_format.is_float else 0
         drained = state.free
@@ -521,13 +539,3 @@ class _Machine:
         self._stores.append((start, moved))
         state.ready = max(taken + 1, state.free - self.timing.store)
         return start, state.free + self.latency + self.timing.store_finish
-
-    def _bursts(self, transfer: Load | Store) -> Iterator[tuple[int, float]]:
-        """The bursts of a transfer: beats, and the cycles that their data take."""
-        row_beats = -(-row_bytes(transfer, self.config) // self.config.beat_bytes)
-        elements = transfer.columns * -(-element_bytes(transfer, self.config) // self.config.beat_bytes)
-        pace = max(self._beat_cycles, elements / row_beats)
-        for _ in range(transfer.rows * transfer.planes):
-            for first in range(0, row_beats, self.config.burst_beats):
-                beats = min(self.config.burst_beats, row_beats - first)
-                yield beats, beats * pace

@@ -67,4 +67,4 @@ def post_cycles(post: PostProcess, positions: int, config: NpuConfig) -> int:
     timing = Timing()
     pixels = post.tile_height * post.tile_width
     parameters = timing.parameters_free + timing.parameters + config.parameter_block_beats
-    return pixels * positions + parameters - 1
+    return max(pixels * positions, pixels + parameters - 1)

@@ -9,15 +9,20 @@ from tessera.compiler.lowering.operations import emit_operation
 from tessera.compiler.lowering.storage import Storage
 from tessera.compiler.lowering.tiling import operands
 from tessera.compiler.lowering.transfers import emit_load, emit_store
+from tessera.rtl.isa import LaneProgram, Window
 from tessera.sim.golden.network import Operation
+
+_WORK = LaneProgram, Window
+"""What an operation's work begins with."""
 
 
 class InferenceEmitter:
     """Emits the operations of an inference, but those that are ``done``, in the order in which it is given them.
 
-    Resident inputs are loaded before the operation that first uses their storage, and counted with it; resident
-    outputs, of which inputs may be parts, are stored after the last one that writes theirs, and counted with it.
-    Streamed ones are loaded and stored by the operations.
+    Resident inputs are loaded with the operation that first uses their storage, behind the weights of its first round,
+    so that it can begin with the first rows; they are counted with it. Resident outputs, of which inputs may be parts,
+    are stored after the last one that writes theirs, and counted with it. Streamed ones are loaded and stored by the
+    operations.
     """
 
     def __init__(self, builder: StreamBuilder, storage: Storage, done: Collection[str] = ()):
@@ -37,11 +42,16 @@ class InferenceEmitter:
         """Appends the instructions of an operation; raises `CompilerError` if they cannot be encoded."""
         builder, root = self._builder, self._storage.root
         used = {root(name) for name in operands(operation).values()}
+        before = builder.steps
+        builder.steps = []
+        emit_operation(builder, operation)
+        begin = next(index for index, step in enumerate(builder.steps) if isinstance(step.instruction, _WORK))
+        work, builder.steps = builder.steps[begin:], [*before, *builder.steps[:begin]]
         for name in [name for name in self._inputs if root(name) in used]:
             self._inputs.remove(name)
-            emit_load(builder, builder.placement[name], builder.dram[name], f"input {name}")
-        emit_operation(builder, operation)
+            emit_load(builder, builder.placement[name], builder.dram[name], f"input {name}", operation.name)
+        builder.steps += work
         self._writes.remove(root(operation.output))
         for name in [name for name in self._outputs if root(name) not in self._writes]:
             self._outputs.remove(name)
-            emit_store(builder, builder.placement[name], builder.dram[name], f"output {name}")
+            emit_store(builder, builder.placement[name], builder.dram[name], f"output {name}", operation.name)

@@ -8,21 +8,23 @@ time; of a measured stream, the times in which a unit was told to wait do not co
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from itertools import pairwise
 
 from tessera.compiler.lowering.mapping import MappedNetwork
 from tessera.compiler.lowering.plan import lower_plan
-from tessera.compiler.lowering.plan_program import PlanProgram
 from tessera.compiler.lowering.tiling import OUTPUT, operands
 from tessera.compiler.planning.dependencies import dependency_graph
-from tessera.compiler.planning.occupancy import Occupancy, StreamStep, occupancies, traffic, without_transfers
+from tessera.compiler.planning.occupancy import Occupancy, Owner, StreamStep, occupancies, traffic, without_transfers
 from tessera.compiler.planning.plan import Bundle, ExecutionPlan, Slot, TaskId
 from tessera.compiler.planning.tasks import Mode, Task, TaskGraph, Tensor
 from tessera.rtl.config import NpuConfig, digits_of_depth
+from tessera.rtl.isa import Bundle as BundleMark
+from tessera.rtl.isa import Instruction, Store, encode_stream
 from tessera.sim.cycles import predict
 from tessera.sim.golden.network import Window
+from tessera.sim.program import Program
 
 
 @dataclass(frozen=True)
@@ -44,6 +46,8 @@ class Cost:
         Bytes that are loaded into the weight bank of each of its lanes, at most.
     dram_bytes
         Bytes on the memory's bus, its instructions included.
+    load_cycles
+        Cycles that its loads take however fast the memory is.
     """
 
     cycles: int
@@ -51,6 +55,7 @@ class Cost:
     post_cycles: int
     weight_bytes: int
     dram_bytes: int
+    load_cycles: int
 
     @property
     def span(self) -> int:
@@ -84,25 +89,56 @@ def uniform_plan(mapped: MappedNetwork, lanes: int) -> ExecutionPlan:
     return ExecutionPlan("uniform", tuple(bundles), prefetch=True, cycles=0)
 
 
-def uniform_program(mapped: MappedNetwork, lanes: int) -> PlanProgram:
-    """The stream of a `uniform_plan`; raises `CompilerError` if an operation cannot be encoded."""
-    return lower_plan(uniform_plan(mapped, lanes), {mapped.network.name: mapped}, mapped.config)
+def uniform_program(mapped: MappedNetwork, lanes: int) -> Program:
+    """The program of one network that a `uniform_plan` becomes; raises `CompilerError` if an operation cannot be
+    encoded."""
+    name, config = mapped.network.name, mapped.config
+    plan = lower_plan(uniform_plan(mapped, lanes), {name: mapped}, config)
+    job = plan.jobs[name]
+    kept = [index for index, each in enumerate(plan.instructions) if not isinstance(each, BundleMark)]
+    instructions = tuple(_unmarked(plan.instructions[index]) for index in kept)
+    image = job.data.ljust(plan.code_address - job.data_address, b"\0") + encode_stream(instructions)
+    placement = {tensor: where for (*_, tensor), where in plan.placement.items()}
+    tensors = job.tensors[0]
+    return Program(
+        name=name,
+        config=config,
+        lanes=tuple(range(config.lanes)),
+        instructions=instructions,
+        labels=tuple(plan.labels[index] for index in kept),
+        operations=tuple(task.operation if (task := plan.tasks[index]) else "" for index in kept),
+        operation_numbers={task.operation: number for task, number in plan.numbers.items()},
+        address=job.data_address,
+        image=image,
+        code_address=plan.code_address,
+        inputs={each: tensors[each] for each in job.inputs},
+        outputs={each: tensors[each] for each in job.outputs},
+        placement=placement,
+        streamed={each: tensor for each, tensor in tensors.items() if each not in placement},
+        end_address=plan.end_address,
+        macs=mapped.macs,
+    )
 
 
-Clock = Callable[[PlanProgram], tuple[Sequence[StreamStep], Sequence[int]]]
+def _unmarked(instruction: Instruction) -> Instruction:
+    """A store without its word to the host that its network has finished."""
+    return replace(instruction, finished=0) if isinstance(instruction, Store) else instruction
+
+
+Clock = Callable[[Program], tuple[Sequence[StreamStep], Sequence[int]]]
 """Finds how long a program's instructions take: the steps that were timed, and the cycle in which each had finished."""
 
 
-def cycle_model(program: PlanProgram) -> tuple[Sequence[StreamStep], Sequence[int]]:
+def cycle_model(program: Program) -> tuple[Sequence[StreamStep], Sequence[int]]:
     """The times by the cycle model of what works on the chip, as if all that is loaded were there."""
     steps = without_transfers(steps_of(program), program.config)
     return steps, predict([step.instruction for step in steps], program.config, dispatch=False).end.tolist()
 
 
-def steps_of(program: PlanProgram) -> list[StreamStep]:
-    """The instructions of a plan's program with the tasks that they belong to."""
-    owners = zip(program.instructions, program.labels, program.tasks, strict=True)
-    return [StreamStep(instruction, label, owner=task) for instruction, label, task in owners]
+def steps_of(program: Program) -> list[StreamStep]:
+    """The instructions of a program with the operations that they belong to."""
+    owners = zip(program.instructions, program.labels, program.operations, strict=True)
+    return [StreamStep(instruction, label, owner=operation or None) for instruction, label, operation in owners]
 
 
 def network_costs(mapped: MappedNetwork, clock: Clock = cycle_model) -> dict[str, dict[int, Cost]]:
@@ -120,23 +156,21 @@ def network_costs(mapped: MappedNetwork, clock: Clock = cycle_model) -> dict[str
     CompilerError
         An operation cannot be encoded.
     """
-    chain = _read_next(mapped)
+    chain = read_next(mapped)
     found: dict[str, dict[int, Cost]] = {operation: {} for operation in mapped.operations}
     for lanes in lane_counts(mapped.config):
         program = uniform_program(mapped, lanes)
         costs = operation_costs(steps_of(program), mapped.config, *clock(program), chain)
-        for task, cost in costs.items():
-            if isinstance(task, TaskId) and lanes >= lanes_needed(mapped, task.operation):
-                found[task.operation][lanes] = cost
+        for operation, cost in costs.items():
+            if lanes >= lanes_needed(mapped, operation):
+                found[operation][lanes] = cost
     return found
 
 
-def _read_next(mapped: MappedNetwork) -> dict[Hashable, Hashable]:
-    """The operations, as tasks, that wait for the one before, by that."""
+def read_next(mapped: MappedNetwork) -> dict[str, str]:
+    """By operations the one that comes next, if it reads what they write."""
     graph = dependency_graph(mapped)
-    names = list(graph)
-    tasks = {name: TaskId(mapped.network.name, 0, name) for name in names}
-    return {tasks[name]: tasks[after] for name, after in pairwise(names) if graph.has_edge(name, after)}
+    return {name: after for name, after in pairwise(graph) if graph.has_edge(name, after)}
 
 
 def operation_costs(
@@ -144,8 +178,8 @@ def operation_costs(
     config: NpuConfig,
     timed: Sequence[StreamStep],
     ends: Sequence[int],
-    read_next: Mapping[Hashable, Hashable],
-) -> dict[Hashable, Cost]:
+    readers: Mapping[Owner, Owner],
+) -> dict[Owner, Cost]:
     """Costs of operations, by the owners of their steps, on the lanes on which they run.
 
     Parameters
@@ -158,17 +192,18 @@ def operation_costs(
         The steps whose times are known: the stream, or it `without_transfers`.
     ends
         For each of these the cycle in which it had finished.
-    read_next
+    readers
         By operations the one that came next, if it reads what they write.
     """
     moved, times = traffic(program, config), occupancies(timed, config, ends)
     return {
         owner: Cost(
             each.cycles,
-            _latency(each, times.get(read_next.get(owner))),
+            _latency(each, times.get(readers.get(owner))),
             each.post_cycles,
             moved[owner].weight_bytes,
             moved[owner].dram_bytes,
+            moved[owner].load_cycles,
         )
         for owner, each in times.items()
     }
@@ -198,8 +233,8 @@ def task_graph(mapped: MappedNetwork, costs: CostTable) -> TaskGraph:
     for name in mapped.operations:
         modes = tuple(_modes(costs[name]))
         before = tuple(sorted(index[each] for each in graph.predecessors(name)))
-        dram_bytes = costs[name][modes[-1].lanes].dram_bytes
-        tasks.append(Task(name, modes, before, dram_bytes, mapped.tiling.operations[name].words))
+        cost, words = costs[name][modes[-1].lanes], mapped.tiling.operations[name].words
+        tasks.append(Task(name, modes, before, cost.dram_bytes, words, cost.load_cycles))
     return TaskGraph(tuple(tasks), tuple(_tensors(mapped)))
 
 

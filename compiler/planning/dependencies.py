@@ -14,8 +14,9 @@ from dataclasses import dataclass
 import networkx as nx
 
 from tessera.compiler.lowering.mapping import MappedNetwork
-from tessera.compiler.lowering.tiling import INPUT, OUTPUT, RESIDUAL, operands
-from tessera.sim.golden.network import Convolution, IntegerNetwork, Operation
+from tessera.compiler.lowering.tiling import HELD_FRACTION, INPUT, OUTPUT, RESIDUAL, operands, weight_bytes
+from tessera.sim.golden.network import CLAMP_RANGE, Convolution, IntegerNetwork, Operation
+from tessera.sim.tensor_layout import tensor_bytes
 
 
 @dataclass(frozen=True)
@@ -124,3 +125,57 @@ def _connect(graph: nx.DiGraph, mapped: MappedNetwork, earlier: _Use, use: _Use)
     edge["tensors"] += (earlier.tensor,)
     edge["words"] += blocks * pixels
     edge["bytes"] += blocks * pixels * mapped.config.pixel_bytes(tensor.depth)
+
+
+def optimisations(mapped: MappedNetwork) -> list[str]:
+    """What the compiler saves in a network, one sentence each: what is fused, and what need not be moved."""
+    return [*_fusions(mapped), *_savings(mapped), *_repeats(mapped)]
+
+
+def _fusions(mapped: MappedNetwork) -> Iterator[str]:
+    for name, operation in mapped.operations.items():
+        post = operation.post
+        if post.residual is not None:
+            yield f"{name}: the addition of {post.residual} is fused into its post-processing"
+        if post.table is not None:
+            yield f"{name}: its function is fused into its post-processing as a table"
+        elif (post.clamp_low, post.clamp_high) != CLAMP_RANGE:
+            yield f"{name}: its activation {post.clamp_low}..{post.clamp_high} is fused into its post-processing"
+    for name, fold in mapped.folds.items():
+        yield (
+            f"input {name}: folded while it is loaded, {fold.tensor.channels} channels to "
+            f"{mapped.network.tensors[name].channels}: fewer steps of its reader, each row read once"
+        )
+
+
+def _savings(mapped: MappedNetwork) -> Iterator[str]:
+    """What is said of the tensors: which stay on chip, which pass through DRAM, and which are part of another."""
+    network, storage = mapped.network, mapped.storage
+    for name in dict.fromkeys(map(storage.root, network.tensors)):
+        writers = [each.name for each in network.operations if storage.root(each.output) == name]
+        readers = [
+            each.name
+            for each in network.operations
+            if name in (storage.root(used) for role, used in operands(each).items() if role != OUTPUT)
+        ]
+        volume = f"{tensor_bytes(network.tensors[name], mapped.config):,} bytes"
+        if name in mapped.tiling.resident and writers and readers:
+            yield f"map {name}: {volume} stay on chip from {writers[0]} to {readers[-1]}: no store, no load"
+        elif name in mapped.tiling.resident and len(readers) > 1:
+            yield f"input {name}: {volume} are loaded once for {len(readers)} operations"
+        elif writers and readers:
+            yield f"map {name}: {volume} do not fit on chip: {writers[0]} stores them, {readers[0]} loads them in parts"
+    for name, part in network.parts.items():
+        yield f"map {name}: lies in {part.whole}: no copy"
+
+
+def _repeats(mapped: MappedNetwork) -> Iterator[str]:
+    """The operations whose weights stay in the banks from band to band."""
+    for name, operation in mapped.operations.items():
+        tiling = mapped.tiling.operations[name]
+        if not isinstance(operation, Convolution) or len(tiling.bands) == 1 or len(tiling.parts) > 1:
+            continue
+        blocks = tiling.bands[0].blocks
+        held = all(band.blocks == blocks for band in tiling.bands)
+        if held and weight_bytes(operation, mapped.config) * HELD_FRACTION <= mapped.config.weight_bank_bytes:
+            yield f"{name}: its weights are loaded once for {len(tiling.bands)} bands"

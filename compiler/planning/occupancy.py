@@ -7,8 +7,9 @@ from __future__ import annotations
 
 from bisect import bisect_right
 from collections import defaultdict, deque
-from collections.abc import Hashable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 from tessera.compiler.lowering.builder import Step
 from tessera.compiler.lowering.synchronise import synchronise_steps
@@ -25,14 +26,22 @@ from tessera.rtl.isa import (
     Window,
     lanes_of_mask,
 )
+from tessera.sim.cycles import transfer_cycles
 from tessera.sim.occupancy import lane_cycles, post_cycles, starts
+
+CONFLICT_FACTOR = 2
+"""A window takes at most so many times the cycles that it takes undisturbed, by conflicts on the ports of the banks. What
+seems more is waiting to be dispatched, behind work of other operations, which no trace shows."""
+
+Owner = Any
+"""What steps belong to: the name of an operation, or the task of a plan."""
 
 
 @dataclass(frozen=True)
 class StreamStep(Step):
     """An instruction with what it belongs to; ``None`` if to nothing."""
 
-    owner: Hashable = None
+    owner: Owner = None
 
 
 @dataclass
@@ -70,10 +79,13 @@ class Traffic:
         Bytes that are loaded into the weight bank of each lane.
     dram_bytes
         Bytes on the memory's bus, its instructions included.
+    load_cycles
+        Cycles that its loads take on a memory as fast as the bus.
     """
 
     weights: dict[int, int] = field(default_factory=lambda: defaultdict(int))
     dram_bytes: int = 0
+    load_cycles: int = 0
 
     @property
     def weight_bytes(self) -> int:
@@ -87,7 +99,7 @@ def without_transfers(steps: Sequence[StreamStep], config: NpuConfig) -> list[St
     return synchronise_steps(working, config)
 
 
-def occupancies(steps: Sequence[StreamStep], config: NpuConfig, ends: Sequence[int]) -> dict[Hashable, Occupancy]:
+def occupancies(steps: Sequence[StreamStep], config: NpuConfig, ends: Sequence[int]) -> dict[Owner, Occupancy]:
     """When the owners of the steps of a stream worked.
 
     Parameters
@@ -100,7 +112,7 @@ def occupancies(steps: Sequence[StreamStep], config: NpuConfig, ends: Sequence[i
     begun = starts([step.instruction for step in steps], config, ends)
     backlog = _Backlog(steps, ends)
     windows: dict[int, deque[tuple[int, int]]] = defaultdict(deque)
-    found: dict[Hashable, Occupancy] = defaultdict(Occupancy)
+    found: dict[Owner, Occupancy] = defaultdict(Occupancy)
     for step, start, end in zip(steps, begun, ends, strict=True):
         instruction, operation = step.instruction, found[step.owner]
         if isinstance(instruction, LaneProgram):
@@ -111,12 +123,13 @@ def occupancies(steps: Sequence[StreamStep], config: NpuConfig, ends: Sequence[i
         elif isinstance(instruction, Window):
             windows[instruction.slice].append((start, instruction.kernel_height * instruction.kernel_width))
         elif isinstance(instruction, PostProcess):
-            positions = 1
+            read, positions = (0, 1) if instruction.source is Source.LANES else windows[instruction.slice].popleft()
+            least = post_cycles(instruction, positions, config)
             if instruction.source is Source.WINDOW:
-                read, positions = windows[instruction.slice].popleft()
-                operation.units[instruction.slice] += end - max(start, read)
+                kept = end - max(start, read)
+                operation.units[instruction.slice] += min(max(kept, least), CONFLICT_FACTOR * least)
                 operation.summed = max(operation.summed, end)
-            operation.post_cycles += post_cycles(instruction, positions, config)
+            operation.post_cycles += least
             operation.complete = max(operation.complete, end)
     return {owner: operation for owner, operation in found.items() if operation.units}
 
@@ -135,7 +148,7 @@ class _Backlog:
             same = self._owners[index] == self._owners[index - 1]
             self._other[index] = self._other[index - 1] if same else index - 1
 
-    def before(self, cycle: int, owner: Hashable) -> int:
+    def before(self, cycle: int, owner: Owner) -> int:
         """The last cycle, up to a given one, in which a post-process of another owner ended; 0 if none did."""
         index = bisect_right(self._ends, cycle) - 1
         if index >= 0 and self._owners[index] == owner:
@@ -143,14 +156,16 @@ class _Backlog:
         return self._ends[index] if index >= 0 else 0
 
 
-def traffic(steps: Sequence[StreamStep], config: NpuConfig) -> dict[Hashable, Traffic]:
+def traffic(steps: Sequence[StreamStep], config: NpuConfig) -> dict[Owner, Traffic]:
     """What the owners of the steps of a stream move."""
-    found: dict[Hashable, Traffic] = defaultdict(Traffic)
+    found: dict[Owner, Traffic] = defaultdict(Traffic)
     for step in steps:
         moved = found[step.owner]
         moved.dram_bytes += INSTRUCTION_BYTES
         if isinstance(step.instruction, Load | Store):
             moved.dram_bytes += transfer_bytes(step.instruction, config)
+        if isinstance(step.instruction, Load):
+            moved.load_cycles += transfer_cycles(step.instruction, config)
         if isinstance(step.instruction, Load) and step.instruction.target is LoadTarget.WEIGHTS:
             for lane in lanes_of_mask(step.instruction.lanes):
                 moved.weights[lane] += step.instruction.columns * config.beat_bytes
