@@ -17,9 +17,7 @@ from tessera.sim.cycles import predict
 from tessera.sim.program import Program
 
 
-def rtl_clock(
-    options: Options | None = None, on_run: Callable[[Program, Inferences], None] | None = None
-) -> Clock:
+def rtl_clock(options: Options | None = None, on_run: Callable[[Program, Inferences], None] | None = None) -> Clock:
     """Times of one inference on the RTL; the first one builds the simulator.
 
     Parameters

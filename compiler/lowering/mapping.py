@@ -120,6 +120,13 @@ def _place_alone(network: IntegerNetwork, config: NpuConfig) -> tuple[Tiling, di
     raise AssertionError("the last tiling can be placed")
 
 
+def map_to_machine(
+    network: IntegerNetwork, config: NpuConfig, formats: Mapping[str, DramFormat] | None = None
+) -> MappedNetwork:
+    """Like `map_network`, for all lanes of a machine."""
+    return map_network(network, LaneSet(config, tuple(range(config.lanes))), formats or {})
+
+
 def place_tensors(mapped: MappedNetwork, roots: Mapping[str, BankRange]) -> dict[str, OnChipTensor]:
     """Where every tensor is whose root is on chip."""
     network, storage = mapped.network, mapped.storage

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 from tessera.compiler.lowering.mapping import MappedNetwork
 from tessera.compiler.planning.costs import Cost, CostTable, network_costs
 from tessera.compiler.planning.operation_key import kind_of, operation_key
 from tessera.compiler.planning.profile_database import Duration, DurationSource, Observation, ProfileDatabase
-from tessera.sim.cycles import Memory
+from tessera.sim.cycles import DEFAULT_MEMORY, Memory
 
 DurationTable = Mapping[str, Mapping[int, Duration]]
 """By operation, by number of lanes."""
@@ -28,7 +28,7 @@ def known_durations(
     mapped: MappedNetwork,
     database: ProfileDatabase,
     source: DurationSource = DurationSource.MEASURED,
-    memory: Memory = Memory(),
+    memory: Memory = DEFAULT_MEMORY,
     predicted: CostTable | None = None,
 ) -> DurationTable:
     """The durations of a network's operations on every number of lanes.
@@ -40,8 +40,8 @@ def known_durations(
     database
         What is known.
     source
-        ``MEASURED``: what was measured, where it was; ``PREDICTED``: predictions alone. A prediction that an executor had
-        to adapt is taken with the factor that it found.
+        ``MEASURED``: what was measured, where it was; ``PREDICTED``: predictions alone. A prediction that an executor
+        had to adapt is taken with the factor that it found.
     memory
         The memory with which it will run.
     predicted

@@ -30,8 +30,8 @@ from tessera.sim.cycles import transfer_cycles
 from tessera.sim.occupancy import lane_cycles, post_cycles, starts
 
 CONFLICT_FACTOR = 2
-"""A window takes at most so many times the cycles that it takes undisturbed, by conflicts on the ports of the banks. What
-seems more is waiting to be dispatched, behind work of other operations, which no trace shows."""
+"""A window takes at most so many times the cycles that it takes undisturbed, by conflicts on the ports of the banks.
+What seems more is waiting to be dispatched, behind work of other operations, which no trace shows."""
 
 Owner = Any
 """What steps belong to: the name of an operation, or the task of a plan."""

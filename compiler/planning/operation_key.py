@@ -8,7 +8,6 @@ from importlib import metadata
 from pathlib import Path
 
 import tessera.compiler.lowering
-import tessera.compiler.planning
 import tessera.sim
 from tessera.compiler.lowering.mapping import MappedNetwork
 from tessera.compiler.lowering.tiling import INPUT, OUTPUT, RESIDUAL, operands
@@ -24,8 +23,8 @@ def operation_key(mapped: MappedNetwork, name: str) -> str:
     """The canonical text of an operation: its kind first, then all on which its duration depends but the machine.
 
     That is the shape and depth of its operands and which of them pass through buffers, in how many bands; its kernel,
-    stride, padding, dilation, groups and repetition; the depth of its weights; whether a table follows; and how its input
-    is folded. Values, names and signs do not matter.
+    stride, padding, dilation, groups and repetition; the depth of its weights; whether a table follows; and how its
+    input is folded. Values, names and signs do not matter.
     """
     operation = mapped.operations[name]
     facts = {role: _operand(mapped, operation, role) for role in (INPUT, RESIDUAL, OUTPUT)}
@@ -43,7 +42,7 @@ def operation_key(mapped: MappedNetwork, name: str) -> str:
 
 
 def kind_of(operation: Operation) -> str:
-    """``convolution``, ``depthwise`` or ``window``: operations whose durations the cycle model finds in the same way."""
+    """``convolution``, ``depthwise`` or ``window``: kinds whose durations the cycle model finds in different ways."""
     if isinstance(operation, Window):
         return "window"
     return "depthwise" if operation.groups > 1 and operation.weights.shape[1] == 1 else "convolution"
@@ -82,8 +81,7 @@ def configuration_key(config: NpuConfig) -> str:
 @cache
 def durations_version() -> str:
     """The project's version with a hash of the sources on which durations depend: the hardware, the models of the
-    machine, the lowering, and this package."""
-    packages = (tessera.sim, tessera.compiler.lowering, tessera.compiler.planning)
-    folders = [Path(package.__path__[0]) for package in packages]
+    machine, and the lowering."""
+    folders = [Path(package.__path__[0]) for package in (tessera.sim, tessera.compiler.lowering)]
     parts = [SOURCES_HASH, *(hash_sources(folder) for folder in folders)]
     return f"{metadata.version('tessera-npu')}-{hash_parts([part.encode() for part in parts])[:_HASH_DIGITS]}"

@@ -28,10 +28,10 @@ from tessera.compiler.errors import CompilerError
 from tessera.compiler.planning.costs import Cost
 from tessera.compiler.planning.operation_key import configuration_key, durations_version
 from tessera.rtl.config import NpuConfig
-from tessera.sim.cycles import Memory
+from tessera.sim.cycles import DEFAULT_MEMORY, Memory
 
 SCHEMA_VERSION = 1
-"""Counts the changes of the tables."""
+"""Counts the changes of the tables, and of what is counted in them."""
 
 APPLICATION_ID = 0x54535352
 """Marks the file as a profile database."""
@@ -205,7 +205,9 @@ class ProfileDatabase:
         """Closes the file."""
         self._connection.close()
 
-    def record(self, source: DurationSource, observations: Iterable[Observation], memory: Memory = Memory()) -> None:
+    def record(
+        self, source: DurationSource, observations: Iterable[Observation], memory: Memory = DEFAULT_MEMORY
+    ) -> None:
         """Adds observations to what is known."""
         same = (self._configuration, self._version, source, memory_key(memory))
         rows = [
@@ -221,7 +223,9 @@ class ProfileDatabase:
                 rows,
             )
 
-    def duration(self, operation: str, lanes: int, source: DurationSource, memory: Memory = Memory()) -> Duration | None:
+    def duration(
+        self, operation: str, lanes: int, source: DurationSource, memory: Memory = DEFAULT_MEMORY
+    ) -> Duration | None:
         """What was observed of an operation, if anything; with this memory, or else with another one."""
         rows = self._rows(
             f"SELECT count, least, most, {', '.join(_COSTS)} FROM durations WHERE operation = ? AND lanes = ? "
@@ -231,13 +235,19 @@ class ProfileDatabase:
         for count, least, most, *costs in rows:
             cost = Cost(*map(round, costs))
             kind = operation.partition(" ")[0]
-            margin = self.margin(kind, lanes) if source is DurationSource.PREDICTED else (most - least) / 2 / max(1, most)
+            margin = (
+                self.margin(kind, lanes) if source is DurationSource.PREDICTED else (most - least) / 2 / max(1, most)
+            )
             return Duration(cost, source, count, margin)
         return None
 
     def margin(self, kind: str, lanes: int) -> float:
         """By what fraction predicted cycles of operations of a kind, on a number of lanes, may be off."""
-        for condition, values in (("AND m.kind = ? AND m.lanes = ?", (kind, lanes)), ("AND m.kind = ?", (kind,)), ("", ())):
+        for condition, values in (
+            ("AND m.kind = ? AND m.lanes = ?", (kind, lanes)),
+            ("AND m.kind = ?", (kind,)),
+            ("", ()),
+        ):
             rows = self._rows(
                 "SELECT m.cycles / p.cycles FROM durations m JOIN durations p USING "
                 "(operation, lanes, configuration, version) WHERE m.source = 'measured' AND p.source = 'predicted' "
@@ -276,7 +286,7 @@ class ProfileDatabase:
         )
         return float(rows[0][0]) if rows else 1.0
 
-    def record_run(self, run: Run, memory: Memory = Memory()) -> None:
+    def record_run(self, run: Run, memory: Memory = DEFAULT_MEMORY) -> None:
         """Adds a run."""
         row = (json.dumps(run.networks), self._configuration, self._version, run.source, memory_key(memory))
         with self._transaction() as connection:
