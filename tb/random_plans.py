@@ -31,12 +31,20 @@ PARTITIONS: dict[str, Partition] = {
 
 @dataclass(frozen=True)
 class PlanCase:
-    """A plan's program, its networks, and samples for one run: for each job and input (inferences, C, H, W)."""
+    """A plan's program, its networks, as they were and as they are lowered, and samples for one run: for each job and
+    input (inferences, C, H, W)."""
 
     plan: ExecutionPlan
     program: PlanProgram
     networks: Mapping[str, IntegerNetwork]
+    mapped: Mapping[str, MappedNetwork]
     inputs: Mapping[str, Mapping[str, np.ndarray]]
+
+    @property
+    def resident_words(self) -> int:
+        """Words of all tensors that are ever on chip as a whole."""
+        names = [name for name in self.program.placement.ranges if not name.role]
+        return sum(self.mapped[name.job].storage.words(name.name) for name in names)
 
 
 def make_case(
@@ -56,7 +64,7 @@ def make_case(
         }
         for name, job in program.jobs.items()
     }
-    return PlanCase(plan, program, networks, inputs)
+    return PlanCase(plan, program, networks, mapped, inputs)
 
 
 def map_networks(networks: Mapping[str, IntegerNetwork], config: NpuConfig) -> dict[str, MappedNetwork]:
