@@ -172,6 +172,19 @@ class PlanTimeline:
         return found
 
 
+def within_bandwidth(windows: Mapping[str, np.ndarray], most: float) -> dict[str, np.ndarray]:
+    """Bytes of windows, by job, of which none has more than ``most`` in all: what is too much was moved before. When a
+    transfer ended is known, and when its bytes came is not."""
+    found = {job: own.copy() for job, own in windows.items()}
+    for index in range(len(next(iter(found.values()))) - 1, 0, -1):
+        total = sum(own[index] for own in found.values())
+        for own in found.values() if total > most else ():
+            early = own[index] * (1 - most / total)
+            own[index] -= early
+            own[index - 1] += early
+    return found
+
+
 def _spread(windows: np.ndarray, transfer: TransferWork, window: int) -> None:
     """Adds a transfer's bytes to the windows that it touches."""
     start, end = transfer.start, max(transfer.start + 1, transfer.end)

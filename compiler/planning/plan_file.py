@@ -74,6 +74,8 @@ class StoredPlan:
         Name of the configuration.
     io_format
         What inputs and outputs are in DRAM.
+    bus_bytes
+        Bytes that the machine's bus moves in a cycle.
     memory
         The DRAM that was assumed.
     objective
@@ -90,6 +92,7 @@ class StoredPlan:
     configuration: str
     npu: str
     io_format: str
+    bus_bytes: int
     memory: Memory
     objective: Objective
     costs: str
@@ -105,6 +108,7 @@ class StoredPlan:
             "npu": self.npu,
             "configuration": self.configuration,
             "io_format": self.io_format,
+            "bus_bytes": self.bus_bytes,
             "memory": asdict(self.memory),
             "scheduler": self.plan.scheduler,
             "objective": self.objective.value,
@@ -126,6 +130,7 @@ class StoredPlan:
             configuration=str(values["configuration"]),
             npu=str(values["npu"]),
             io_format=str(values["io_format"]),
+            bus_bytes=int(values["bus_bytes"]),
             memory=Memory(**values["memory"]),
             objective=Objective(values["objective"]),
             costs=str(values["costs"]),

@@ -223,6 +223,7 @@ def make_plan(
         configuration=configuration_key(config),
         npu=config.name,
         io_format=memory_format.name.lower(),
+        bus_bytes=config.beat_bytes,
         memory=options.memory,
         objective=options.objective.objective,
         costs=options.costs.value,
