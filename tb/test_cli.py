@@ -413,7 +413,7 @@ def test_two_networks(tessera: Command, samples: Path, tmp_path: Path) -> None:
     assert outcome.status == 0, outcome.err
     assert outcome.out.count("is quantised already and keeps its depths") == 1
     rows = json.loads(summary.read_text())["networks"]
-    assert [row["name"] for row in rows] == ["digits_mlp", "net", "net"]
+    assert [row["name"] for row in rows] == ["digits_mlp", "net", "net-2"]
     _assert_refused(tessera("plan", MLP, network, *calibrations[:2]), r"net\.onnx is a float network.*--calibration")
 
 
