@@ -13,11 +13,12 @@ from tessera.compiler.planning import TaskId
 from tessera.firmware.cosimulation import Integers, Options, Start, StartResult, simulate
 from tessera.firmware.driver import WATCHDOG_CYCLES, RunResult
 from tessera.rtl.isa import lanes_of_mask
+from tessera.sim.contexts import Context
 from tessera.sim.cosim import CosimError, CosimResult
 from tessera.sim.counts import Counts
 from tessera.sim.cycles import longest_silence
 from tessera.sim.program import DramTensor
-from tessera.sim.windows import MemoryWindows, aligned_window
+from tessera.sim.windows import MemoryWindows
 
 JobIntegers = Mapping[str, Integers]
 """For each job the arrays (samples, C, H, W) of its inputs or outputs, by name."""
@@ -99,7 +100,17 @@ def plan_starts(program: PlanProgram, inputs: JobIntegers) -> list[Start]:
     for run in range(_number_of_runs(program, inputs)):
         constants = tuple(program.writes) if run == 0 else ()
         writes = (*constants, *_input_writes(program, inputs, run))
-        starts.append(Start(writes, program.code_address, reads, _windows(program), watchdog, operations))
+        starts.append(
+            Start(
+                writes,
+                program.code_address,
+                reads,
+                MemoryWindows(code=program.code_window),
+                watchdog,
+                operations,
+                contexts=_contexts(program),
+            )
+        )
     return starts
 
 
@@ -143,14 +154,9 @@ def _input_writes(program: PlanProgram, inputs: JobIntegers, run: int) -> Iterat
                 yield tensors[each].address, tensors[each].pack(values, program.config)
 
 
-def _windows(program: PlanProgram) -> MemoryWindows:
-    """All of the plan's memory can be read, and what lies before its code can be written."""
-    begin = min(job.address for job in program.jobs.values())
-    return MemoryWindows(
-        code=program.code_window,
-        load=aligned_window(begin, program.code_address),
-        store=aligned_window(begin, program.code_address),
-    )
+def _contexts(program: PlanProgram) -> dict[int, Context]:
+    """Each job may read all that is its own, and write its tensors."""
+    return {job.context: Context(job.load_window, job.store_window) for job in program.jobs.values()}
 
 
 def _overflow_sentence(program: PlanProgram, result: StartResult) -> str:
