@@ -15,8 +15,9 @@ from tessera.compiler.planning.selection import PlannedStream, StreamPlanner
 from tessera.firmware.cosimulation import Options, StartResult, simulate
 from tessera.firmware.driver import RunResult
 from tessera.firmware.plan_run import plan_starts, unpack_plan_outputs
+from tessera.firmware.timeline import instruction_times
 from tessera.rtl.config import NpuConfig
-from tessera.rtl.isa import LaneProgram, lanes_of_mask
+from tessera.rtl.isa import LaneProgram, Store, lanes_of_mask
 from tessera.sim.cycles import Memory, predict
 from tessera.sim.occupancy import lane_cycles
 
@@ -54,10 +55,13 @@ class Measured:
         The plan.
     run
         The NPU's own measurements.
+    trace
+        If it was asked for, (cycle since the start, mask of the units that completed an instruction), rising.
     """
 
     planned: Planned
     run: RunResult
+    trace: tuple[tuple[int, int], ...] = ()
 
     @property
     def cycles(self) -> int:
@@ -82,9 +86,25 @@ class Measured:
         return (self.run.read_beats + self.run.write_beats) * self.planned.stream.program.config.beat_bytes
 
     @property
+    def completions(self) -> dict[str, int]:
+        """For each job the cycle at which the last of its results was in DRAM; of a plan with a trace."""
+        program = self.planned.stream.program
+        _, ends = instruction_times(program, self.trace)
+        found = dict.fromkeys(program.jobs, 0)
+        for instruction, task, end in zip(program.instructions, program.tasks, ends, strict=True):
+            if task is not None and isinstance(instruction, Store):
+                found[task.job] = max(found[task.job], end)
+        return found
+
+    @property
     def prediction_error(self) -> float:
         """Predicted cycles over measured ones, less 1."""
         return self.planned.stream.cycles / self.cycles - 1
+
+
+def memory_of(bandwidth: int) -> Memory:
+    """The DRAM of so many bytes per cycle."""
+    return Memory(bytes_per_cycle=bandwidth)
 
 
 def plans_of(
@@ -102,13 +122,23 @@ def plans_of(
     return {each: Planned(f"{name} by {each}", networks, streams[each]) for each in SCHEDULERS}
 
 
-def run_plans(plans: Sequence[Planned], config: NpuConfig, memory: Memory) -> list[Measured]:
-    """Runs plans one after another in one simulation; a result that is not the golden model's ends the benchmark."""
+def run_plans(
+    plans: Sequence[Planned], config: NpuConfig, memory: Memory, *, traced: bool = False
+) -> list[Measured]:
+    """Runs plans one after another in one simulation; a result that is not the golden model's ends the benchmark.
+
+    Parameters
+    ----------
+    plans, config, memory
+        The plans, and the machine and DRAM that they were made for.
+    traced
+        Whether to record when each instruction ended (`Measured.completions`).
+    """
     starts = []
     for each in plans:
         program = each.stream.program
         inputs = {job: _samples(each.networks[job].inputs, len(own.tensors)) for job, own in program.jobs.items()}
-        starts += plan_starts(program, inputs)
+        starts += [replace(start, traced=traced) for start in plan_starts(program, inputs)]
     results, _ = simulate(config, starts, Options(memory=memory_options(config, memory)))
     return [_checked(each, result) for each, result in zip(plans, results, strict=True)]
 
@@ -135,4 +165,4 @@ def _checked(planned: Planned, result: StartResult) -> Measured:
         for name, values in outputs.items():
             if not np.array_equal(values, planned.networks[job].outputs[name][: len(values)]):
                 raise ResultError(f"{planned.name}: output {name} of {job} differs from the golden model's")
-    return Measured(planned, result.run)
+    return Measured(planned, result.run, result.trace)

@@ -9,7 +9,7 @@ from functools import cache
 import numpy as np
 
 from benchmark.runs import ROOT, SEED
-from tessera.compiler import read_qonnx
+from tessera.compiler import QuantizedNetwork, read_qonnx
 from tessera.compiler.lowering.mapping import MappedNetwork, map_to_machine
 from tessera.compiler.integer import to_integer
 from tessera.compiler.planning import Job, TaskGraph, Workload
@@ -77,19 +77,24 @@ class Network:
 
 
 @cache
-def network(name: str, config: NpuConfig = CONFIG) -> Network:
-    """One of the networks by its short name."""
-    integer = to_integer(read_qonnx(ROOT / "models" / "mixed" / f"{SHORT_NAMES[name]}.onnx"))
-    mapped = map_to_machine(integer, config, {})
+def network(name: str) -> Network:
+    """One of the shipped networks by its short name."""
+    quantized = read_qonnx(ROOT / "models" / "mixed" / f"{SHORT_NAMES[name]}.onnx")
+    return make_network(quantized, INFERENCES[name[0]])
+
+
+def make_network(quantized: QuantizedNetwork, samples: int) -> Network:
+    """A network with so many random samples."""
+    integer = to_integer(quantized)
+    mapped = map_to_machine(integer, CONFIG)
     rng = np.random.default_rng(SEED)
     types = {each: integer.tensors[each] for each in integer.inputs}
     inputs = {
-        each: rng.integers(own.range[0], own.range[1] + 1, (INFERENCES[name[0]], *own.shape))
-        for each, own in types.items()
+        each: rng.integers(own.range[0], own.range[1] + 1, (samples, *own.shape)) for each, own in types.items()
     }
     return Network(mapped, task_graph(mapped, network_costs(mapped)), inputs, evaluate(integer, inputs))
 
 
-def workload(names: tuple[str, ...], config: NpuConfig = CONFIG) -> Workload:
+def workload(names: tuple[str, ...]) -> Workload:
     """The jobs of some networks, all there from the start."""
-    return Workload(tuple(Job(name, network(name, config).graph, INFERENCES[name[0]]) for name in names))
+    return Workload(tuple(Job(name, network(name).graph, INFERENCES[name[0]]) for name in names))
