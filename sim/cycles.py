@@ -61,6 +61,8 @@ class Timing:
     """Bursts that the instruction fetch holds or has asked for."""
     first_bursts: int = 3
     """The same until as many have been dispatched."""
+    fetch_interval: int = 2
+    """Cycles from one of its requests to the next, while loads ask too."""
     fetch_deliver: int = 3
     """From an instruction's last beat to its push into the queues."""
     queue: int = 2
@@ -297,11 +299,11 @@ class _Fetch:
         """The next instruction leaves, and the one after it is decoded, which makes room."""
         self._dispatched += 1
         taken = self._dispatched + 1
+        bursts = 1 if taken % INSTRUCTIONS_PER_BURST == 0 else 0
         if taken == self._timing.first_bursts * INSTRUCTIONS_PER_BURST:
-            for burst in range(self._timing.fetch_bursts - self._timing.first_bursts):
-                self._request(time + 1 + burst)
-        if taken % INSTRUCTIONS_PER_BURST == 0:
-            self._request(time + 1)
+            bursts += self._timing.fetch_bursts - self._timing.first_bursts
+        for burst in range(bursts):
+            self._request(time + 1 + burst * self._timing.fetch_interval)
 
     def _request(self, time: float) -> None:
         last = self._instructions - 1

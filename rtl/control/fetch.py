@@ -32,7 +32,7 @@ class InstructionFetch(wiring.Component):
     the start of a stream only ``FIRST_BURSTS``, until those have been taken: more would hold up the first loads.
     Reading runs ahead of execution, past the end of the stream by at most that much: it stops asking for more once an
     end instruction has arrived. An error response is no error by itself; it is passed on with its instruction and
-    counts when that one is executed. Nothing is read outside the window; an instruction that lies there comes marked as such.
+    counts when that one is executed. Nothing is read outside the window; an instruction there comes marked as such.
 
     Parameters
     ----------
