@@ -212,7 +212,7 @@ def test_plans_do_not_depend_on_the_order_of_sets() -> None:
     script = (
         "from planning_workloads import jobs_of\n"
         "from tessera.compiler.planning import Machine, Workload, schedule\n"
-        "print(schedule(Workload(jobs_of(("resnet8", "dscnn", "autoencoder"))), Machine(bytes_per_cycle=8)))\n"
+        "print(schedule(Workload(jobs_of(('resnet8', 'dscnn', 'autoencoder'))), Machine(bytes_per_cycle=8)))\n"
     )
     outputs = {
         subprocess.run(
