@@ -35,6 +35,11 @@ def float_formats(network: QuantizedNetwork, config: NpuConfig, memory_format: M
     return {name: DramFormat(memory_format, _exponent(name, network.tensors[name].scale)) for name in names}
 
 
+def network_formats(network: QuantizedNetwork, config: NpuConfig, memory_format: MemoryFormat) -> dict[str, DramFormat]:
+    """The same for any format: nothing is said of integers, which `lower` takes where nothing is said."""
+    return float_formats(network, config, memory_format) if memory_format.is_float else {}
+
+
 def _exponent(name: str, scale: float) -> int:
     """Logarithm of a scale, to the base 2."""
     mantissa, exponent = math.frexp(scale)

@@ -9,7 +9,8 @@ which are data, keep their limits (`ChannelParameters`; the stream model refuses
   writes over its residual operand only where each pixel takes the place of its own operand;
 - waits refer to earlier instructions whose completion does not depend on later ones;
 - every finished tile is taken by one post-process of the same size, and no unit runs further ahead than the machine
-  has memory for.
+  has memory for;
+- at a bundle, where the host may pause the stream, and at the end no window and no tile is left.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from tessera.rtl.config import NpuConfig
 from tessera.rtl.isa import (
     PPU_SLICES,
     TOKEN_BITS,
+    Bundle,
     End,
     Fence,
     Instruction,
@@ -132,8 +134,9 @@ class _Checker:
             yield from self._hazards(instruction)
             if isinstance(instruction, Wait):
                 yield from self._wait(instruction)
-            elif isinstance(instruction, Fence | End):
-                yield from self._counters()
+            elif isinstance(instruction, Fence | Bundle | End):
+                if not isinstance(instruction, Bundle):
+                    yield from self._counters()
                 yield from self._left_over(instruction)
             self.order.append(instruction)
         except OrderError as error:
@@ -208,15 +211,16 @@ class _Checker:
         self.waited.clear()
 
     def _left_over(self, instruction: Instruction) -> Iterator[str]:
-        """A window without its post-process never completes; at the end, tiles must not be left either."""
+        """A window without its post-process never completes; where the stream stops, tiles must not be left either."""
+        stops = isinstance(instruction, Bundle | End)
         for index, windows in enumerate(self.windows):
             if windows:
                 yield f"slice {index} has a window that is not post-processed before"
         for lane, tiles in enumerate(self.tiles):
-            if tiles and isinstance(instruction, End):
+            if tiles and stops:
                 yield f"lane {lane} has {len(tiles)} tiles that are not post-processed before"
         for lane, tile in enumerate(self.open_tiles):
-            if tile is not None and isinstance(instruction, End):
+            if tile is not None and stops:
                 yield f"lane {lane} has a tile whose last program is partial"
 
     def _hand_over(self, instruction: Instruction) -> Iterator[str]:

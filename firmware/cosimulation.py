@@ -10,10 +10,11 @@ from typing import Any
 
 import numpy as np
 
-from tessera.firmware.driver import WATCHDOG_CYCLES, RunResult
+from tessera.firmware.driver import WATCHDOG_CYCLES, Phase, RunResult, StreamState
 from tessera.rtl import verilog
 from tessera.rtl.config import NpuConfig
-from tessera.rtl.isa import lanes_of_mask
+from tessera.rtl.isa import ErrorCode, lanes_of_mask
+from tessera.sim.contexts import Context, ContextState
 from tessera.sim.cosim import CosimDesign, CosimError, CosimResult, Simulator, build_simulation, run_cosim
 from tessera.sim.cosim.build import default_build_folder
 from tessera.sim.counts import Counts
@@ -45,6 +46,10 @@ class Start:
         Cycles without progress after which the NPU stops the stream.
     operations
         Numbers of the operations whose counts are read after it.
+    contexts
+        The contexts by their numbers; ``None``: context 0 with the windows.
+    pause_cycle
+        Cycles after the start, at least 1, at which the host asks for a pause; ``None`` for never.
     """
 
     writes: tuple[tuple[int, bytes], ...]
@@ -53,17 +58,20 @@ class Start:
     windows: MemoryWindows = MemoryWindows()
     watchdog_cycles: int = WATCHDOG_CYCLES
     operations: tuple[int, ...] = ()
+    contexts: Mapping[int, Context] | None = None
+    pause_cycle: int | None = None
 
 
 @dataclass(frozen=True)
 class StartResult:
     """What came of a start: the driver's measurements, the bytes that were read, or the NPU's error in words; and what
-    was counted for each operation that was asked for, up to an error too."""
+    was counted for each operation that was asked for, up to an error too, and the stream's state."""
 
     run: RunResult | None
     reads: tuple[bytes, ...]
     error: str = ""
     operation_counts: Mapping[int, Counts] = field(default_factory=dict)
+    state: StreamState = StreamState(Phase.IDLE)
 
 
 @dataclass(frozen=True)
@@ -267,6 +275,8 @@ def _description(start: Start) -> dict[str, Any]:
         "windows": start.windows.as_dict(),
         "watchdog_cycles": start.watchdog_cycles,
         "operations": list(start.operations),
+        "contexts": None if start.contexts is None else {n: c.as_dict() for n, c in start.contexts.items()},
+        "pause_cycle": start.pause_cycle,
     }
 
 
@@ -279,11 +289,19 @@ def _results(starts: Sequence[Start], records: list[dict[str, Any]], data: bytes
             offset += length
         found = (Counts(**counts) for counts in record.pop("operation_counts"))
         operation_counts = dict(zip(start.operations, found, strict=True))
+        state = _state(record.pop("state"))
         if "error" in record:
-            yield StartResult(None, tuple(reads), record["error"], operation_counts)
+            yield StartResult(None, tuple(reads), record["error"], operation_counts, state)
         else:
             run = RunResult(**{**record, "counts": Counts(**record["counts"])})
-            yield StartResult(run, tuple(reads), operation_counts=operation_counts)
+            yield StartResult(run, tuple(reads), operation_counts=operation_counts, state=state)
+
+
+def _state(described: dict[str, Any]) -> StreamState:
+    """The state that the simulator's process has described."""
+    contexts = [{**context, "error": ErrorCode(context["error"])} for context in described["contexts"]]
+    known = {"phase": Phase(described["phase"]), "error": ErrorCode(described["error"])}
+    return StreamState(**{**described, **known, "contexts": tuple(ContextState(**context) for context in contexts)})
 
 
 __all__ = [

@@ -10,7 +10,7 @@ import numpy as np
 
 from tessera.compiler.errors import CompilerError
 from tessera.compiler.integer import to_integer
-from tessera.compiler.io_formats import float_formats
+from tessera.compiler.io_formats import network_formats
 from tessera.compiler.lowering import lower
 from tessera.compiler.quantized import QuantizedNetwork
 from tessera.compiler.quantized_execution import HostInputs, host_after, host_before
@@ -19,7 +19,7 @@ from tessera.rtl.config import NpuConfig
 from tessera.rtl.isa import MemoryFormat
 from tessera.sim.golden.evaluate import evaluate
 from tessera.sim.golden.network import Convolution, IntegerNetwork, operation_macs
-from tessera.sim.program import Program
+from tessera.sim.program import DramFormat, Program
 from tessera.sim.tensor_layout import decode_floats, encode_floats
 
 Arrays = Mapping[str, np.ndarray]
@@ -27,11 +27,22 @@ Arrays = Mapping[str, np.ndarray]
 
 @dataclass(frozen=True)
 class CompiledNetwork:
-    """A quantised network with what the compiler made of it for one machine."""
+    """A quantised network with what the compiler made of it for one machine.
+
+    Attributes
+    ----------
+    quantized, integer
+        The network.
+    program
+        Its instructions, data and tensors.
+    formats
+        What inputs and outputs are in DRAM, by name, where they are no integers.
+    """
 
     quantized: QuantizedNetwork
     integer: IntegerNetwork
     program: Program
+    formats: Mapping[str, DramFormat]
 
 
 @dataclass(frozen=True)
@@ -74,8 +85,8 @@ def compile_network(
         The network does not fit the machine, or its scales not the format.
     """
     integer = to_integer(quantized)
-    formats = float_formats(quantized, config, io_format) if io_format.is_float else {}
-    return CompiledNetwork(quantized, integer, lower(integer, config, io_formats=formats))
+    formats = network_formats(quantized, config, io_format)
+    return CompiledNetwork(quantized, integer, lower(integer, config, io_formats=formats), formats)
 
 
 def run_network(

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from tessera.compiler.quantized import QuantizedConvolution, QuantizedNetwork
-from tessera.rtl.isa import Fence, LaneProgram, PostProcess, Source, Unit, Wait, Window, lanes_of_mask, units_of_mask
-from tessera.sim.ordering import StreamOrder
+from tessera.rtl.isa import LaneProgram, PostProcess, Source, Unit, Wait, Window, lanes_of_mask, units_of_mask
+from tessera.sim.occupancy import starts
 from tessera.sim.program import Program
 
 
@@ -58,36 +58,26 @@ def operation_times(program: Program, start: Sequence[int], end: Sequence[int]) 
 def instruction_times(program: Program, completions: Sequence[tuple[int, int]]) -> tuple[list[int], list[int]]:
     """Start and end of each instruction, from the machine's trace.
 
-    A unit works through its instructions in order, so the n-th completion of a unit ends its n-th instruction. An
-    instruction counts as started when its units had completed the one before, and what they were told to wait for. A
-    wait, a fence and the end take no time: both are 0.
+    A unit works through its instructions in order, so the n-th completion of a unit ends its n-th instruction. When one
+    counts as started is said by `tessera.sim.occupancy.starts`. A wait, a fence and the end take no time: both are 0.
 
     Parameters
     ----------
     completions
         (cycle since the start of the stream, mask of the units that completed an instruction in it), rising.
     """
-    ends: list[list[int]] = [[0] for _ in Unit]
+    completed: list[list[int]] = [[] for _ in Unit]
     for cycle, mask in completions:
         for unit in units_of_mask(mask):
-            ends[unit].append(cycle)
-    order = StreamOrder(program.config, hazards=False)
-    ready = [0] * len(Unit)
-    start, end = [], []
+            completed[unit].append(cycle)
+    taken = [0] * len(Unit)
+    end = []
     for instruction in program.instructions:
-        order.append(instruction)
         units = () if isinstance(instruction, Wait) else instruction.units()
-        start.append(max((ready[unit] for unit in units), default=0))
+        end.append(max((completed[unit][taken[unit]] for unit in units), default=0))
         for unit in units:
-            ready[unit] = ends[unit][order.counts[unit]]
-        end.append(max((ready[unit] for unit in units), default=0))
-        if isinstance(instruction, Wait):
-            awaited = max((ends[unit][count] for unit, count in order.resolve(instruction)), default=0)
-            for unit in units_of_mask(instruction.targets):
-                ready[unit] = max(ready[unit], awaited)
-        elif isinstance(instruction, Fence):
-            ready = [max(ready)] * len(Unit)
-    return start, end
+            taken[unit] += 1
+    return starts(program.instructions, program.config, end), end
 
 
 def bundles(network: QuantizedNetwork, program: Program, times: Sequence[OperationTime]) -> list[dict[str, object]]:

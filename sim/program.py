@@ -142,8 +142,7 @@ class FoldedTensor(DramTensor):
 
 @dataclass(frozen=True)
 class OnChipTensor:
-    """Where a tensor, or a part of one, lies in the activation banks, at the same addresses in all lanes that the
-    program uses.
+    """Where a tensor, or a part of one, lies in the activation banks, at the same addresses in all lanes that hold it.
 
     Attributes
     ----------
@@ -155,6 +154,8 @@ class OnChipTensor:
         Distance of rows, and of channel blocks (0 if there is one alone), in words.
     words
         Words that it occupies in each bank.
+    lanes
+        Mask of the lanes that hold it: one or more complete gangs, each with all its digits.
     block, y, x
         Channel block, row and column of the tensor that come first; all 0 unless it is a part.
     """
@@ -164,6 +165,7 @@ class OnChipTensor:
     row_pitch: int
     block_pitch: int
     words: int
+    lanes: int
     block: int = 0
     y: int = 0
     x: int = 0

@@ -15,6 +15,7 @@ from tessera.compiler.lowering import lower
 from tessera.firmware.cosimulation import Options, Start, run_program, simulate
 from tessera.rtl.config import NpuConfig, digits_of_depth
 from tessera.rtl.isa import (
+    Bundle,
     Depth,
     End,
     Fence,
@@ -249,6 +250,7 @@ def test_timing_is_that_of_the_rtl() -> None:
         assert Lane(config, 0).start_latency == config.rows + timing.lane_start
         assert ActivationFunction.latency(config) - 1 == TableLookup.LATENCY == timing.lookup
     assert timing.fetch_bursts == InstructionFetch.PREFETCH_BURSTS
+    assert timing.first_bursts == InstructionFetch.FIRST_BURSTS
     assert timing.queue == UnitQueue.LATENCY
     assert timing.in_flight == UnitQueue.MAX_IN_FLIGHT
     assert timing.load_outstanding == ReadRequester.OUTSTANDING_BEATS
@@ -287,6 +289,15 @@ def test_single_instructions_on_the_rtl() -> None:
         assert abs(spent[0] - spent[1]) <= 2, f"{group}: {spent[0]} cycles on the RTL, {spent[1]} predicted"
         previous = index
         index += 1
+
+
+@pytest.mark.cosim
+def test_bundles_on_the_rtl() -> None:
+    """A bundle costs its fetch and a dispatch, and waits for nothing."""
+    for bundles in (0, 1, 40):
+        stream = [load(30), *[Bundle(index=1)] * bundles, load(30), End()]
+        [result], _ = simulate(TINY, [Start(((0x8000, encode_stream(stream)),), 0x8000, ())])
+        assert abs(result.run.cycles - predict(stream, TINY).total) <= 2, bundles
 
 
 def completions(trace: list[tuple[int, int]], stream: list[Instruction]) -> list[int]:

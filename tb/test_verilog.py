@@ -142,16 +142,16 @@ def generated(monkeypatch):
 
 def test_hash_of_sources(tmp_path):
     """Names and contents of sources count, and nothing else."""
-    hashes = [verilog._hash_sources(tmp_path)]
+    hashes = [verilog.hash_sources(tmp_path)]
     (tmp_path / "deep").mkdir()
     for name, text in (("a.py", "1"), ("a.py", "2"), ("deep/b.rdl", "")):
         (tmp_path / name).write_text(text)
-        hashes.append(verilog._hash_sources(tmp_path))
+        hashes.append(verilog.hash_sources(tmp_path))
     (tmp_path / "deep" / "b.rdl").rename(tmp_path / "b.rdl")
-    hashes.append(verilog._hash_sources(tmp_path))
+    hashes.append(verilog.hash_sources(tmp_path))
     assert len(set(hashes)) == len(hashes)
     (tmp_path / "notes.txt").write_text("3")
-    assert verilog._hash_sources(tmp_path) == hashes[-1]
+    assert verilog.hash_sources(tmp_path) == hashes[-1]
 
 
 def test_written_only_when_needed(generated, monkeypatch, tmp_path):
@@ -162,7 +162,7 @@ def test_written_only_when_needed(generated, monkeypatch, tmp_path):
         lambda: path.write_text("module tessera"),
         path.unlink,
         path.with_suffix(".key").unlink,
-        lambda: monkeypatch.setattr(verilog, "_SOURCES_HASH", "other sources"),
+        lambda: monkeypatch.setattr(verilog, "SOURCES_HASH", "other sources"),
     ):
         change()
         assert verilog.write(TINY, path)

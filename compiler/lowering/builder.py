@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from typing import TypeVar
 
 from tessera.compiler.errors import CompilerError
-from tessera.compiler.lowering.placement import Ring
+from tessera.compiler.lowering.placement import LaneRings, Ring
 from tessera.compiler.lowering.tiling import OperationTiling
 from tessera.rtl.config import AXI_BURST_BYTES, NpuConfig, digits_of_depth
 from tessera.rtl.isa import CountedInstruction, Instruction
@@ -41,12 +42,19 @@ class LaneSet:
 
     def gangs(self, depth: int) -> list[int]:
         """Masks of the complete gangs for activations of ``depth`` bits."""
-        allowed = sum(1 << lane for lane in self.lanes)
-        return [mask for mask in gang_masks(digits_of_depth(depth), self.config.lanes) if mask & ~allowed == 0]
+        return gangs_within(sum(1 << lane for lane in self.lanes), depth, self.config)
 
-    def mask(self, depth: int) -> int:
-        """Mask of all lanes that hold tensors of ``depth`` bits: those of all complete gangs."""
-        return sum(self.gangs(depth))
+    def holders(self, depth: int) -> int:
+        """Mask of the lanes that hold tensors of ``depth`` bits: those of all complete gangs, or if there is none those
+        of the gangs to which the lanes belong."""
+        lanes = sum(1 << lane for lane in self.lanes)
+        masks = gang_masks(digits_of_depth(depth), self.config.lanes)
+        return sum(self.gangs(depth)) or sum(mask for mask in masks if mask & lanes)
+
+
+def gangs_within(lanes: int, depth: int, config: NpuConfig) -> list[int]:
+    """Masks of the complete gangs for activations of ``depth`` bits within a mask of lanes."""
+    return [mask for mask in gang_masks(digits_of_depth(depth), config.lanes) if mask & ~lanes == 0]
 
 
 @dataclass(frozen=True)
@@ -56,6 +64,33 @@ class Step:
     instruction: Instruction
     label: str
     operation: str = ""
+
+
+StepType = TypeVar("StepType", bound=Step)
+
+
+@dataclass
+class OnChipRings:
+    """Allocation of the memories that operations use in turn.
+
+    Attributes
+    ----------
+    weights
+        The weight banks, in beats.
+    parameters
+        The parameter memory, or the share of it that the operations may use, in blocks.
+    tables
+        The table memory, or a share of it, in tables.
+    """
+
+    weights: LaneRings
+    parameters: Ring
+    tables: Ring
+
+    @classmethod
+    def of(cls, config: NpuConfig) -> OnChipRings:
+        """The whole memories of a machine."""
+        return cls(LaneRings(config.weight_beats, config.lanes), Ring(config.parameter_blocks), Ring(config.tables))
 
 
 @dataclass
@@ -76,15 +111,14 @@ class StreamBuilder:
         DRAM byte address of the first byte of ``data``.
     dram
         Inputs, outputs and streamed tensors in DRAM.
+    rings
+        Allocation of the memories for weights, parameters and tables.
     data
         Weights and parameters so far.
     steps
         Instructions so far, without waits.
     number
         Number of the operation for which instructions that are appended now count, see `CountedInstruction`.
-    weight_ring, parameter_ring, table_ring
-        Allocation of the weight banks (beats, the same in all lanes), of the parameter memory (blocks), and of the
-        table memory (tables).
     """
 
     lanes: LaneSet
@@ -93,14 +127,13 @@ class StreamBuilder:
     buffers: dict[tuple[str, str], int]
     data_address: int
     dram: dict[str, DramTensor]
+    rings: OnChipRings
     data: bytearray = field(default_factory=bytearray)
     steps: list[Step] = field(default_factory=list)
     number: int = 0
 
     def __post_init__(self) -> None:
-        self.weight_ring = Ring(self.config.weight_beats)
-        self.parameter_ring = Ring(self.config.parameter_blocks)
-        self.table_ring = Ring(self.config.tables)
+        self._stored: dict[bytes, int] = {}
 
     @property
     def config(self) -> NpuConfig:
@@ -114,8 +147,13 @@ class StreamBuilder:
         self.steps.append(Step(instruction, label, operation))
 
     def add_data(self, data: bytes) -> int:
-        """Appends bytes to the image, at a burst's alignment; returns their DRAM address."""
-        self.data += bytes(-len(self.data) % AXI_BURST_BYTES)
-        address = self.data_address + len(self.data)
-        self.data += data
-        return address
+        """Appends bytes to the image, at a burst's alignment, unless it has them; returns their DRAM address."""
+        if data not in self._stored:
+            self.data += bytes(-len(self.data) % AXI_BURST_BYTES)
+            self._stored[data] = self.data_address + len(self.data)
+            self.data += data
+        return self._stored[data]
+
+    def allocate_weights(self, beats: int) -> int:
+        """First beat of a piece of the weight banks, the same in all lanes."""
+        return self.rings.weights.allocate(beats, self.lanes.lanes)

@@ -63,7 +63,7 @@ class BandOperands:
         residual = self._fill(RESIDUAL, band) if RESIDUAL in self._names else None
         box = input_box(self._operation, self.types[INPUT], band, self._reduction, self._builder.config)
         if self._tiling.by_part:
-            return _part_of(self.types[INPUT], box, 0, self._builder.config), residual
+            return self._part(INPUT, box, 0), residual
         return self._fill(INPUT, box), residual
 
     def load_part(self, band: Box, part: int) -> OnChipTensor:
@@ -95,11 +95,17 @@ class BandOperands:
     def _chip(self, role: str, box: Box) -> OnChipTensor:
         if role not in self._buffers:
             return self._builder.placement[self._names[role]]
-        return _part_of(self.types[role], box, self._buffers[role].next(), self._builder.config)
+        return self._part(role, box, self._buffers[role].next())
+
+    def _part(self, role: str, box: Box, base: int) -> OnChipTensor:
+        """A box of an operand in a buffer, in the gangs of the lanes that work on it."""
+        tensor = self.types[role]
+        return _part_of(tensor, box, base, self._builder.lanes.holders(tensor.depth), self._builder.config)
 
 
-def _part_of(tensor: TensorType, box: Box, base: int, config: NpuConfig) -> OnChipTensor:
-    """A box of a tensor from a word on: its rows, and its channel blocks, one behind the other."""
+def _part_of(tensor: TensorType, box: Box, base: int, lanes: int, config: NpuConfig) -> OnChipTensor:
+    """A box of a tensor from a word on, in the lanes of a mask: its rows, and its channel blocks, one behind the
+    other."""
     first = box.blocks.start * config.word_digits
     channels = min(tensor.channels, box.blocks.stop * config.word_digits) - first
     part = replace(tensor, channels=channels, height=box.rows.size, width=box.columns.size)
@@ -110,6 +116,7 @@ def _part_of(tensor: TensorType, box: Box, base: int, config: NpuConfig) -> OnCh
         box.columns.size,
         pixels if box.blocks.size > 1 else 0,
         box.words,
+        lanes,
         box.blocks.start,
         box.rows.start,
         box.columns.start,

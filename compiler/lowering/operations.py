@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 
 from tessera.compiler.errors import CompilerError
-from tessera.compiler.lowering.builder import StreamBuilder
+from tessera.compiler.lowering.builder import StreamBuilder, gangs_within
 from tessera.compiler.lowering.operands import BandOperands
 from tessera.compiler.lowering.partition import Partition, Tile, Work, Workers, choose_partition
 from tessera.compiler.lowering.reduction import map_reduction
@@ -81,7 +81,6 @@ class _OperationEmitter(ABC):
         self.operation = operation
         self.tiling = builder.tilings[operation.name]
         self.operands = BandOperands(builder, operation)
-        self.gangs = builder.lanes.gangs(self.operands.types[INPUT].depth)
         self.parameters = builder.add_data(pack_parameters(operation.post, self.config))
         self.blocks = self.loaded = range(0)
         self.table_index = 0
@@ -111,6 +110,10 @@ class _OperationEmitter(ABC):
     @abstractmethod
     def gang(self, worker: int) -> int:
         """Mask of the lanes that a worker uses."""
+
+    @abstractmethod
+    def slice(self, worker: int) -> int:
+        """The post-processing slice that a worker gives its tiles to."""
 
     def emit(self) -> None:
         """Emits the load of its table, and all bands."""
@@ -149,11 +152,12 @@ class _OperationEmitter(ABC):
         """The blocks whose parameters (and weights) are loaded at a time: all, if they can stay for several bands."""
         groups = self.partition.channel_groups
         if len(self.tiling.bands) > 1 and len(self.tiling.parts) == 1:
-            held = min(self.round_limit(HELD_FRACTION), self.config.parameter_blocks // HELD_FRACTION)
+            held = min(self.round_limit(HELD_FRACTION), self.builder.rings.parameters.most // HELD_FRACTION)
             if len(blocks) <= held:
                 return [blocks]
-        limit = min(self.round_limit(ROUND_FRACTION), max(1, self.config.parameter_blocks // ROUND_FRACTION))
-        size = min(max(groups, limit // groups * groups), self.config.parameter_blocks)
+        room = self.builder.rings.parameters.most
+        limit = min(self.round_limit(ROUND_FRACTION), max(1, room // ROUND_FRACTION))
+        size = min(max(groups, limit // groups * groups), room)
         return [blocks[first : first + size] for first in range(0, len(blocks), size)]
 
     def _load_round(self, blocks: range) -> None:
@@ -197,7 +201,7 @@ class _OperationEmitter(ABC):
 
     def _load_table(self, table: np.ndarray) -> None:
         beats = self.config.table_block_beats
-        self.table_index = self.builder.table_ring.allocate(1)
+        self.table_index = self.builder.rings.tables.allocate(1)
         load = Load(
             target=LoadTarget.TABLES,
             address=self.builder.add_data(pack_table(table)),
@@ -208,7 +212,7 @@ class _OperationEmitter(ABC):
 
     def _load_parameters(self, blocks: range) -> None:
         beats = self.config.parameter_block_beats
-        self.parameter_base = self.builder.parameter_ring.allocate(len(blocks))
+        self.parameter_base = self.builder.rings.parameters.allocate(len(blocks))
         load = Load(
             target=LoadTarget.PARAMETERS,
             address=self.parameters + blocks.start * beats * self.config.beat_bytes,
@@ -221,13 +225,13 @@ class _OperationEmitter(ABC):
         post = self.operation.post
         residual = {} if self.residual is None else self._residual_fields(self.residual, worker, block, tile)
         return PostProcess(
-            slice=worker % PPU_SLICES,
+            slice=self.slice(worker),
             source=self.source,
             lanes=self.gang(worker) if self.source is Source.LANES else 0,
             tile_height=tile.height,
             tile_width=tile.width,
             parameter_block=self.parameter_base + block - self.loaded.start,
-            output_lanes=self.builder.lanes.mask(self.output.type.depth),
+            output_lanes=self.output.lanes,
             output_depth=Depth.of(self.output.type.depth),
             output_signed=int(self.output.type.signed),
             output_base=self.output.address(block // 2, tile.y, tile.x),
@@ -242,7 +246,7 @@ class _OperationEmitter(ABC):
 
     def _residual_fields(self, operand: OnChipTensor, worker: int, block: int, tile: Tile) -> dict[str, Any]:
         post = self.operation.post
-        gangs = self.builder.lanes.gangs(operand.type.depth)
+        gangs = gangs_within(operand.lanes, operand.type.depth, self.config)
         return {
             "residual": 1,
             "residual_lanes": gangs[worker % len(gangs)],
@@ -288,6 +292,7 @@ class _ConvolutionEmitter(_OperationEmitter):
         self.mapping = map_reduction(operation, self.config)
         self.packed = pack_weights(operation, self.config)
         self.addresses: dict[tuple[int, range], int] = {}
+        self.gangs = builder.lanes.gangs(self.operands.types[INPUT].depth)
 
     def step_cycles(self) -> tuple[int, int, int]:
         steps = sum(part.count for part in self.tiling.parts)
@@ -305,6 +310,10 @@ class _ConvolutionEmitter(_OperationEmitter):
     def gang(self, worker: int) -> int:
         return self.gangs[worker]
 
+    def slice(self, worker: int) -> int:
+        gang = self.gangs[worker]
+        return gangs_within((1 << self.config.lanes) - 1, self.input.type.depth, self.config).index(gang) % PPU_SLICES
+
     def round_limit(self, fraction: int) -> int:
         beats = max(part.count for part in self.tiling.parts) * self.config.weight_block_beats
         return max(1, self.config.weight_beats // fraction // beats) * self.partition.channel_groups
@@ -312,7 +321,7 @@ class _ConvolutionEmitter(_OperationEmitter):
     def load_weights(self, blocks: range, part: int) -> None:
         groups, pixel_groups = self.partition.channel_groups, self.partition.pixel_groups
         beats = -(-len(blocks) // groups) * self.tiling.parts[part].count * self.config.weight_block_beats
-        self.weight_base, self.first_block = self.builder.weight_ring.allocate(beats), blocks.start
+        self.weight_base, self.first_block = self.builder.allocate_weights(beats), blocks.start
         for group in range(min(groups, len(blocks))):
             workers = range(group * pixel_groups, (group + 1) * pixel_groups)
             address, size = self._weight_data(part, blocks[group::groups])
@@ -381,17 +390,21 @@ class _WindowEmitter(_OperationEmitter):
         )
 
     def gang(self, worker: int) -> int:
-        return self.gangs[worker % len(self.gangs)]
+        gangs = gangs_within(self.input.lanes, self.input.type.depth, self.config)
+        return gangs[worker % len(gangs)]
+
+    def slice(self, worker: int) -> int:
+        return worker % PPU_SLICES
 
     def round_limit(self, fraction: int) -> int:
-        return self.config.parameter_blocks
+        return self.builder.rings.parameters.most
 
     def load_weights(self, blocks: range, part: int) -> None:
         pass
 
     def sums(self, worker: int, block: int, tile: Tile, part: int) -> Window:
         return Window(
-            slice=worker % PPU_SLICES,
+            slice=self.slice(worker),
             lanes=self.gang(worker),
             reduction=Reduction.SUM if self.operation.reduction == "sum" else Reduction.MAX,
             input_base=self.input.address(block // 2, self.input.y, self.input.x),
@@ -422,7 +435,7 @@ class _RepeatEmitter(_WindowEmitter):
         pixels, copies = self._run(tile)
         repeat_y, repeat_x = self.operation.repeat
         return Window(
-            slice=worker % PPU_SLICES,
+            slice=self.slice(worker),
             lanes=self.gang(worker),
             depth=Depth.of(self.input.type.depth),
             signed=int(self.input.type.signed),

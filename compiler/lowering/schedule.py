@@ -7,10 +7,12 @@ from collections.abc import Iterable, Iterator, Sequence
 
 import numpy as np
 
-from tessera.compiler.lowering.builder import Step
+from tessera.compiler.lowering.builder import StepType
+from tessera.compiler.lowering.load_order import let_loads_pass
 from tessera.compiler.lowering.synchronise import synchronise, synchronise_steps
 from tessera.rtl.config import NpuConfig
 from tessera.rtl.isa import (
+    Bundle,
     Fence,
     Instruction,
     LaneProgram,
@@ -21,21 +23,42 @@ from tessera.rtl.isa import (
     lanes_of_mask,
     units_of_mask,
 )
-from tessera.sim.cycles import predict
+from tessera.sim.cycles import DEFAULT_MEMORY, Memory, predict
 from tessera.sim.ordering import StreamOrder
 
 
-def schedule(steps: Sequence[Step], config: NpuConfig) -> list[Step]:
+def schedule(steps: Sequence[StepType], config: NpuConfig, memory: Memory = DEFAULT_MEMORY) -> list[StepType]:
     """The steps in the order of their predicted starts, with the waits that this order needs.
+
+    Loads that need not wait pass those that must, so that the bus does not rest.
+    """
+    starts, ends = _earliest_times(steps, config, memory)
+    steps = let_loads_pass(steps, config, starts, ends)
+    return synchronise_steps([step for _, step in in_order_of_starts(steps, config, memory)], config)
+
+
+def in_order_of_starts(
+    steps: Sequence[StepType], config: NpuConfig, memory: Memory = DEFAULT_MEMORY
+) -> list[tuple[int, StepType]]:
+    """The steps with the cycles at which they could start, in an order in which these rise.
 
     The sequencer hands instructions out in order and stops at a full queue, so an instruction should not
     stand behind others that work later: loads move in front of the lane programs that hide them. The given
-    order defines what the stream computes; whatever depends on something keeps its place behind it.
+    order defines what the stream computes; whatever depends on something keeps its place behind it. Only loads move in
+    front of a bundle that they belong to.
     """
     instructions = synchronise([step.instruction for step in steps], config)
-    starts = predict(instructions, config, dispatch=False).start
-    keys = _Keys(config, starts.tolist()).of(instructions)
-    return synchronise_steps([steps[index] for index in np.argsort(keys, kind="stable")], config)
+    prediction = predict(instructions, config, memory, dispatch=False)
+    keys = _Keys(config, prediction.start.tolist()).of(instructions)
+    return [(keys[index], steps[index]) for index in np.argsort(keys, kind="stable")]
+
+
+def _earliest_times(steps: Sequence[StepType], config: NpuConfig, memory: Memory) -> tuple[list[int], list[int]]:
+    """The cycles at which the steps could start and end, in their order."""
+    instructions = synchronise([step.instruction for step in steps], config)
+    prediction = predict(instructions, config, memory, dispatch=False)
+    kept = [index for index, instruction in enumerate(instructions) if not isinstance(instruction, Wait | Fence)]
+    return prediction.start[kept].tolist(), prediction.end[kept].tolist()
 
 
 class _Keys:
@@ -63,6 +86,8 @@ class _Keys:
                 self._wait(instruction)
             elif isinstance(instruction, Fence):
                 self._least = [max(self._keys)] * len(Unit)
+            elif isinstance(instruction, Bundle):
+                self._begin_bundle()
             else:
                 self._add(instruction, self._starts[index])
             self._order.append(instruction)
@@ -72,6 +97,15 @@ class _Keys:
         awaited = [self._issued[unit][count - 1] for unit, count in self._order.resolve(wait)]
         for unit in units_of_mask(wait.targets):
             self._least[unit] = max(self._least[unit], *(self._keys[index] for index in awaited))
+
+    def _begin_bundle(self) -> None:
+        """A bundle begins behind all that is before it, and nothing of it but loads is in front.
+
+        Loads that are used before it stand before their users, and so before it.
+        """
+        begin = max(least for unit, least in zip(Unit, self._least, strict=True) if unit is not Unit.LOAD)
+        self._keys.append(begin)
+        self._least = [least if unit is Unit.LOAD else begin for unit, least in zip(Unit, self._least, strict=True)]
 
     def _add(self, instruction: Instruction, start: int) -> None:
         index = len(self._keys)

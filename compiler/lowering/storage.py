@@ -48,11 +48,15 @@ class Storage:
             name, channel = part.whole, channel + part.channel
         return name, channel // self.config.word_digits
 
+    def words(self, name: str) -> int:
+        """Words that a tensor takes in each bank that holds it."""
+        tensor = self.network.tensors[name]
+        return self.config.channel_blocks(tensor.channels) * tensor.height * tensor.width
+
     def on_chip(self, name: str, root: OnChipTensor) -> OnChipTensor:
         """Where a tensor is, if its root is on chip."""
         tensor, block = self.network.tensors[name], self.place(name)[1]
-        words = self.config.channel_blocks(tensor.channels) * tensor.height * tensor.width
-        return replace(root, type=tensor, base=root.base + block * root.block_pitch, words=words)
+        return replace(root, type=tensor, base=root.base + block * root.block_pitch, words=self.words(name))
 
     def in_dram(self, name: str, root: DramTensor) -> DramTensor:
         """Where a tensor is, if its root is in DRAM, as integers."""

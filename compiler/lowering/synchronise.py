@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 
-from tessera.compiler.lowering.builder import Step
+from tessera.compiler.lowering.builder import StepType
 from tessera.rtl.config import NpuConfig
 from tessera.rtl.isa import TOKEN_BITS, Fence, Instruction, Unit, Wait, format_instruction
 from tessera.sim.ordering import Clock, Hazard, OrderError, StreamOrder
@@ -31,7 +31,7 @@ def synchronise(instructions: Iterable[Instruction], config: NpuConfig) -> list[
     return [instruction for _, instruction in _with_waits(instructions, config)]
 
 
-def synchronise_steps(steps: Sequence[Step], config: NpuConfig) -> list[Step]:
+def synchronise_steps(steps: Sequence[StepType], config: NpuConfig) -> list[StepType]:
     """Like `synchronise`, for steps; a wait belongs to what the instruction that needs it belongs to."""
     instructions = (step.instruction for step in steps)
     return [replace(steps[index], instruction=instruction) for index, instruction in _with_waits(instructions, config)]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-from tessera.compiler.lowering.builder import StreamBuilder
+from tessera.compiler.lowering.builder import StreamBuilder, gangs_within
 from tessera.rtl.config import NpuConfig
 from tessera.rtl.isa import Depth, Load, LoadTarget, NanPolicy, Store, fields_of
 from tessera.sim.program import DramTensor, FoldedTensor, OnChipTensor
@@ -14,12 +14,12 @@ MAX_PLANES = next(field.maximum for field in fields_of(Load) if field.name == "p
 
 
 def emit_load(builder: StreamBuilder, chip: OnChipTensor, dram: DramTensor, label: str, operation: str = "") -> None:
-    """Appends the loads of a tensor, or of a part of it, into all lanes."""
+    """Appends the loads of a tensor, or of a part of it, into the lanes that hold it."""
     policy = dram.format.nan_policy if dram.format.is_float else NanPolicy.SATURATE
     for fields, rows in _pieces(chip, dram, builder.config):
         load = Load(
             target=LoadTarget.ACTIVATIONS,
-            lanes=builder.lanes.mask(chip.type.depth),
+            lanes=chip.lanes,
             shift=dram.format.scale_exponent,
             nan_policy=policy,
             nan_value=dram.format.nan_value,
@@ -31,7 +31,7 @@ def emit_load(builder: StreamBuilder, chip: OnChipTensor, dram: DramTensor, labe
 def emit_store(builder: StreamBuilder, chip: OnChipTensor, dram: DramTensor, label: str, operation: str = "") -> None:
     """Appends the stores of a tensor, or of a part of it, read from the last gang."""
     for fields, rows in _pieces(chip, dram, builder.config):
-        gang = builder.lanes.gangs(chip.type.depth)[-1]
+        gang = gangs_within(chip.lanes, chip.type.depth, builder.config)[-1]
         store = Store(lanes=gang, shift=-dram.format.scale_exponent, **fields)
         builder.emit(store, f"{label} rows {rows.start}..{rows.stop - 1}", operation)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 
@@ -82,3 +83,10 @@ class ExecutionPlan:
     bundles: tuple[Bundle, ...]
     prefetch: bool
     cycles: int
+
+    @property
+    def tasks(self) -> Iterator[TaskId]:
+        """All tasks, bundle by bundle and slot by slot."""
+        for bundle in self.bundles:
+            for slot in bundle.slots:
+                yield from slot.tasks

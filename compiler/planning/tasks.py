@@ -46,6 +46,9 @@ class Task:
         Bytes that it moves on the memory's bus: weights, parameters, tensors in DRAM, and its instructions.
     buffer_words
         Words that it needs in the activation banks while it runs, besides the tensors of the graph.
+    transfer_cycles
+        Cycles that its loads take however fast the memory is: more than ``dram_bytes`` over the width of the bus where
+        elements overlap in DRAM, as those of a folded input do.
     """
 
     operation: str
@@ -53,6 +56,7 @@ class Task:
     predecessors: tuple[int, ...]
     dram_bytes: int
     buffer_words: int = 0
+    transfer_cycles: int = 0
 
     @property
     def native(self) -> Mode:

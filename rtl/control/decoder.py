@@ -20,8 +20,8 @@ def decoded_layout() -> data.StructLayout:
     """An instruction that is ready to be handed out.
 
     ``operands`` are its bits above the opcode, ``units`` the mask of the units that take it, ``code`` an
-    `isa.ErrorCode` (with ``NONE``, everything else is right); ``wait``, ``fence`` and ``end`` mark the instructions
-    that no unit executes.
+    `isa.ErrorCode` (with ``NONE``, everything else is right); ``wait``, ``fence``, ``bundle`` and ``end`` mark the
+    instructions that no unit executes.
     """
     return data.StructLayout(
         {
@@ -30,6 +30,7 @@ def decoded_layout() -> data.StructLayout:
             "code": range(max(isa.ErrorCode) + 1),
             "wait": 1,
             "fence": 1,
+            "bundle": 1,
             "end": 1,
         }
     )
@@ -95,6 +96,7 @@ class Decoder(wiring.Component):
             found.units.eq(units_of(kind, view.__getitem__)),
             found.wait.eq(kind is isa.Wait),
             found.fence.eq(kind is isa.Fence),
+            found.bundle.eq(kind is isa.Bundle),
             found.end.eq(kind is isa.End),
         ]
 

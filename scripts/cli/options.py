@@ -30,6 +30,15 @@ def _hyphenated(name: str) -> str:
 NpuOption = Annotated[str, typer.Option("--npu", help="tiny, edge, server, or a TOML file.", metavar="NAME|FILE")]
 JsonOption = Annotated[Path | None, typer.Option("--json", help="Write the result as JSON.", metavar="FILE")]
 SimulatorOption = Annotated[Simulator, typer.Option("--simulator", help="What runs the RTL.")]
+DatabaseOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--database",
+        help="Profile database: what operations took on the machine.",
+        metavar="FILE",
+        show_default="in your cache folder",
+    ),
+]
 ActivationsOption = Annotated[
     int | None,
     typer.Option(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated
 
@@ -12,6 +14,7 @@ from tessera.cli.networks import host_operations, load_network, quantization_opt
 from tessera.cli.options import (
     ActivationsOption,
     CalibrationsOption,
+    DatabaseOption,
     IoFormatOption,
     JsonOption,
     LayersOption,
@@ -25,8 +28,11 @@ from tessera.cli.options import (
 from tessera.compiler import load_inputs
 from tessera.compiler.calibration_data import load_labels
 from tessera.compiler.errors import check_file
+from tessera.compiler.lowering.mapping import map_to_machine
+from tessera.compiler.planning.profile_database import DatabaseError, ProfileDatabase, default_path
 from tessera.firmware.cosimulation import Options
 from tessera.firmware.inference import CompiledNetwork, compile_network, run_network
+from tessera.firmware.profiling import record_inferences
 from tessera.firmware.summary import NetworkSummary, run_summary, summarize
 from tessera.rtl.config import NpuConfig
 from tessera.sim.cosim import Simulator
@@ -53,6 +59,7 @@ def run(
     waves: Annotated[
         Path | None, typer.Option("--waves", help="Waveforms: .vcd (Verilator), .fst (Icarus).", metavar="FILE")
     ] = None,
+    database: DatabaseOption = None,
     json: JsonOption = None,
 ) -> None:
     """Run networks on the co-simulated RTL and compare every result with the golden model."""
@@ -69,13 +76,29 @@ def run(
     )
     compiled = {path: compile_network(load_network(path, options), config, memory_format) for path in networks}
     simulation = Options(simulator=simulator, waveform=waves)
-    summaries = [_run(path, compiled[path], files[path], samples, simulation) for path in networks]
+    with _open_database(database, config) as opened:
+        summaries = [_run(path, compiled[path], files[path], samples, simulation, opened) for path in networks]
     report(summaries)
     if json is not None:
         write_json(json, run_summary(config, simulator, summaries))
     wrong = [summary.name for summary in summaries if not summary.bit_exact]
     if wrong:
         raise ResultError(f"the RTL's results differ from the golden model's: {', '.join(wrong)}")
+
+
+@contextmanager
+def _open_database(file: Path | None, config: NpuConfig) -> Iterator[ProfileDatabase | None]:
+    """The profile database. That in the user's cache folder is a help, not a need: a run goes on without it."""
+    try:
+        opened = ProfileDatabase(default_path() if file is None else file, config)
+    except DatabaseError as error:
+        if file is not None:
+            raise
+        console.print(f"{error}. The run goes on without it.")
+        yield None
+        return
+    with opened:
+        yield opened
 
 
 def check_waves(waves: Path | None, simulator: Simulator) -> None:
@@ -107,7 +130,14 @@ def match_inputs(networks: list[Path], texts: list[str]) -> dict[Path, Path]:
     return files
 
 
-def _run(path: Path, compiled: CompiledNetwork, file: Path, samples: int | None, options: Options) -> NetworkSummary:
+def _run(
+    path: Path,
+    compiled: CompiledNetwork,
+    file: Path,
+    samples: int | None,
+    options: Options,
+    database: ProfileDatabase | None,
+) -> NetworkSummary:
     for sentence in host_operations(compiled.quantized):
         console.print(sentence)
     network = compiled.quantized
@@ -118,6 +148,9 @@ def _run(path: Path, compiled: CompiledNetwork, file: Path, samples: int | None,
     with progress_bar(network.name, count) as on_progress:
         first = {name: values[:count] for name, values in inputs.items()}
         result = run_network(compiled, first, options, on_progress)
+    if database is not None:
+        mapped = map_to_machine(compiled.integer, compiled.program.config, compiled.formats)
+        record_inferences(database, mapped, compiled.program, result.inferences)
     return summarize(path, compiled, result, None if labels is None else labels[:count])
 
 
