@@ -8,9 +8,10 @@ from collections.abc import Sequence
 
 from tessera.rtl.config import NpuConfig
 from tessera.rtl.isa import Fence, Instruction, LaneProgram, Load, PostProcess, Unit, Wait, units_of_mask
-from tessera.sim.cycles import Timing, transfer_cycles
+from tessera.sim.cycles import Timing
 from tessera.sim.footprint import step_words, weight_steps
 from tessera.sim.ordering import StreamOrder
+from tessera.sim.transfers import row_bytes
 
 
 def starts(instructions: Sequence[Instruction], config: NpuConfig, ends: Sequence[int]) -> list[int]:
@@ -76,8 +77,10 @@ class _Dispatch:
         if isinstance(instruction, Load):
             # The load before the previous one has asked for its last beat, so all but these have come.
             asked = self._loaded[-2] if len(self._loaded) > 1 else 0
-            least = max(least, completed[bisect_right(self._loaded, asked - Timing.load_outstanding) - 1])
-            self._loaded.append(self._loaded[-1] + transfer_cycles(instruction, self._config))
+            come = bisect_right(self._loaded, asked - Timing.load_outstanding) - 1
+            least = max(least, completed[max(0, come)])
+            row_beats = -(-row_bytes(instruction, self._config) // self._config.beat_bytes)
+            self._loaded.append(self._loaded[-1] + instruction.rows * instruction.planes * row_beats)
         self._taken[unit].append(max(self._handed, self._taken[unit][-1], least))
 
     def wait(self, unit: Unit, awaited: int) -> None:
