@@ -77,15 +77,23 @@ class _Dispatch:
         if isinstance(instruction, Load):
             # The load before the previous one has asked for its last beat, so all but these have come.
             asked = self._loaded[-2] if len(self._loaded) > 1 else 0
-            come = bisect_right(self._loaded, asked - Timing.load_outstanding) - 1
-            least = max(least, completed[max(0, come)])
+            least = max(least, self._arrival(asked - Timing.load_outstanding, completed))
             row_beats = -(-row_bytes(instruction, self._config) // self._config.beat_bytes)
             self._loaded.append(self._loaded[-1] + instruction.rows * instruction.planes * row_beats)
-        self._taken[unit].append(max(self._handed, self._taken[unit][-1], least))
+        self._taken[unit].append(max(self._handed + Timing.queue, self._taken[unit][-1] + 1, least + 1))
+
+    def _arrival(self, beats: int, completed: Sequence[int]) -> int:
+        """When so many beats had come at the earliest, from the ends of the loads: evenly during each."""
+        index = bisect_right(self._loaded, beats) - 1
+        if index < 0 or index + 1 >= len(completed):
+            return 0
+        before, after = self._loaded[index], self._loaded[index + 1]
+        cycles = completed[index + 1] - completed[index]
+        return completed[index] + cycles * (beats - before) // (after - before)
 
     def wait(self, unit: Unit, awaited: int) -> None:
         """A wait leaves a unit's queue when what it waits for has completed."""
-        self._taken[unit].append(max(self._handed, self._taken[unit][-1], awaited))
+        self._taken[unit].append(max(self._handed + 1, self._taken[unit][-1], awaited + Timing.token))
 
 
 def lane_cycles(program: LaneProgram, config: NpuConfig) -> int:
