@@ -168,7 +168,6 @@ WRONG_USAGE: dict[str, tuple[list[str], str]] = {
     "calibration of no network": (["plan", str(MLP), "-c", "other=x.npz"], r"--calibration other=.*digits_mlp"),
     "name of two networks": (["run", "a/net.onnx", "b/net.onnx", "-i", "net=x.npz"], r"net=.*a/net\.onnx, b/net\.onnx"),
     "format that no machine has": (["profile", str(MLP), "--io-format", "fp8"], r"'fp8'.*integer, fp16, bf16, fp32"),
-    "two waveforms": (["run", str(MLP), str(MLP), "--input", "x.npz", "--waves", "w.vcd"], r"one network"),
 }
 
 
@@ -392,7 +391,7 @@ def test_two_networks(tessera: Command, samples: Path, tmp_path: Path) -> None:
     assert outcome.status == 0, outcome.err
     assert outcome.out.count("is quantised already and keeps its depths") == 1
     rows = json.loads(summary.read_text())["networks"]
-    assert [row["name"] for row in rows] == ["digits_mlp", "net", "net-2"]
+    assert [row["name"] for row in rows] == ["digits_mlp", "net", "out"]
     _assert_refused(tessera("plan", MLP, network, *calibrations[:2]), r"net\.onnx is a float network.*--calibration")
 
 
