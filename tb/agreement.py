@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 import numpy as np
+from random_plans import PlanCase
 from random_streams import RandomStream
 
 from tessera.compiler.stream_checker import check_program, violations
@@ -19,6 +20,7 @@ from tessera.firmware.cosimulation import (
     simulate,
     unpack_outputs,
 )
+from tessera.firmware.plan_run import plan_starts, unpack_plan_outputs
 from tessera.rtl.config import NpuConfig
 from tessera.rtl.isa import CONTEXTS, Load, Store, encode_stream
 from tessera.sim.contexts import Context
@@ -134,6 +136,44 @@ def _stream_outputs(config: NpuConfig, program: Program, inputs: Integers, outpu
     return np.stack(
         [model.run(program, {name: values[i] for name, values in inputs.items()})[output] for i in range(samples)]
     )
+
+
+def assert_plans_agree(config: NpuConfig, cases: dict[str, PlanCase], options: Options) -> dict[str, int]:
+    """Every network of every plan has the outputs on the RTL that the golden model finds for it alone; returns the
+    cycles of each plan."""
+    starts = [plan_starts(case.program, case.inputs)[0] for case in cases.values()]
+    results, _ = simulate(config, starts, options)
+    cycles = {}
+    for (name, case), result in zip(cases.items(), results, strict=True):
+        assert result.run is not None, f"{name}: {result.error}"
+        problem = plan_problem(case, unpack_plan_outputs(case.program, [result]), "RTL")
+        assert not problem, f"{name}: {problem}"
+        cycles[name] = result.run.cycles
+    return cycles
+
+
+def plan_problem(case: PlanCase, outputs: Mapping[str, Integers], source: str) -> str:
+    """Where outputs of a plan's jobs are not those of the golden model; an empty text if nowhere."""
+    for job, network in case.networks.items():
+        golden = evaluate(network, dict(case.inputs[job]))
+        for output in network.outputs:
+            if not np.array_equal(outputs[job][output], golden[output]):
+                return f"{source} and golden differ in {job}.{output}"
+    return ""
+
+
+def plan_on_stream_model(case: PlanCase) -> dict[str, dict[str, np.ndarray]]:
+    """The outputs of a plan's jobs in the stream model, which begins with banks full of ones."""
+    program = case.program
+    model = StreamModel(program.config, program.end_address)
+    for memory in (model.activations, model.weights, model.parameters, model.tables):
+        memory[...] = 1
+    (start,) = plan_starts(program, case.inputs)
+    for address, data in start.writes:
+        model.write_memory(address, data)
+    model.execute(program.instructions)
+    reads = tuple(model.read_memory(address, length) for address, length in start.reads)
+    return unpack_plan_outputs(program, [StartResult(None, reads)])
 
 
 def _differences(first: bytes, second: bytes) -> Sequence[int]:
