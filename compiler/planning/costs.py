@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
 
-from tessera.compiler.lowering.mapping import MappedNetwork
+from tessera.compiler.lowering.mapping import MappedNetwork, place_tensors
 from tessera.compiler.lowering.plan import lower_plan
 from tessera.compiler.lowering.tiling import OUTPUT, operands
 from tessera.compiler.planning.dependencies import dependency_graph
@@ -98,7 +98,9 @@ def uniform_program(mapped: MappedNetwork, lanes: int) -> Program:
     kept = [index for index, each in enumerate(plan.instructions) if not isinstance(each, BundleMark)]
     instructions = tuple(_unmarked(plan.instructions[index]) for index in kept)
     image = job.data.ljust(plan.code_address - job.data_address, b"\0") + encode_stream(instructions)
-    placement = {tensor: where for (*_, tensor), where in plan.placement.items()}
+    placement = place_tensors(
+        mapped, {each.name: where for each, where in plan.placement.ranges.items() if not each.role}
+    )
     tensors = job.tensors[0]
     return Program(
         name=name,
