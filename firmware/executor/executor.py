@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import heapq
 import itertools
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field, replace
 
 from tessera.compiler.lowering.plan_memory import START, ChipState
@@ -32,7 +32,7 @@ class _Command:
 
     cycle: int
     number: int
-    act: Callable[[], None] = field(compare=False)
+    act: Callable[[], Awaitable[None] | None] = field(compare=False)
 
 
 class Executor:
@@ -158,12 +158,12 @@ class Executor:
         packed = pack_inputs(request, network)
         work = Work(request.name, request, network, tuple(range(count)), request.priority, result, packed)
         self.results[request.name] = result
-        self._at(arrival, lambda: self._arrive(work))
+        self.at(arrival, lambda: self._arrive(work))
 
     def _code_bytes(self, network: PreparedNetwork, inferences: int) -> int:
         return network.code_bytes * min(inferences, self.settings.inferences_ahead)
 
-    def set_priority(self, name: str, priority: float, at: int = 0) -> None:
+    def set_priority(self, name: str, priority: float, cycle: int = 0) -> None:
         """Changes a request's priority, at a cycle to come or at once.
 
         Raises
@@ -174,9 +174,9 @@ class Executor:
         self._check_known(name)
         if not 0 < priority < float("inf"):
             raise ExecutorError(f"request {name!r} cannot have the priority {priority}; give a positive number")
-        self._at(at, lambda: self._change_priority(name, priority))
+        self.at(cycle, lambda: self._change_priority(name, priority))
 
-    def cancel(self, name: str, at: int = 0) -> None:
+    def cancel(self, name: str, cycle: int = 0) -> None:
         """Ends a request without its result, at a cycle to come or at once; what is over stays so.
 
         Raises
@@ -185,21 +185,24 @@ class Executor:
             There is no request of this name.
         """
         self._check_known(name)
-        self._at(at, lambda: self._cancel(name))
+        self.at(cycle, lambda: self._cancel(name))
 
     def _check_known(self, name: str) -> None:
         if name not in self.results:
             raise ExecutorError(f"there is no request {name!r}; submit it first")
 
-    # ------------------------------------------------------------------------------------------------------- commands
-
-    def _at(self, cycle: int, act: Callable[[], None]) -> None:
+    def at(self, cycle: int, act: Callable[[], Awaitable[None] | None]) -> None:
+        """Calls a function at a cycle to come, or at once, and awaits what it returns: a timer on the bus's clock."""
         heapq.heappush(self._commands, _Command(max(cycle, self._now), next(self._numbers), act))
 
-    def _take_due(self) -> None:
+    # ------------------------------------------------------------------------------------------------------- commands
+
+    async def _take_due(self) -> None:
         """Does what was asked for up to now."""
         while self._commands and self._commands[0].cycle <= self._now:
-            heapq.heappop(self._commands).act()
+            waiting = heapq.heappop(self._commands).act()
+            if waiting is not None:
+                await waiting
 
     def _arrive(self, work: Work) -> None:
         if work.result.status.over:  # it was cancelled before
@@ -233,7 +236,7 @@ class Executor:
         """Works until all requests are over; returns `results`."""
         self._now = await self._bus.present_cycle()
         while self._works or self._commands:
-            self._take_due()
+            await self._take_due()
             self._changed = False
             self._release()
             segment, chosen = None, self._choose()
@@ -388,7 +391,7 @@ class Executor:
                 await self._collect(segment, state, collected)
                 if state.phase is not Phase.RUNNING:
                     return state
-            self._take_due()
+            await self._take_due()
             if self._changed and not pausing and self.settings.preemption is Preemption.BUNDLE:
                 pausing = True
                 await self._npu.pause()
