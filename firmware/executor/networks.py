@@ -10,6 +10,7 @@ from tessera.compiler.integer import to_integer
 from tessera.compiler.lowering.mapping import MappedNetwork, align, map_to_machine, place_in_dram
 from tessera.compiler.planning.costs import CostTable, StreamStep, cycle_model, network_costs, task_graph
 from tessera.compiler.planning.durations import costs_of, known_durations
+from tessera.compiler.planning.faults import FaultPolicy, with_nan_policies
 from tessera.compiler.planning.profile_database import ProfileDatabase
 from tessera.compiler.planning.tasks import TaskGraph
 from tessera.compiler.quantized import QuantizedNetwork
@@ -36,6 +37,8 @@ class PreparedNetwork:
         Bytes that its weights, parameters and tables take in DRAM at most, in whatever way its operations are split.
     code_bytes
         Bytes that the instructions of an inference take at most, roughly.
+    policy
+        What happens when something goes wrong.
     quantized
         The network with its scales, if it was given so.
     """
@@ -45,6 +48,7 @@ class PreparedNetwork:
     costs: CostTable
     data_bytes: int
     code_bytes: int
+    policy: FaultPolicy = FaultPolicy()
     quantized: QuantizedNetwork | None = None
 
     @property
@@ -91,6 +95,7 @@ def prepare(
     config: NpuConfig,
     *,
     formats: Mapping[str, DramFormat] | None = None,
+    policy: FaultPolicy = FaultPolicy(),
     database: ProfileDatabase | None = None,
     memory: Memory = DEFAULT_MEMORY,
 ) -> PreparedNetwork:
@@ -105,7 +110,10 @@ def prepare(
     config
         The machine.
     formats
-        What inputs and outputs are in DRAM, by name; integers where nothing is said.
+        What inputs and outputs are in DRAM, by name; integers where nothing is said. What loads make of NaN and infinity
+        is taken from the policy.
+    policy
+        What happens when something goes wrong.
     database
         Where measured durations are, and what was adapted; without it all are predicted.
     memory
@@ -114,14 +122,19 @@ def prepare(
     Raises
     ------
     CompilerError
-        The machine cannot run it.
+        The machine cannot run it, or the policy names an operation that it does not have.
     """
-    integers = to_integer(network).network if isinstance(network, QuantizedNetwork) else network
-    mapped = map_to_machine(integers, config, formats)
+    quantized = network if isinstance(network, QuantizedNetwork) else None
+    integers = network if isinstance(network, IntegerNetwork) else to_integer(network).network
+    policy.check_names(integers)
+    mapped = map_to_machine(integers, config, with_nan_policies(formats or {}, policy, integers))
     meter = _Meter()
     costs: CostTable = network_costs(mapped, meter)
     if database is not None:
         costs = costs_of(known_durations(mapped, database, memory=memory, predicted=costs))
-    quantized = network if isinstance(network, QuantizedNetwork) else None
-    return PreparedNetwork(name, mapped, costs, meter.data_bytes, meter.code_bytes, quantized)
+    return PreparedNetwork(name, mapped, costs, meter.data_bytes, meter.code_bytes, policy, quantized)
 
+
+def prepare_like(network: PreparedNetwork, name: str, quantized: QuantizedNetwork) -> PreparedNetwork:
+    """A network with the formats and the policy of another one."""
+    return prepare(name, quantized, network.config, formats=network.mapped.formats, policy=network.policy)

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import enum
 import math
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
 
-from tessera.compiler.planning.plan import TaskId
+from tessera.compiler.planning.faults import Fault
 from tessera.firmware.executor.errors import ExecutorError
 from tessera.firmware.executor.networks import PreparedNetwork
+from tessera.sim.counts import Counts
 from tessera.sim.windows import MemoryWindow
 
 
@@ -124,6 +126,16 @@ class Work:
         Of how many inferences, from the first, they are there.
     collected
         Its inferences, by their number in the work, whose outputs are there.
+    failed
+        It cannot go on: its context has failed.
+    suspect
+        It may have stopped the stream, and is run alone.
+    retired
+        Places in DRAM that were its, and are not to be given out while it runs.
+    attempts
+        How often the request was repeated because of each fault.
+    counts
+        What was counted of the inference in progress, by operation.
     """
 
     name: str
@@ -136,15 +148,21 @@ class Work:
     place: MemoryWindow | None = None
     written: int = 0
     collected: set[int] = field(default_factory=set)
+    failed: bool = False
+    suspect: bool = False
+    retired: list[MemoryWindow] = field(default_factory=list)
+    attempts: Counter[Fault] = field(default_factory=Counter)
+    counts: dict[str, Counts] = field(default_factory=dict)
 
     @property
     def over(self) -> bool:
         """Whether nothing of it is left to do."""
-        return self.result.status.over or len(self.collected) == len(self.samples)
+        return self.failed or self.result.status.over or len(self.collected) == len(self.samples)
 
-    def tasks_of(self, inference: int) -> set[TaskId]:
-        """The tasks of one of its inferences."""
-        return {TaskId(self.name, inference, operation) for operation in self.network.mapped.operations}
+    @property
+    def open_samples(self) -> list[int]:
+        """The request's inferences of which the work has no outputs yet."""
+        return [sample for index, sample in enumerate(self.samples) if index not in self.collected]
 
 
 def check_request(request: Request) -> None:
@@ -169,8 +187,23 @@ def check_request(request: Request) -> None:
         raise ExecutorError(f"request {request.name!r} has no samples; give the inputs of at least one inference")
 
 
-def pack_inputs(request: Request, network: PreparedNetwork) -> list[dict[str, bytes]]:
-    """The bytes of the inputs of each inference, as they are in DRAM.
+def make_work(
+    request: Request,
+    result: RequestResult,
+    network: PreparedNetwork,
+    samples: Sequence[int],
+    *,
+    name: str = "",
+    priority: float | None = None,
+) -> Work:
+    """The work of some inferences of a request, on its network or a variant of it; raises as `pack_inputs`."""
+    chosen = priority if priority is not None else request.priority
+    packed = pack_inputs(request, network, samples)
+    return Work(name or request.name, request, network, tuple(samples), chosen, result, packed)
+
+
+def pack_inputs(request: Request, network: PreparedNetwork, samples: Iterable[int]) -> list[dict[str, bytes]]:
+    """The bytes of the inputs of some inferences, as they are in DRAM.
 
     Raises
     ------
@@ -179,7 +212,8 @@ def pack_inputs(request: Request, network: PreparedNetwork) -> list[dict[str, by
     """
     tensors, names = network.tensors, network.mapped.network.inputs
     packed = []
-    for index, sample in enumerate(request.inputs):
+    for index in samples:
+        sample = request.inputs[index]
         what = f"sample {index} of request {request.name!r}"
         if sample.keys() != set(names):
             raise ExecutorError(

@@ -17,6 +17,8 @@ from tessera.firmware.executor.settings import Settings
 from tessera.rtl.config import NpuConfig
 from tessera.rtl.isa import Store
 from tessera.sim.contexts import Context
+from tessera.sim.cycles import Memory
+from tessera.sim.windows import MemoryWindow
 
 _SHARES = (1.0, 0.75, 0.5)
 """Shares of the activation banks that plans are made for, one after another, until one can be placed."""
@@ -29,23 +31,42 @@ class Segment:
     Attributes
     ----------
     plan, program
-        The two; all that is the program's is where it belongs in DRAM but its code, which is moved.
+        The two.
     works
         What is planned, by the names of the jobs.
     before
         What the plan finds on chip.
+    start
+        Cycle for which it was planned.
+    code
+        Where its code is in DRAM, when it has a place.
     """
 
     plan: ExecutionPlan
     program: PlanProgram
     works: dict[str, Work]
     before: ChipState
+    start: int
+    code: MemoryWindow | None = None
+
+    def placed(self, code: MemoryWindow) -> Segment:
+        """The segment with its code in a window of the DRAM."""
+        return replace(self, program=replace(self.program, code_address=code.base), code=code)
 
     @property
     def contexts(self) -> dict[int, Context]:
         """The contexts by their numbers: every job has its own memory, and contains its errors."""
         jobs = self.program.jobs.values()
         return {job.context: Context(job.load_window, job.store_window, contain=True) for job in jobs}
+
+    @property
+    def prediction(self) -> int:
+        """Cycles that the plan takes, as it was planned."""
+        return self.planned(len(self.plan.bundles))
+
+    def planned(self, bundles: int) -> int:
+        """Cycles from the start until so many bundles have ended, as it was planned."""
+        return self.plan.bundles[bundles - 1].end - self.start if bundles else 0
 
     def finishing(self, job: str) -> list[int]:
         """The inferences of a job that end in the stream, in the order in which its context counts them."""
@@ -80,7 +101,7 @@ def progress(work: Work, state: ChipState) -> Progress:
     names = [task.operation for task in work.network.graph.tasks]
     for inference in range(len(work.samples)):
         ended = {task.operation for task in state.done if (task.job, task.inference) == (work.name, inference)}
-        if len(ended) < len(names):
+        if inference not in work.collected and len(ended) < len(names):
             return Progress(inference, sum(1 << index for index, name in enumerate(names) if name in ended))
     return Progress(len(work.samples), 0)
 
@@ -99,6 +120,7 @@ def make_segment(
     state: ChipState,
     now: int,
     settings: Settings,
+    memory: Memory,
     config: NpuConfig,
 ) -> Segment | None:
     """Plans what is left of some works and lowers it; ``None`` if their tensors do not fit the chip together.
@@ -110,15 +132,15 @@ def make_segment(
     workload = Workload(jobs, {work.name: progress(work, state) for work in works}, now)
     networks = {work.name: work.network.mapped for work in works}
     layout = DramLayout(jobs={work.name: work.place for work in works if work.place is not None})
-    for plan in _plans(workload, settings, config):
+    for plan in _plans(workload, settings, memory, config):
         for spread in (True, False):
             try:
                 program = lower_plan(
-                    plan, networks, config, memory=settings.memory, dram=layout, state=state, spread=spread
+                    plan, networks, config, memory=memory, dram=layout, state=state, spread=spread
                 )
             except PlacementError:
                 continue
-            return Segment(plan, program, {work.name: work for work in works}, state)
+            return Segment(plan, program, {work.name: work for work in works}, state, now)
     return None
 
 
@@ -131,10 +153,12 @@ def _job(work: Work, urgency: float, state: ChipState, now: int, settings: Setti
     return replace(job, deadline=deadline) if within_reach else job
 
 
-def _plans(workload: Workload, settings: Settings, config: NpuConfig) -> Iterator[ExecutionPlan]:
+def _plans(
+    workload: Workload, settings: Settings, memory: Memory, config: NpuConfig
+) -> Iterator[ExecutionPlan]:
     """Plans that need less and less of the banks; what does not fit a share of them is left out."""
     attempts = [(settings.scheduler, share) for share in _SHARES] + [("serial", share) for share in _SHARES]
     for scheduler, share in dict.fromkeys(attempts):
-        machine = Machine.of(config, settings.memory, round(share * config.activation_words))
+        machine = Machine.of(config, memory, round(share * config.activation_words))
         with suppress(CompilerError):
             yield schedule(workload, machine, scheduler, settings.objective)
