@@ -153,7 +153,7 @@ def simulate(
         data_file, result_file = folder / "writes.bin", folder / "reads.bin"
         data_file.write_bytes(b"".join(data for start in starts for _, data in start.writes))
         result = run_cosim(
-            _design(config, starts, options),
+            simulation_design(config, options, _end_address(starts)),
             "tessera.firmware.cosim_job:run_starts",
             arguments={
                 "data_file": str(data_file),
@@ -177,7 +177,7 @@ def prepare_simulation(config: NpuConfig, options: Options | None = None) -> Non
     CosimError
         A simulator or compiler is missing, or the build failed.
     """
-    build_simulation(_design(config, [], options or Options()))
+    build_simulation(simulation_design(config, options or Options()))
 
 
 def run_program(
@@ -255,20 +255,26 @@ def verilog_file(config: NpuConfig) -> Path:
     return path
 
 
-def _design(config: NpuConfig, starts: Sequence[Start], options: Options) -> CosimDesign:
+def simulation_design(config: NpuConfig, options: Options, memory_bytes: int = 0) -> CosimDesign:
+    """What is simulated, with a DRAM of at least so many bytes."""
+    return CosimDesign(
+        verilog=[verilog_file(config)],
+        axi_data_bits=config.axi_data_bits,
+        memory_bytes=max(MIN_MEMORY_BYTES[options.simulator], 1 << max(memory_bytes - 1, 0).bit_length()),
+        simulator=options.simulator,
+        waves=options.waveform is not None,
+        stock_options=options.stock,
+    )
+
+
+def _end_address(starts: Sequence[Start]) -> int:
+    """First DRAM byte address after all that is written and read."""
     ends = [
         address + length
         for start in starts
         for address, length in [*((a, len(data)) for a, data in start.writes), *start.reads]
     ]
-    return CosimDesign(
-        verilog=[verilog_file(config)],
-        axi_data_bits=config.axi_data_bits,
-        memory_bytes=max(MIN_MEMORY_BYTES[options.simulator], 1 << (max(ends, default=1) - 1).bit_length()),
-        simulator=options.simulator,
-        waves=options.waveform is not None,
-        stock_options=options.stock,
-    )
+    return max(ends, default=0)
 
 
 def _description(start: Start) -> dict[str, Any]:
@@ -318,5 +324,6 @@ __all__ = [
     "program_starts",
     "run_program",
     "simulate",
+    "simulation_design",
     "unpack_outputs",
 ]

@@ -317,8 +317,11 @@ class Npu:
         """What was counted since the last start, also if the stream was stopped."""
         return Counts(**{name: await self._read(name) for name in COUNT_NAMES})
 
-    async def operation_counts(self, operations: Iterable[int]) -> dict[int, Counts]:
-        """What was counted since the last start for each of these operations, see `CountedInstruction`.
+    async def operation_counts(
+        self, operations: Iterable[int], names: Iterable[str] = COUNT_NAMES
+    ) -> dict[int, Counts]:
+        """What was counted since the last start for each of these operations, see `CountedInstruction`; only the counts
+        of some ``names``, if that is said.
 
         Raises
         ------
@@ -326,7 +329,7 @@ class Npu:
             There is no operation of that number.
         """
         happened = await self.counts()
-        names = [name for name in COUNT_NAMES if getattr(happened, name)]  # the others are 0 in each operation too
+        names = [name for name in names if getattr(happened, name)]  # the others are 0 in each operation too
         found = {}
         for operation in operations:
             await self._write("operation.select", self._register("operation.select").encode(index=operation))

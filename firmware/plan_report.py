@@ -140,7 +140,7 @@ class Report:
         )
         environment.filters["count"] = lambda value: f"{value:,.0f}"
         environment.filters["percent"] = lambda value: f"{value:.1%}"
-        environment.filters["place"] = lambda value: f"{value:.4f}".rstrip("0").rstrip(".")
+        environment.filters["place"] = lambda value: f"{value:.3f}".rstrip("0").rstrip(".")
         return environment.get_template("plan_report.html").render(
             stored=self.stored,
             timelines=self.timelines,
@@ -258,8 +258,8 @@ class Report:
         yield row("Duration", "cycles", {name: f"{timeline.cycles:,}" for name, timeline in each})
         yield row("Lanes busy", "of all lane cycles", {name: f"{own.lane_utilization:.1%}" for name, own in each})
         yield row("Idle lanes", "lane cycles", {name: f"{sum(own.idle_cycles):,}" for name, own in each})
-        yield row("DRAM", "bytes", {name: f"{own.dram_bytes():,}" for name, own in each})
-        yield row("Read and written", "bytes", {name: _directions(own) for name, own in each})
+        yield row("DRAM read", "bytes", {name: f"{own.dram_bytes(read=True):,}" for name, own in each})
+        yield row("DRAM written", "bytes", {name: f"{own.dram_bytes(read=False):,}" for name, own in each})
 
     def _network_rows(self) -> Iterator[dict[str, Any]]:
         found = {row["name"]: row for row in self.networks}
@@ -328,10 +328,6 @@ def _round_step(step: float) -> int:
     """The next larger 1, 2 or 5 times a power of ten."""
     power = 10 ** math.floor(math.log10(max(1.0, step)))
     return next(int(factor * power) for factor in (1, 2, 5, 10) if factor * power >= step)
-
-
-def _directions(timeline: PlanTimeline) -> str:
-    return f"{timeline.dram_bytes(read=True):,} / {timeline.dram_bytes(read=False):,}"
 
 
 def _lane_cycles(timeline: PlanTimeline, job: str) -> int:

@@ -8,9 +8,10 @@ from collections.abc import Sequence
 
 from tessera.rtl.config import NpuConfig
 from tessera.rtl.isa import Fence, Instruction, LaneProgram, Load, PostProcess, Unit, Wait, units_of_mask
-from tessera.sim.cycles import Timing, transfer_cycles
+from tessera.sim.cycles import Timing
 from tessera.sim.footprint import step_words, weight_steps
 from tessera.sim.ordering import StreamOrder
+from tessera.sim.transfers import row_bytes
 
 
 def starts(instructions: Sequence[Instruction], config: NpuConfig, ends: Sequence[int]) -> list[int]:
@@ -76,13 +77,23 @@ class _Dispatch:
         if isinstance(instruction, Load):
             # The load before the previous one has asked for its last beat, so all but these have come.
             asked = self._loaded[-2] if len(self._loaded) > 1 else 0
-            least = max(least, completed[bisect_right(self._loaded, asked - Timing.load_outstanding) - 1])
-            self._loaded.append(self._loaded[-1] + transfer_cycles(instruction, self._config))
-        self._taken[unit].append(max(self._handed, self._taken[unit][-1], least))
+            least = max(least, self._arrival(asked - Timing.load_outstanding, completed))
+            row_beats = -(-row_bytes(instruction, self._config) // self._config.beat_bytes)
+            self._loaded.append(self._loaded[-1] + instruction.rows * instruction.planes * row_beats)
+        self._taken[unit].append(max(self._handed + Timing.queue, self._taken[unit][-1] + 1, least + 1))
+
+    def _arrival(self, beats: int, completed: Sequence[int]) -> int:
+        """When so many beats had come at the earliest, from the ends of the loads: evenly during each."""
+        index = bisect_right(self._loaded, beats) - 1
+        if index < 0 or index + 1 >= len(completed):
+            return 0
+        before, after = self._loaded[index], self._loaded[index + 1]
+        cycles = completed[index + 1] - completed[index]
+        return completed[index] + cycles * (beats - before) // (after - before)
 
     def wait(self, unit: Unit, awaited: int) -> None:
         """A wait leaves a unit's queue when what it waits for has completed."""
-        self._taken[unit].append(max(self._handed, self._taken[unit][-1], awaited))
+        self._taken[unit].append(max(self._handed + 1, self._taken[unit][-1], awaited + Timing.token))
 
 
 def lane_cycles(program: LaneProgram, config: NpuConfig) -> int:

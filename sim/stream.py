@@ -228,10 +228,7 @@ class StreamModel:
         windows = windows or MemoryWindows()
         contexts = contexts_of(windows) if contexts is None else contexts
         found = scan(self.read_memory, address, self.config, windows, contexts)
-        self._contexts = all_contexts(contexts)
-        self.context_states = [ContextState()] * CONTEXTS
-        self._drop_tiles()
-        self.clear_counts()
+        self.begin(contexts)
         faults = tuple(fault for fault in found.faults if pause_after is None or fault.index < pause_after)
         self.execute(found.instructions[: faults[0].index if faults else pause_after])
         if faults:
@@ -239,7 +236,23 @@ class StreamModel:
         if pause_after is not None:
             if not isinstance(found.instructions[pause_after - 1], Bundle):
                 raise ValueError(f"a stream cannot pause after {pause_after} instructions, as the last is no bundle")
-            self._drop_tiles()
+            self.stop()
+
+    def begin(self, contexts: Mapping[int, Context]) -> None:
+        """What a start of the NPU does before the first instruction; `step` does the rest.
+
+        Tiles and window results of earlier streams are dropped; counts begin at 0.
+        """
+        self._contexts = all_contexts(contexts)
+        self.context_states = [ContextState()] * CONTEXTS
+        self.stop()
+        self.clear_counts()
+
+    def stop(self) -> None:
+        """What units hold when a stream stops does not outlive it."""
+        for queue in (*self.tiles, *self.windows):
+            queue.clear()
+        self.open_tiles = [None] * self.config.lanes
 
     def execute(self, stream: Sequence[Instruction]) -> None:
         """Executes instructions in the given order; raises `StreamError` where one cannot be, and `StreamStopped` where
@@ -270,7 +283,7 @@ class StreamModel:
         except IllegalInstruction as error:
             raise StreamError(str(error)) from None
         if isinstance(instruction, End):
-            self._drop_tiles()
+            self.stop()
         elif isinstance(instruction, Load | Store):
             self._transfer(instruction, index)
         elif not isinstance(instruction, Wait | Fence | Bundle):
@@ -299,12 +312,6 @@ class StreamModel:
 
     def _count(self, instruction: CountedInstruction, counts: Counts) -> None:
         self.operation_counts[instruction.operation] += counts
-
-    def _drop_tiles(self) -> None:
-        """What units hold when a stream stops does not outlive it."""
-        for queue in (*self.tiles, *self.windows):
-            queue.clear()
-        self.open_tiles = [None] * self.config.lanes
 
     def _load(self, load: Load) -> None:
         chip = block_addresses(

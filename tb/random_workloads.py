@@ -63,7 +63,8 @@ def _random_task(rng: Any, index: int, predecessors: tuple[int, ...], scale: int
         )
         for step, lanes in enumerate(counts)
     ]
-    return Task(f"op{index}", tuple(modes), predecessors, dram_bytes, int(rng.integers(0, 64)))
+    transfer = pick(rng, (0, 0, 0, cycles // 2))
+    return Task(f"op{index}", tuple(modes), predecessors, dram_bytes, int(rng.integers(0, 64)), transfer)
 
 
 def random_jobs(rng: Any, count: int, size: int, **options: Any) -> tuple[Job, ...]:

@@ -173,7 +173,6 @@ WRONG_USAGE: dict[str, tuple[list[str], str]] = {
         ["profile", str(MLP), "--database", str(MLP)],
         r"database \S+ is damaged .*--database",
     ),
-    "two waveforms": (["run", str(MLP), str(MLP), "--input", "x.npz", "--waves", "w.vcd"], r"one network"),
 }
 
 
@@ -413,7 +412,7 @@ def test_two_networks(tessera: Command, samples: Path, tmp_path: Path) -> None:
     assert outcome.status == 0, outcome.err
     assert outcome.out.count("is quantised already and keeps its depths") == 1
     rows = json.loads(summary.read_text())["networks"]
-    assert [row["name"] for row in rows] == ["digits_mlp", "net", "net-2"]
+    assert [row["name"] for row in rows] == ["digits_mlp", "net", "out"]
     _assert_refused(tessera("plan", MLP, network, *calibrations[:2]), r"net\.onnx is a float network.*--calibration")
 
 

@@ -250,7 +250,6 @@ def test_timing_is_that_of_the_rtl() -> None:
         assert Lane(config, 0).start_latency == config.rows + timing.lane_start
         assert ActivationFunction.latency(config) - 1 == TableLookup.LATENCY == timing.lookup
     assert timing.fetch_bursts == InstructionFetch.PREFETCH_BURSTS
-    assert timing.first_bursts == InstructionFetch.FIRST_BURSTS
     assert timing.queue == UnitQueue.LATENCY
     assert timing.in_flight == UnitQueue.MAX_IN_FLIGHT
     assert timing.load_outstanding == ReadRequester.OUTSTANDING_BEATS

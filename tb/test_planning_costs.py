@@ -220,6 +220,21 @@ def test_waits_for_transfers_do_not_count() -> None:
     assert prediction.total > 3 * ideal.cycles
 
 
+def test_the_backlog_of_others_does_not_count() -> None:
+    """What a layer leaves to post-process keeps the next one waiting, which begins with a part of its output; but that
+    is no part of the next one's cost."""
+    wide = convolution_network(TensorType(16, 32, 32, 4, True), 64, weight_depth=4)
+    next_one = convolution_network(TensorType(64, 32, 32, 4, True), 64, (3, 3), weight_depth=4, groups=64)
+    second = replace(next_one.operations[0], name="second", input="y", output="z")
+    tensors = wide.tensors | {"z": next_one.tensors["y"]}
+    both = IntegerNetwork("both", tensors, ("x",), ("z",), (*wide.operations, second))
+    program = uniform_program(map_to_machine(both, EDGE), 4)
+    steps, ends = cycle_model(program)
+    found = operation_costs(steps, EDGE, steps, ends, {})["second"].cycles
+    alone = network_costs(map_to_machine(next_one, EDGE))["conv"][4].cycles
+    assert found == pytest.approx(alone, abs=START_UP)
+
+
 @pytest.mark.parametrize("seed", range(20, 32))
 @pytest.mark.parametrize("config", [TINY, SMALL], ids=lambda config: config.name)
 def test_dependencies_are_those_of_the_channels(seed: int, config: NpuConfig) -> None:

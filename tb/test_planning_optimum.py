@@ -12,7 +12,7 @@ from random_workloads import pick, random_jobs
 
 from tessera.compiler.planning import Job, Machine, Objective, Workload
 from tessera.compiler.planning.dp import dp, dp_outcome
-from tessera.compiler.planning.model import Moment, SlotWork, advance, begin
+from tessera.compiler.planning.model import Moment, SlotWork, advance, begin, traffic_of
 from tessera.compiler.planning.problem import Problem, Vector
 from tessera.compiler.planning.serial import alone
 
@@ -147,7 +147,7 @@ def least_makespan(jobs: tuple[Job, ...], machine: Machine, limit: int) -> int:
             model.Add(sum(among(place, b) for place in range(len(tasks)) if tasks[place][0] is job) <= 2)
         model.Add(starts[b] >= (ends[b - 1] if b else machine.start_up))
         traffic = sum(
-            byte * tasks[place][0].graph.tasks[tasks[place][1]].dram_bytes * among(place, b)
+            traffic_of(tasks[place][0].graph.tasks[tasks[place][1]], machine) * among(place, b)
             for place in range(len(tasks))
         )
         usable = time(f"usable{b}", 2 * banks)

@@ -42,7 +42,7 @@ TB = Path(__file__).resolve().parent
 
 
 def random_workload(rng: Any) -> tuple[Workload, Machine]:
-    """One to five jobs, so large that memory is scarce or so small that it is not, with arrivals and priorities."""
+    """One to five jobs with arrivals, priorities and deadlines."""
     scale = pick(rng, (5, 200, 3000))
     jobs = random_jobs(
         rng, 1 + int(rng.integers(5)), 1 + int(rng.integers(6)), scale=scale, words=pick(rng, (64, 1500))
@@ -57,7 +57,15 @@ def random_workload(rng: Any) -> tuple[Workload, Machine]:
         )
         for job in jobs
     )
-    machine = Machine(bytes_per_cycle=pick(rng, (1.0, 4.0, 5.3, 16.0)), weight_bank_bytes=pick(rng, (512, 4096, 16384)))
+    # So little memory that one job fits, or two, or all.
+    least = max(
+        job.graph.words_during((1 << index) - 1, 1 << index) for job in jobs for index in range(len(job.graph.tasks))
+    )
+    machine = Machine(
+        bytes_per_cycle=pick(rng, (1.0, 4.0, 5.3, 16.0)),
+        weight_bank_bytes=pick(rng, (512, 4096, 16384)),
+        capacity_words=pick(rng, (least, least * 3 // 2, 5 * least)),
+    )
     return Workload(jobs), machine
 
 
@@ -82,7 +90,7 @@ def costs(problem: Problem, plan: ExecutionPlan, objective: Objective) -> tuple[
     return objective.total(problem.jobs, outcome.completions, alone(problem))
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=60, deadline=None)
 @given(st.data())
 def test_plans_are_valid_and_dp_is_the_best(data: st.DataObject) -> None:
     rng = DrawnRandom(data)
@@ -202,9 +210,9 @@ def test_a_slot_keeps_the_lanes_of_its_job() -> None:
 def test_plans_do_not_depend_on_the_order_of_sets() -> None:
     """Two processes that order sets and dictionaries of strings differently make the same plan."""
     script = (
-        "from planning_workloads import WORKLOADS, jobs_of\n"
+        "from planning_workloads import jobs_of\n"
         "from tessera.compiler.planning import Machine, Workload, schedule\n"
-        "print(schedule(Workload(jobs_of(WORKLOADS[8])), Machine(bytes_per_cycle=8)))\n"
+        "print(schedule(Workload(jobs_of(('resnet8', 'dscnn', 'autoencoder'))), Machine(bytes_per_cycle=8)))\n"
     )
     outputs = {
         subprocess.run(

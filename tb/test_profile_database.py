@@ -5,8 +5,10 @@ from __future__ import annotations
 import sqlite3
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
+from threading import Barrier
 
 import numpy as np
 import pytest
@@ -77,8 +79,8 @@ def test_everything_in_the_key_tells_apart(file: Path, monkeypatch: pytest.Monke
 
 def test_the_memory_that_disturbs_least_counts(file: Path) -> None:
     with ProfileDatabase(file, EDGE) as database:
-        database.record(MEASURED, [Observation("window a", 1, cost(90))], Memory(bytes_per_cycle=4))
-        database.record(MEASURED, [Observation("window a", 1, cost(70))], Memory(bytes_per_cycle=8))
+        for bandwidth, cycles in ((4, 90), (8, 70), (None, 80)):
+            database.record(MEASURED, [Observation("window a", 1, cost(cycles))], Memory(bytes_per_cycle=bandwidth))
         found = database.duration("window a", 1, MEASURED)
     assert found is not None
     assert (found.cost.cycles, found.count) == (70, 1)
@@ -100,7 +102,9 @@ def test_margins_are_learnt_from_like_operations(file: Path) -> None:
         assert database.margin("depthwise", 4) > expected
         pair(database, "convolution a", 2, 100, 60)
         assert database.margin("convolution", 4) == pytest.approx(expected, abs=1e-4)
-        assert database.margin("convolution", 2) > expected
+        # One pair on two lanes is too little: all of the kind count.
+        of_kind = np.quantile([*np.round(errors, 4), 0.4], MARGIN_QUANTILE)
+        assert database.margin("convolution", 2) == pytest.approx(of_kind, abs=1e-4)
 
 
 def test_measured_durations_win(file: Path) -> None:
@@ -169,6 +173,20 @@ def test_processes_write_side_by_side(file: Path) -> None:
     with ProfileDatabase(file, EDGE) as database:
         counts = {name: database.duration(f"window {name}", 1, MEASURED) for name in "abc"}
     assert {name: found and found.count for name, found in counts.items()} == {"a": 200, "b": 100, "c": 100}
+
+
+def test_a_file_is_made_once(tmp_path: Path) -> None:
+    """Whoever opens it at the same time."""
+    for attempt in range(10):
+        together = Barrier(4)
+
+        def make(attempt: int = attempt, together: Barrier = together) -> None:
+            together.wait()
+            ProfileDatabase(tmp_path / f"{attempt}.sqlite", EDGE).close()
+
+        with ThreadPoolExecutor(4) as pool:
+            for made in [pool.submit(make) for _ in range(4)]:
+                made.result()
 
 
 def test_a_writer_that_fails_leaves_nothing(file: Path) -> None:

@@ -5,9 +5,8 @@ The steps of a stream are owned by whatever the caller wants to tell apart: oper
 
 from __future__ import annotations
 
-from bisect import bisect_right
 from collections import defaultdict, deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -117,25 +116,26 @@ def occupancies(steps: Sequence[StreamStep], config: NpuConfig, ends: Sequence[i
         For each step the cycle in which it had finished.
     """
     begun = starts([step.instruction for step in steps], config, ends)
-    backlog = _Backlog(steps, config, begun, ends)
-    accumulators = _Accumulators(config)
+    accumulators, slices = _Accumulators(config), _Slices(config)
     windows: dict[int, deque[tuple[int, int]]] = defaultdict(deque)
     found: dict[Owner, Occupancy] = defaultdict(Occupancy)
     for step, start, end in zip(steps, begun, ends, strict=True):
         instruction, operation = step.instruction, found[step.owner]
         if isinstance(instruction, LaneProgram):
             least = lane_cycles(instruction, config)
-            start = max(start, backlog.before(end - least, step.owner))
-            begin = max(start, min(accumulators.free(instruction), end - least))
+            free, owner = accumulators.free(instruction)
+            begin = max(start, min(free, end - least))
+            start = start if owner == step.owner else begin
             kept = begin - start + min(end - begin, least + least // LANE_CONFLICTS + LANE_START_UP)
             for lane in lanes_of_mask(instruction.lanes):
                 operation.units[lane] += kept
             operation.summed = max(operation.summed, end)
+            slices.sum(instruction, end)
         elif isinstance(instruction, Window):
             windows[instruction.slice].append((start, instruction.kernel_height * instruction.kernel_width))
         elif isinstance(instruction, PostProcess):
             read, positions = (0, 1) if instruction.source is Source.LANES else windows[instruction.slice].popleft()
-            accumulators.release(instruction, end)
+            accumulators.release(instruction, end, slices.own(instruction, step.owner, start, end))
             least = post_cycles(instruction, positions, config)
             if instruction.source is Source.WINDOW:
                 kept = end - max(start, read)
@@ -147,63 +147,52 @@ def occupancies(steps: Sequence[StreamStep], config: NpuConfig, ends: Sequence[i
 
 
 class _Accumulators:
-    """When a lane's accumulators, of which it has two memories, were free for its next tile."""
+    """When a lane's accumulators, of which it has two memories, were free for its next tile, and by whose doing."""
 
     def __init__(self, config: NpuConfig):
-        self._released = [deque([0, 0]) for _ in range(config.lanes)]
+        self._released: list[deque[tuple[int, Owner]]] = [deque([(0, None), (0, None)]) for _ in range(config.lanes)]
         self._open = [False] * config.lanes
 
-    def free(self, program: LaneProgram) -> int:
-        """The cycle for a lane program; 0 if it adds to a tile that is begun."""
+    def free(self, program: LaneProgram) -> tuple[int, Owner]:
+        """The cycle for a lane program, 0 if it adds to a tile that is begun, and whose post-processing it waited for;
+        ``None`` if that was held up itself."""
         lanes = lanes_of_mask(program.lanes)
-        cycle = max(0 if self._open[lane] else self._released[lane].popleft() for lane in lanes)
+        cycle, owner = max(
+            ((0, None) if self._open[lane] else self._released[lane].popleft() for lane in lanes),
+            key=lambda released: released[0],
+        )
         for lane in lanes:
             self._open[lane] = bool(program.partial)
-        return cycle
+        return cycle, owner
 
-    def release(self, post: PostProcess, end: int) -> None:
+    def release(self, post: PostProcess, end: int, owner: Owner) -> None:
         """A post-process that ended in a cycle has freed what it took."""
         for lane in lanes_of_mask(post.lanes):
-            self._released[lane].append(end)
+            self._released[lane].append((end, owner))
 
 
-class _Backlog:
-    """What an operation's lanes wait for that is not its own: post-processing that other operations have left, and its
-    own that was told to wait, for its parameters."""
+class _Slices:
+    """Tells whether post-processes were as early as their own operation let them be, or held up: by another operation's
+    that the slice had to do before, or because they were told to wait, for their parameters."""
 
-    def __init__(self, steps: Sequence[StreamStep], config: NpuConfig, begun: Sequence[int], ends: Sequence[int]):
-        posts = sorted(_posts(steps, config, begun, ends), key=lambda post: post[0])
-        self._ends = [end for end, _ in posts]
-        self._owners = [owner for _, owner in posts]
-        self._other = [-1] * len(posts)  # the last one before each that has another owner
-        for index in range(1, len(posts)):
-            same = self._owners[index] == self._owners[index - 1]
-            self._other[index] = self._other[index - 1] if same else index - 1
+    def __init__(self, config: NpuConfig):
+        self._tiles: list[deque[int]] = [deque() for _ in range(config.lanes)]
+        self._last: list[tuple[int, Owner]] = [(0, None)] * PPU_SLICES
 
-    def before(self, cycle: int, owner: Owner) -> int:
-        """The last cycle, up to a given one, in which a post-process of another owner ended; 0 if none did."""
-        index = bisect_right(self._ends, cycle) - 1
-        if index >= 0 and self._owners[index] == owner:
-            index = self._other[index]
-        return self._ends[index] if index >= 0 else 0
+    def sum(self, program: LaneProgram, end: int) -> None:
+        """A lane program ended in a cycle."""
+        if not program.partial:
+            for lane in lanes_of_mask(program.lanes):
+                self._tiles[lane].append(end)
 
-
-def _posts(
-    steps: Sequence[StreamStep], config: NpuConfig, begun: Sequence[int], ends: Sequence[int]
-) -> Iterator[tuple[int, Owner]]:
-    """The cycle in which each post-process ended, and its owner; ``None`` if it was told to wait longer than its slice
-    and its sums would have let it."""
-    tiles: list[deque[int]] = [deque() for _ in range(config.lanes)]
-    free = [0] * PPU_SLICES
-    for step, start, end in zip(steps, begun, ends, strict=True):
-        instruction = step.instruction
-        if isinstance(instruction, LaneProgram) and not instruction.partial:
-            for lane in lanes_of_mask(instruction.lanes):
-                tiles[lane].append(end)
-        elif isinstance(instruction, PostProcess):
-            summed = max((tiles[lane].popleft() for lane in lanes_of_mask(instruction.lanes)), default=0)
-            yield end, None if start > max(free[instruction.slice], summed) else step.owner
-            free[instruction.slice] = end
+    def own(self, post: PostProcess, owner: Owner, start: int, end: int) -> Owner:
+        """The owner of a post-process that kept its slice between two cycles; ``None`` if it was held up."""
+        summed = max((self._tiles[lane].popleft() for lane in lanes_of_mask(post.lanes)), default=0)
+        free, before = self._last[post.slice]
+        if start > max(free, summed) or (start > summed and before != owner):
+            owner = None
+        self._last[post.slice] = end, owner
+        return owner
 
 
 def traffic(steps: Sequence[StreamStep], config: NpuConfig) -> dict[Owner, Traffic]:

@@ -1,8 +1,8 @@
 """The plan whose stream is predicted to be the best of several plans' streams.
 
-The schedulers know a simple model of the machine. The cycle model knows it well, but needs the stream; so the streams of
-some plans are made, and the best is taken. Dynamic programming offers several: with all of the weight banks and with parts
-of them for loads that run ahead, since how far they get depends on more than the planner's model knows.
+The schedulers know a simple model of the machine. The cycle model knows it well, but needs the stream; so the streams
+of some plans are made, and the best is taken. Dynamic programming offers several: with all of the weight banks and with
+parts of them for loads that run ahead, since how far they get depends on more than the planner's model knows.
 """
 
 from __future__ import annotations

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Annotated, TypeVar
 
 import typer
-from click.core import ParameterSource
 
 from tessera.cli.console import UsageError, console
 from tessera.cli.networks import QuantizationOptions, load_network
@@ -150,7 +149,8 @@ def dram(config: NpuConfig, bandwidth: float | None, latency: int) -> Memory:
 
 def was_given(context: typer.Context, parameters: Iterable[str]) -> bool:
     """Whether any of these parameters of the command was given."""
-    return any(context.get_parameter_source(name) is ParameterSource.COMMANDLINE for name in parameters)
+    sources = [context.get_parameter_source(name) for name in parameters]
+    return any(source is not None and source.name == "COMMANDLINE" for source in sources)
 
 
 def refuse_given(context: typer.Context, parameters: Iterable[str], option: str) -> None:
