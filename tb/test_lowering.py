@@ -436,8 +436,7 @@ def test_ring() -> None:
 
 
 def test_shares_of_a_ring() -> None:
-    """Users at the same time have nothing in common, wherever the ring goes on; but where there are fewer addresses than
-    users."""
+    """Users at the same time have nothing in common, wherever the ring goes on, if there is an address for each."""
     rng = np.random.default_rng(3)
     for _ in range(300):
         first = int(rng.integers(0, 9))
@@ -447,7 +446,9 @@ def test_shares_of_a_ring() -> None:
             shares = ring.shares(needed)
             taken = [address for own in shares for address in range(own.allocate(0), own.allocate(0) + own.size)]
             assert all(first <= address < first + ring.size for address in taken)
-            assert [own.size for own in shares] == [min(each, own.most) for each, own in zip(needed, shares, strict=True)]
+            assert [own.size for own in shares] == [
+                min(each, own.most) for each, own in zip(needed, shares, strict=True)
+            ]
             assert len(taken) == len(set(taken)) or ring.size < len(needed)
 
 

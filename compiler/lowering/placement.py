@@ -39,8 +39,8 @@ class Ring:
         self._next = 0
 
     def shares(self, needed: Sequence[int]) -> list[Ring]:
-        """The next addresses as a ring for each of some users, as large as what it needs, but at most an equal part, and
-        at least one address where there is any. They have nothing in common as long as there is an address for each."""
+        """The next addresses as a ring for each of some users, as large as what it needs, but at most an equal part,
+        and at least one address where there is any. They have nothing in common if there is an address for each."""
         most = max(self.size // len(needed), min(1, self.size))
         sizes = [min(each, most) for each in needed]
         if sum(sizes) > self.size:

@@ -8,8 +8,10 @@ parts of them for loads that run ahead, since how far they get depends on more t
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, replace
 
+from tessera.compiler.errors import CompilerError
 from tessera.compiler.lowering.mapping import MappedNetwork
 from tessera.compiler.lowering.plan import DramLayout, lower_plan
 from tessera.compiler.lowering.plan_memory import START, ChipState, PlacementError
@@ -131,7 +133,8 @@ class StreamPlanner:
         for share in BANK_SHARES:
             yield schedule(workload, self._machine(bank_share=share), "dp", objective)
         yield schedule(workload, self._machine(), "greedy", objective)
-        yield schedule(workload, self._machine(capacity=CAPACITY_STEPS[1]), "dp", objective)
+        with suppress(CompilerError):  # the largest operation may need more
+            yield schedule(workload, self._machine(capacity=CAPACITY_STEPS[1]), "dp", objective)
 
     def _machine(self, *, bank_share: float = 1.0, capacity: float = 1.0) -> Machine:
         machine = Machine.of(self._config, self._memory, int(capacity * self._config.activation_words))
@@ -146,14 +149,17 @@ class StreamPlanner:
         lowered: Callable[[ExecutionPlan], PlannedStream],
     ) -> PlannedStream:
         """The plan of a scheduler, with as much of the activation banks as its tensors can be placed in."""
+        refused: CompilerError | None = None
         for capacity in CAPACITY_STEPS:
             machine = self._machine(bank_share=bank_share, capacity=capacity)
             try:
                 return lowered(schedule(workload, machine, scheduler, objective))
-            except PlacementError:
-                if capacity == CAPACITY_STEPS[-1]:
-                    raise
-        raise AssertionError("there is a last step")
+            except PlacementError as error:
+                refused = error
+            except CompilerError as error:  # at less than all, that the largest operation needs more
+                raise refused or error from None
+        assert refused is not None
+        raise refused
 
     def _lowered(
         self, plan: ExecutionPlan, workload: Workload, state: ChipState, dram: DramLayout | None, *, spread: bool

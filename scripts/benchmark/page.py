@@ -13,8 +13,8 @@ from pathlib import Path
 import matplotlib as mpl
 from matplotlib.figure import Figure
 
-from benchmark.plans.pages import draw_plans, plans_table
 from benchmark.pictures import draw_area, draw_cycles, draw_utilization
+from benchmark.plans.pages import draw_plans, plans_table
 from benchmark.refinements import refinements_table
 from benchmark.rows import Row
 from benchmark.tables import rows_table
@@ -88,4 +88,3 @@ def _pictures(folder: Path, group: str, rows: list[Row]) -> Iterator[str]:
             with mpl.rc_context({"svg.hashsalt": file, "svg.fonttype": "none"}):
                 figure.savefig(folder / file, metadata={"Date": None})
             yield from (f"![{caption}]({file})", "")
-

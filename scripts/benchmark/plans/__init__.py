@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from benchmark.plans.makespan import measure_makespans
 from benchmark.plans.memory import measure_memory
 from benchmark.plans.priorities import measure_weighted_completion
+from benchmark.plans.response import measure_response
 from benchmark.plans.seconds import measure_seconds
 from benchmark.rows import Row
 
@@ -16,4 +17,5 @@ def measure_plans() -> Iterator[Row]:
     yield from measure_makespans()
     yield from measure_weighted_completion()
     yield from measure_memory()
+    yield from measure_response()
     yield from measure_seconds()

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-
 from benchmark import topologies
 from benchmark.plans.runs import Planned, memory_of, run_plans
 from benchmark.plans.workloads import CONFIG, Network, make_network

@@ -34,9 +34,7 @@ DRAM = MemoryWindow(0, 1 << 23)
 POLICIES = {
     "replanned": Settings(scheduler="dp", memory=MEMORY),
     "after_operation": Settings(scheduler="serial", memory=MEMORY),
-    "after_network": Settings(
-        scheduler="serial", preemption=Preemption.NONE, inferences_ahead=1, memory=MEMORY
-    ),
+    "after_network": Settings(scheduler="serial", preemption=Preemption.NONE, inferences_ahead=1, memory=MEMORY),
 }
 """Replanning at the next bundle; waiting for the running operation; waiting for the running inference."""
 
@@ -113,7 +111,9 @@ def _play(requests: list[Request], settings: Settings) -> dict[str, RequestResul
             raise ResultError(f"request {request.name} of {request.network}: {result.reason}")
         for outputs in result.outputs:
             if not _is_golden(request.network, outputs):
-                raise ResultError(f"request {request.name}: outputs of {request.network} differ from the golden model's")
+                raise ResultError(
+                    f"request {request.name}: outputs of {request.network} differ from the golden model's"
+                )
     return results
 
 

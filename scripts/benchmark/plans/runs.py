@@ -122,9 +122,7 @@ def plans_of(
     return {each: Planned(f"{name} by {each}", networks, streams[each]) for each in SCHEDULERS}
 
 
-def run_plans(
-    plans: Sequence[Planned], config: NpuConfig, memory: Memory, *, traced: bool = False
-) -> list[Measured]:
+def run_plans(plans: Sequence[Planned], config: NpuConfig, memory: Memory, *, traced: bool = False) -> list[Measured]:
     """Runs plans one after another in one simulation; a result that is not the golden model's ends the benchmark.
 
     Parameters

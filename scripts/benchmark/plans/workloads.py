@@ -10,8 +10,8 @@ import numpy as np
 
 from benchmark.runs import ROOT, SEED
 from tessera.compiler import QuantizedNetwork, read_qonnx
-from tessera.compiler.lowering.mapping import MappedNetwork, map_to_machine
 from tessera.compiler.integer import to_integer
+from tessera.compiler.lowering.mapping import MappedNetwork, map_to_machine
 from tessera.compiler.planning import Job, TaskGraph, Workload
 from tessera.compiler.planning.costs import network_costs, task_graph
 from tessera.rtl.config import NpuConfig
@@ -32,8 +32,8 @@ SHORT_NAMES = {
 """The shipped networks of mixed precision: residual, depthwise separable on images and on speech, fully connected."""
 
 INFERENCES = {"r": 1, "m": 1, "k": 2, "a": 2}
-"""By the first letter: networks that take less than half of the largest one's cycles run twice, so that none is a trifle
-beside the others."""
+"""By the first letter: networks that take less than half of the largest one's cycles run twice, so that none is a
+trifle beside the others."""
 
 WORKLOADS = (
     ("r30", "k45"),
@@ -89,9 +89,7 @@ def make_network(quantized: QuantizedNetwork, samples: int) -> Network:
     mapped = map_to_machine(integer, CONFIG)
     rng = np.random.default_rng(SEED)
     types = {each: integer.tensors[each] for each in integer.inputs}
-    inputs = {
-        each: rng.integers(own.range[0], own.range[1] + 1, (samples, *own.shape)) for each, own in types.items()
-    }
+    inputs = {each: rng.integers(own.range[0], own.range[1] + 1, (samples, *own.shape)) for each, own in types.items()}
     return Network(mapped, task_graph(mapped, network_costs(mapped)), inputs, evaluate(integer, inputs))
 
 
