@@ -34,12 +34,12 @@ refinements
     What each refinement of the quantiser is worth on the shipped networks: none of them, each alone, all but each, all
     (`docs/decisions/0014-refinements.md`).
 plan
-    Several of the shipped networks of mixed precision at once on ``edge``, with DRAM of 16, 8 and 4 bytes per cycle (and
-    40 cycles of latency): cycles of plans by dynamic programming against one operation at a time on only the lanes that
-    its precision needs (``native``), on all lanes (``serial``), the same with weights that are loaded ahead as far as the
-    banks allow (``serial_prefetch``), and a list scheduler (``greedy``). Every integer of every result is compared with
-    the golden model. Then completion under priorities, networks whose tensors do not fit the chip, the response time of
-    an urgent network, and the seconds that planning takes.
+    Several of the shipped networks of mixed precision at once on ``edge``, with DRAM of 16, 8 and 4 bytes per cycle
+    (latency 40 cycles): plans by dynamic programming against one operation at a time on only the lanes that its
+    precision needs (``native``), on the best lanes (``serial``), the same with weights that are loaded ahead as far as
+    the banks allow (``serial_prefetch``), and a list scheduler (``greedy``). Every integer of every result is compared
+    with the golden model. Then completion under priorities, networks whose tensors do not fit the chip, the response
+    time of an urgent network, and the seconds that planning takes.
 """
 
 from __future__ import annotations

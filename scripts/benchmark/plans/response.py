@@ -20,6 +20,7 @@ from tessera.firmware.executor import Preemption, PreparedNetwork, Request, Requ
 from tessera.firmware.executor_scenario import Scenario
 from tessera.firmware.executor_simulation import simulate_scenario
 from tessera.sim.golden.evaluate import evaluate
+from tessera.sim.golden.network import IntegerNetwork
 from tessera.sim.windows import MemoryWindow
 
 SMALL, LARGE = "k50", "m60"
@@ -128,7 +129,7 @@ def _prepared(name: str) -> PreparedNetwork:
 
 
 @cache
-def _integer(name: str):
+def _integer(name: str) -> IntegerNetwork:
     return to_integer(read_qonnx(ROOT / "models" / "mixed" / f"{SHORT_NAMES[name]}.onnx"))
 
 

@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable, Iterator
 
 from benchmark.plans.runs import memory_of
-from benchmark.plans.workloads import CONFIG, SHORT_NAMES, network
+from benchmark.plans.workloads import CONFIG, SHORT_NAMES, Network, network
 from benchmark.rows import Row
 from tessera.compiler.planning import Job, Machine, Workload, schedule
 from tessera.compiler.planning.selection import StreamPlanner
@@ -43,7 +43,7 @@ def large_workload(count: int, operations: int) -> Workload:
     return Workload(tuple(jobs))
 
 
-def _network(job: str):
+def _network(job: str) -> Network:
     return network(job.split(".")[0])
 
 
