@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 
 class Bus(Protocol):
@@ -22,3 +22,24 @@ class Bus(Protocol):
 
     async def wait_for_interrupt(self, timeout_cycles: int) -> int:
         """Waits until the interrupt is raised; raises an exception of its own if that takes too long."""
+
+
+class TimedBus(Bus, Protocol):
+    """A bus with a clock, which the executor needs besides: the time since some moment, in clock cycles of the NPU."""
+
+    async def present_cycle(self) -> int:
+        """The present time. A board may take a clock of its own, at the NPU's frequency."""
+
+    async def interrupt_within(self, cycles: int) -> bool:
+        """Waits until the interrupt is raised, for at most so many cycles, at least one; whether it is raised."""
+
+
+@runtime_checkable
+class TracingBus(Protocol):
+    """A bus that can tell when the units completed their instructions; simulations can."""
+
+    async def start_trace(self) -> None:
+        """Begins to record."""
+
+    async def stop_trace(self) -> list[tuple[int, int]]:
+        """Ends the recording; (cycle, mask of units) for each cycle in which an instruction was completed, rising."""

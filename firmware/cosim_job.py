@@ -6,7 +6,8 @@ import dataclasses
 from pathlib import Path
 from typing import Any
 
-from tessera.firmware.driver import Npu, NpuError
+from tessera.firmware.driver import Npu, NpuError, StreamState
+from tessera.sim.contexts import Context, contexts_of, hull_of
 from tessera.sim.cosim.bus import CosimBus
 from tessera.sim.windows import MemoryWindows
 
@@ -42,10 +43,7 @@ async def run_starts(
                 await bus.write_memory(address, data.read(length))
             if index == 0:
                 await bus.start_trace()
-            windows = MemoryWindows.from_dict(start["windows"])
-            bus.configure_windows(windows)
-            limits = {"timeout_cycles": timeout_cycles, "watchdog_cycles": start["watchdog_cycles"]}
-            records.append(await _run(npu, start["stream_address"], windows, limits))
+            records.append(await _run(bus, npu, start, timeout_cycles))
             counts = await npu.operation_counts(start["operations"])
             records[-1]["operation_counts"] = [dataclasses.asdict(counts[number]) for number in start["operations"]]
             if index == 0:
@@ -58,9 +56,31 @@ async def run_starts(
     return {"records": records, "trace": trace}
 
 
-async def _run(npu: Npu, stream_address: int, windows: MemoryWindows, limits: dict[str, int]) -> dict[str, Any]:
+async def _run(bus: CosimBus, npu: Npu, start: dict[str, Any], timeout_cycles: int) -> dict[str, Any]:
+    """Runs a start to its end or pause."""
+    windows = MemoryWindows.from_dict(start["windows"])
+    contexts = contexts_of(windows)
+    if start["contexts"] is not None:
+        contexts = {int(number): Context.from_dict(values) for number, values in start["contexts"].items()}
+    bus.configure_windows(hull_of(contexts, windows.code))
+    await npu.start(
+        start["stream_address"],
+        contexts=contexts,
+        code=windows.code,
+        watchdog_cycles=start["watchdog_cycles"],
+        report_progress=False,
+    )
+    if start["pause_cycle"] is not None:
+        await bus.wait_cycles(start["pause_cycle"])
+        await npu.pause()
+    state = await npu.wait(timeout_cycles)
     try:
-        result = await npu.run(stream_address, windows=windows, **limits)
+        state.raise_error()
     except NpuError as error:
-        return {"error": str(error)}
-    return dataclasses.asdict(result)
+        return {"error": str(error), "state": _described(state)}
+    return {**dataclasses.asdict(await npu.measurements()), "state": _described(state)}
+
+
+def _described(state: StreamState) -> dict[str, Any]:
+    """What JSON can carry of a state."""
+    return {**dataclasses.asdict(state), "phase": state.phase.value}

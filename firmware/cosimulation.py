@@ -10,10 +10,11 @@ from typing import Any
 
 import numpy as np
 
-from tessera.firmware.driver import WATCHDOG_CYCLES, RunResult
+from tessera.firmware.driver import WATCHDOG_CYCLES, Phase, RunResult, StreamState
 from tessera.rtl import verilog
 from tessera.rtl.config import NpuConfig
-from tessera.rtl.isa import lanes_of_mask
+from tessera.rtl.isa import ErrorCode, lanes_of_mask
+from tessera.sim.contexts import Context, ContextState
 from tessera.sim.cosim import CosimDesign, CosimError, CosimResult, Simulator, build_simulation, run_cosim
 from tessera.sim.cosim.build import default_build_folder
 from tessera.sim.counts import Counts
@@ -45,6 +46,10 @@ class Start:
         Cycles without progress after which the NPU stops the stream.
     operations
         Numbers of the operations whose counts are read after it.
+    contexts
+        The contexts by their numbers; ``None``: context 0 with the windows.
+    pause_cycle
+        Cycles after the start, at least 1, at which the host asks for a pause; ``None`` for never.
     """
 
     writes: tuple[tuple[int, bytes], ...]
@@ -53,17 +58,20 @@ class Start:
     windows: MemoryWindows = MemoryWindows()
     watchdog_cycles: int = WATCHDOG_CYCLES
     operations: tuple[int, ...] = ()
+    contexts: Mapping[int, Context] | None = None
+    pause_cycle: int | None = None
 
 
 @dataclass(frozen=True)
 class StartResult:
     """What came of a start: the driver's measurements, the bytes that were read, or the NPU's error in words; and what
-    was counted for each operation that was asked for, up to an error too."""
+    was counted for each operation that was asked for, up to an error too, and the stream's state."""
 
     run: RunResult | None
     reads: tuple[bytes, ...]
     error: str = ""
     operation_counts: Mapping[int, Counts] = field(default_factory=dict)
+    state: StreamState = StreamState(Phase.IDLE)
 
 
 @dataclass(frozen=True)
@@ -140,7 +148,7 @@ def simulate(
         data_file, result_file = folder / "writes.bin", folder / "reads.bin"
         data_file.write_bytes(b"".join(data for start in starts for _, data in start.writes))
         result = run_cosim(
-            _design(config, starts, options),
+            simulation_design(config, options, _end_address(starts)),
             "tessera.firmware.cosim_job:run_starts",
             arguments={
                 "data_file": str(data_file),
@@ -164,7 +172,7 @@ def prepare_simulation(config: NpuConfig, options: Options | None = None) -> Non
     CosimError
         A simulator or compiler is missing, or the build failed.
     """
-    build_simulation(_design(config, [], options or Options()))
+    build_simulation(simulation_design(config, options or Options()))
 
 
 def run_program(
@@ -243,20 +251,26 @@ def verilog_file(config: NpuConfig) -> Path:
     return path
 
 
-def _design(config: NpuConfig, starts: Sequence[Start], options: Options) -> CosimDesign:
+def simulation_design(config: NpuConfig, options: Options, memory_bytes: int = 0) -> CosimDesign:
+    """What is simulated, with a DRAM of at least so many bytes."""
+    return CosimDesign(
+        verilog=[verilog_file(config)],
+        axi_data_bits=config.axi_data_bits,
+        memory_bytes=max(MIN_MEMORY_BYTES[options.simulator], 1 << max(memory_bytes - 1, 0).bit_length()),
+        simulator=options.simulator,
+        waves=options.waveform is not None,
+        stock_options=options.stock,
+    )
+
+
+def _end_address(starts: Sequence[Start]) -> int:
+    """First DRAM byte address after all that is written and read."""
     ends = [
         address + length
         for start in starts
         for address, length in [*((a, len(data)) for a, data in start.writes), *start.reads]
     ]
-    return CosimDesign(
-        verilog=[verilog_file(config)],
-        axi_data_bits=config.axi_data_bits,
-        memory_bytes=max(MIN_MEMORY_BYTES[options.simulator], 1 << (max(ends, default=1) - 1).bit_length()),
-        simulator=options.simulator,
-        waves=options.waveform is not None,
-        stock_options=options.stock,
-    )
+    return max(ends, default=0)
 
 
 def _description(start: Start) -> dict[str, Any]:
@@ -267,6 +281,8 @@ def _description(start: Start) -> dict[str, Any]:
         "windows": start.windows.as_dict(),
         "watchdog_cycles": start.watchdog_cycles,
         "operations": list(start.operations),
+        "contexts": None if start.contexts is None else {n: c.as_dict() for n, c in start.contexts.items()},
+        "pause_cycle": start.pause_cycle,
     }
 
 
@@ -279,11 +295,19 @@ def _results(starts: Sequence[Start], records: list[dict[str, Any]], data: bytes
             offset += length
         found = (Counts(**counts) for counts in record.pop("operation_counts"))
         operation_counts = dict(zip(start.operations, found, strict=True))
+        state = _state(record.pop("state"))
         if "error" in record:
-            yield StartResult(None, tuple(reads), record["error"], operation_counts)
+            yield StartResult(None, tuple(reads), record["error"], operation_counts, state)
         else:
             run = RunResult(**{**record, "counts": Counts(**record["counts"])})
-            yield StartResult(run, tuple(reads), operation_counts=operation_counts)
+            yield StartResult(run, tuple(reads), operation_counts=operation_counts, state=state)
+
+
+def _state(described: dict[str, Any]) -> StreamState:
+    """The state that the simulator's process has described."""
+    contexts = [{**context, "error": ErrorCode(context["error"])} for context in described["contexts"]]
+    known = {"phase": Phase(described["phase"]), "error": ErrorCode(described["error"])}
+    return StreamState(**{**described, **known, "contexts": tuple(ContextState(**context) for context in contexts)})
 
 
 __all__ = [
@@ -294,5 +318,6 @@ __all__ = [
     "program_starts",
     "run_program",
     "simulate",
+    "simulation_design",
     "unpack_outputs",
 ]

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
+from enum import Enum
 
 from tessera.firmware.bus import Bus
 from tessera.rtl.control.register_map import RegisterInfo, register_map
-from tessera.rtl.isa import INSTRUCTION_BYTES, ErrorCode, Unit
+from tessera.rtl.isa import CONTEXTS, INSTRUCTION_BYTES, ErrorCode, Unit
+from tessera.sim.contexts import Context, ContextState, all_contexts, contexts_of
 from tessera.sim.counts import COUNT_NAMES, Counts
-from tessera.sim.windows import MemoryWindows
+from tessera.sim.windows import EVERYWHERE, MemoryWindow, MemoryWindows
 
 RESET_POLLS = 100_000
 """Readings of the status register after which a reset that has not taken effect counts as failed."""
@@ -65,8 +67,63 @@ class RunResult:
     counts: Counts = Counts()
 
 
+class Phase(Enum):
+    """What a stream does; the values of those that have stopped are the names of their status bits."""
+
+    IDLE = "idle"
+    RUNNING = "running"
+    DONE = "done"
+    PAUSED = "paused"
+    FAILED = "error"
+
+
+_STOPPED = (Phase.FAILED, Phase.DONE, Phase.PAUSED)
+
+
+@dataclass(frozen=True)
+class StreamState:
+    """What became of a stream since it was started.
+
+    Attributes
+    ----------
+    phase
+        What it does.
+    bundle
+        Index of the bundle that it has begun last, or at which it was paused.
+    instructions
+        Instructions that were executed; a paused stream goes on with the next one (`tessera.sim.continuation`).
+    error, error_index
+        What stopped it, and the index of the instruction, if it has failed.
+    contexts
+        What became of each context.
+    stuck
+        It has failed but cannot be stopped, because the memory does not answer.
+    """
+
+    phase: Phase
+    bundle: int = 0
+    instructions: int = 0
+    error: ErrorCode = ErrorCode.NONE
+    error_index: int = 0
+    contexts: tuple[ContextState, ...] = ()
+    stuck: bool = False
+
+    def raise_error(self, name: str = "the NPU") -> None:
+        """Raises `NpuError` or `NpuStuckError` if the stream called ``name`` has failed."""
+        if self.stuck:
+            raise NpuStuckError(
+                f"{name} cannot be stopped at instruction {self.error_index}: the memory does not answer; reset the "
+                "whole NPU and its memory"
+            )
+        if self.phase is Phase.FAILED:
+            raise NpuError(self.error, self.error_index)
+
+
 class Npu:
     """One NPU behind a bus.
+
+    Windows that stay the same from start to start are written once, so one object alone must drive a stream of the
+    hardware.
 
     Parameters
     ----------
@@ -79,6 +136,7 @@ class Npu:
     def __init__(self, bus: Bus, stream: int = 0):
         self._bus = bus
         self._prefix = f"stream[{stream}]"
+        self._written: dict[str, int] = {}
 
     async def load_stream(self, address: int, code: bytes) -> None:
         """Writes an encoded stream to DRAM.
@@ -99,7 +157,7 @@ class Npu:
         windows: MemoryWindows | None = None,
         watchdog_cycles: int = WATCHDOG_CYCLES,
     ) -> RunResult:
-        """Starts the stream at a DRAM byte address and waits for its end.
+        """Starts the stream of one network, all in context 0, and waits for its end.
 
         A stream that moves but takes too long is still there when the bus has given up waiting; `reset` stops it.
 
@@ -125,22 +183,131 @@ class Npu:
         ValueError
             The address is not aligned to an instruction.
         """
+        windows = windows or MemoryWindows()
+        await self.start(
+            address,
+            code=windows.code,
+            contexts=contexts_of(windows),
+            watchdog_cycles=watchdog_cycles,
+            report_progress=False,
+        )
+        await self._bus.wait_for_interrupt(timeout_cycles)
+        await self._write("irq_status", await self._read("irq_status"))
+        (await self._outcome()).raise_error(self._prefix)
+        return await self.measurements()
+
+    async def start(
+        self,
+        address: int,
+        *,
+        contexts: Mapping[int, Context],
+        code: MemoryWindow = EVERYWHERE,
+        watchdog_cycles: int = WATCHDOG_CYCLES,
+        report_progress: bool = True,
+    ) -> None:
+        """Starts the stream at a DRAM byte address and returns at once.
+
+        Parameters
+        ----------
+        address
+            DRAM byte address of the first instruction.
+        contexts
+            What the transfers of each context may do; those of a context that is not named may do nothing.
+        code
+            Where instructions may lie.
+        watchdog_cycles
+            Cycles without progress after which the NPU stops the stream; 0 for never. More than the memory's latency.
+        report_progress
+            `wait` returns also when a context has failed or has finished an inference.
+
+        Raises
+        ------
+        NpuBusyError
+            A stream still runs; nothing was written.
+        ValueError
+            The address is not aligned to an instruction, or there is no context of a number.
+        """
         _check_alignment(address)
+        settings = all_contexts(contexts)
         if await self._is_running():
             raise NpuBusyError(f"{self._prefix} cannot start at {address:#x}: a stream still runs; reset it first")
-        interrupts = self._register("irq_enable").encode(done=1, error=1)
-        await self._write("irq_status", interrupts)
-        await self._write("irq_enable", interrupts)
+        every_context = (1 << CONTEXTS) - 1 if report_progress else 0
+        enabled = {"done": 1, "error": 1, "paused": 1}
+        progress = {"context_error": every_context, "context_finished": every_context}
+        if not await self._read("irq_enable"):  # the whole NPU was reset, or is new
+            self._written.clear()
+        await self._write("irq_status", _all_ones(self._register("irq_status")))
+        await self._write("irq_enable", self._register("irq_enable").encode(**enabled, **progress))
         await self._write("address", address)
-        for name, (base, limit) in (windows or MemoryWindows()).as_dict().items():
-            await self._write(f"{name}_window.base", base)
-            await self._write(f"{name}_window.limit", limit)
+        await self._write_window("code_window", code)
+        for number, context in enumerate(settings):
+            await self._write_window(f"context[{number}].load_window", context.load)
+            await self._write_window(f"context[{number}].store_window", context.store)
+            await self._update(f"context[{number}].mode", int(context.contain))
         await self._write("watchdog", self._register("watchdog").encode(limit=watchdog_cycles))
         await self._write("control", self._register("control").encode(start=1))
+
+    async def wait(self, timeout_cycles: int) -> StreamState:
+        """Waits until the stream has stopped, or until there is progress if its start asked for that.
+
+        What happens between two calls is not lost: the second returns at once then.
+        """
         await self._bus.wait_for_interrupt(timeout_cycles)
-        await self._write("irq_status", interrupts)
-        await self._raise_error()
-        return await self._measurements()
+        await self._write("irq_status", await self._read("irq_status"))
+        return await self.state()
+
+    async def pause(self) -> None:
+        """Asks the stream to pause at its next bundle; `wait` tells when it has, or has stopped before.
+
+        The memories on the chip keep their contents. Without a stream that runs this has no effect.
+        """
+        await self._write("control", self._register("control").encode(pause=1))
+
+    async def state(self) -> StreamState:
+        """What became of the stream that was started last."""
+        return replace(
+            await self._outcome(),
+            bundle=await self._read("bundle"),
+            instructions=await self._read("instructions"),
+            contexts=tuple([await self._context_state(number) for number in range(CONTEXTS)]),
+        )
+
+    async def _outcome(self) -> StreamState:
+        """The state without its progress and its contexts, which takes few accesses."""
+        status, fields = await self._read("status"), self._register("status").fields
+        phase = next((phase for phase in _STOPPED if fields[phase.value].extract(status)), Phase.IDLE)
+        running = bool(fields["running"].extract(status))
+        error, index = ErrorCode.NONE, 0
+        if phase is Phase.FAILED:
+            error, index = ErrorCode(await self._read("error")), await self._read("error_index")
+        return StreamState(
+            phase=Phase.RUNNING if running and phase is not Phase.FAILED else phase,
+            stuck=running and phase is Phase.FAILED,
+            error=error,
+            error_index=index,
+        )
+
+    async def _context_state(self, number: int) -> ContextState:
+        name = f"context[{number}]"
+        error, finished = ErrorCode(await self._read(f"{name}.error")), await self._read(f"{name}.finished")
+        return ContextState(error, await self._read(f"{name}.error_index") if error else 0, finished)
+
+    async def _write_window(self, name: str, window: MemoryWindow) -> None:
+        """Writes a window, or only the limit of one that is closed for everything."""
+        if window.limit:
+            await self._update(f"{name}.base", window.base)
+        await self._update(f"{name}.limit", window.limit)
+
+    async def _update(self, name: str, value: int) -> None:
+        """Writes a register that keeps its value, unless it has the value already."""
+        if self._written.get(name) != value:
+            await self._write(name, value)
+            self._written[name] = value
+
+    async def measurements(self) -> RunResult:
+        """What the NPU's own counters say of the stream that was started last."""
+        names = ("cycles", "instructions", "read_beats", "write_beats")
+        return RunResult(**{name: await self._read(name) for name in names}, counts=await self.counts())
 
     async def busy_cycles(self) -> dict[Unit, int]:
         """For each unit the cycles of the last run in which it had work."""
@@ -150,8 +317,11 @@ class Npu:
         """What was counted since the last start, also if the stream was stopped."""
         return Counts(**{name: await self._read(name) for name in COUNT_NAMES})
 
-    async def operation_counts(self, operations: Iterable[int]) -> dict[int, Counts]:
-        """What was counted since the last start for each of these operations, see `CountedInstruction`.
+    async def operation_counts(
+        self, operations: Iterable[int], names: Iterable[str] = COUNT_NAMES
+    ) -> dict[int, Counts]:
+        """What was counted since the last start for each of these operations, see `CountedInstruction`; only the counts
+        of some ``names``, if that is said.
 
         Raises
         ------
@@ -159,7 +329,7 @@ class Npu:
             There is no operation of that number.
         """
         happened = await self.counts()
-        names = [name for name in COUNT_NAMES if getattr(happened, name)]  # the others are 0 in each operation too
+        names = [name for name in names if getattr(happened, name)]  # the others are 0 in each operation too
         found = {}
         for operation in operations:
             await self._write("operation.select", self._register("operation.select").encode(index=operation))
@@ -183,21 +353,6 @@ class Npu:
     async def _is_running(self) -> bool:
         return bool(self._register("status").fields["running"].extract(await self._read("status")))
 
-    async def _raise_error(self) -> None:
-        status = await self._read("status")
-        if self._register("status").fields["error"].extract(status):
-            code, index = ErrorCode(await self._read("error")), await self._read("error_index")
-            if self._register("status").fields["running"].extract(status):
-                raise NpuStuckError(
-                    f"{self._prefix} cannot be stopped at instruction {index}: the memory does not answer; reset the "
-                    "whole NPU and its memory"
-                )
-            raise NpuError(code, index)
-
-    async def _measurements(self) -> RunResult:
-        names = ("cycles", "instructions", "read_beats", "write_beats")
-        return RunResult(**{name: await self._read(name) for name in names}, counts=await self.counts())
-
     def _register(self, name: str) -> RegisterInfo:
         return register_map()[f"{self._prefix}.{name}"]
 
@@ -208,6 +363,11 @@ class Npu:
     async def _read(self, name: str) -> int:
         words = [await self._bus.read_register(address) for address in self._register(name).words]
         return sum(word << (32 * index) for index, word in enumerate(words))
+
+
+def _all_ones(register: RegisterInfo) -> int:
+    """The register's value with every bit of its fields set."""
+    return sum(field.mask for field in register.fields.values())
 
 
 def _check_alignment(address: int) -> None:

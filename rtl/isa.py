@@ -381,8 +381,8 @@ class Wait(Instruction):
 class Bundle(Instruction):
     """Begins a bundle: the host reads ``index`` from then on.
 
-    Where the host has asked for a pause, the stream stops here as at an :class:`End`, once every unit has finished, with
-    the status *paused*. The memories on the chip keep their contents, so that another stream can go on from them.
+    Where the host has asked for a pause, the stream stops here as at an :class:`End`, once every unit has finished,
+    with the status *paused*. The memories on the chip keep their contents, so that another stream can go on from them.
     Tiles and windows that nothing has taken are lost; a stream that may be paused leaves none here.
     """
 
@@ -409,9 +409,10 @@ class Transfer(CountedInstruction):
     """Fields of both directions of the DMA: a 3-D block in DRAM, one on chip, and the conversion between them.
 
     A transfer uses the memory window of its ``context``. Where a context *contains* its errors, the first READ_ERROR,
-    WRITE_ERROR, NOT_A_NUMBER or WINDOW of its transfers is noted there and the stream goes on; from then on the context's
-    transfers are *squashed*: they complete, but begin no access to the bus and write no memory. The failing transfer
-    itself is squashed from the error on: what it moved before that is undefined, within its own blocks.
+    WRITE_ERROR, NOT_A_NUMBER or WINDOW of its transfers is noted there and the stream goes on; from then on the
+    context's transfers are *squashed*: they complete, but begin no access to the bus and write no memory. Of the
+    transfer that fails, and of those of the context under way at that time, a part may have been moved. What a failed
+    context's conversions count is undefined.
     """
 
     context: int = _field(CONTEXT_BITS, "context whose memory window and error handling apply")

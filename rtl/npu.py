@@ -18,7 +18,6 @@ from tessera.rtl.control.registers import Registers
 from tessera.rtl.dma import LoadEngine, StoreEngine
 from tessera.rtl.memory import GANG_READERS, WRITERS, ActivationBanks
 from tessera.rtl.ppu import PostProcessor
-from tessera.rtl.window import windows_layout
 
 FETCH_ID, LOAD_ID, STORE_ID = range(3)
 """AXI identifiers of the masters inside the NPU."""
@@ -173,18 +172,25 @@ class Npu(wiring.Component):
             self.irq.eq(registers.irq),
             stream.start.eq(ports.control.start.value),
             stream.reset.eq(ports.control.reset.value),
+            stream.pause.eq(ports.control.pause.value),
             stream.address.eq(Cat(alignment, ports.address.instruction.value)),
             ports.status.running.value.eq(stream.running),
             ports.status.done.value.eq(stream.stream_done),
             ports.status.error.value.eq(failed),
+            ports.status.paused.value.eq(stream.paused),
+            ports.bundle.index.value.eq(stream.bundle),
             ports.error.code.value.eq(stream.failure.code),
             ports.error_index.index.value.eq(stream.failure.index),
             ports.irq_status.done.set.eq(stream.ended),
             ports.irq_status.error.set.eq(stream.failed),
+            ports.irq_status.paused.set.eq(stream.halted),
+            ports.irq_status.context_error.set.eq(stream.context_raised),
+            ports.irq_status.context_finished.set.eq(stream.context_finished),
             ports.instructions.value.value.eq(stream.index),
         ]
         counters = [(getattr(ports, name).value, value) for name, value in increments.items()]
         counters += [(ports.busy[unit].value, stream.active[unit]) for unit in isa.Unit]
+        counters += [(ports.context[n].finished.count, stream.context_finished[n]) for n in range(isa.CONTEXTS)]
         for counter, increment in counters:
             m.d.comb += [counter.increment.eq(increment), counter.clear.eq(stream.started)]
 
@@ -200,18 +206,15 @@ class Npu(wiring.Component):
     ) -> None:
         """Memory windows, watchdog, and the faults of the units that use the bus."""
         ports = registers.fields.stream[0]
-        for name, _ in windows_layout():
-            window = getattr(ports, f"{name}_window")
-            m.d.comb += [
-                stream.new_windows[name].base.eq(window.base.block.value),
-                stream.new_windows[name].limit.eq(window.limit.block.value),
-            ]
+        self._connect_contexts(m, registers, stream)
         m.d.comb += [
             stream.watchdog_limit.eq(ports.watchdog.limit.value),
             stream.bus_beat.eq(bus_beat),
-            load.window.eq(stream.windows.load),
+            load.windows.eq(stream.windows.load),
+            load.failed.eq(stream.failed_contexts),
             load.stop.eq(stream.bus_stop),
-            store.window.eq(stream.windows.store),
+            store.windows.eq(stream.windows.store),
+            store.failed.eq(stream.failed_contexts),
             store.stop.eq(stream.bus_stop),
             stream.bus_drained.eq(load.drained & store.drained),
             stream.load_outside.eq(load.outside),
@@ -220,6 +223,25 @@ class Npu(wiring.Component):
             stream.store_outside.eq(store.outside),
             stream.write_error.eq(store.error),
         ]
+
+    def _connect_contexts(self, m: Module, registers: Registers, stream: InstructionStream) -> None:
+        """Memory windows, and the modes and errors of the contexts."""
+        ports = registers.fields.stream[0]
+        windows = [(stream.new_windows.code, ports.code_window)]
+        for number in range(isa.CONTEXTS):
+            context = ports.context[number]
+            windows += [(stream.new_windows.load[number], context.load_window)]
+            windows += [(stream.new_windows.store[number], context.store_window)]
+            m.d.comb += [
+                stream.contain[number].eq(context.mode.contain.value),
+                context.error.code.value.eq(stream.context_errors[number].code),
+                context.error_index.index.value.eq(stream.context_errors[number].index),
+            ]
+        for window, registered in windows:
+            m.d.comb += [
+                window.base.eq(registered.base.block.value),
+                window.limit.eq(registered.limit.block.value),
+            ]
 
     def _collect_overflows(self, m: Module, registers: Registers, stream: InstructionStream, lanes: list[Lane]) -> None:
         """A bit per lane, which stays until the next start."""

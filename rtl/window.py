@@ -8,6 +8,7 @@ from amaranth.lib.wiring import In
 from amaranth.utils import exact_log2
 
 from tessera.rtl.config import AXI_ADDRESS_BITS, AXI_BURST_BYTES
+from tessera.rtl.isa import CONTEXTS
 
 _OFFSET_BITS = exact_log2(AXI_BURST_BYTES)
 
@@ -23,8 +24,9 @@ def window_layout() -> data.StructLayout:
 
 
 def windows_layout() -> data.StructLayout:
-    """The windows of a stream: for the instructions, for what is loaded, and for what is stored."""
-    return data.StructLayout({name: window_layout() for name in ("code", "load", "store")})
+    """The windows of a stream: for its instructions, and for what each of its contexts loads and stores."""
+    contexts = data.ArrayLayout(window_layout(), CONTEXTS)
+    return data.StructLayout({"code": window_layout(), "load": contexts, "store": contexts})
 
 
 _EVERYTHING = {"base": 0, "limit": 1 << (AXI_ADDRESS_BITS - _OFFSET_BITS)}
@@ -35,9 +37,15 @@ def window_input() -> wiring.Member:
     return In(window_layout(), init=_EVERYTHING)
 
 
+def context_windows_input() -> wiring.Member:
+    """A window for each context as an input of a component; left open, each is the whole address space."""
+    return In(data.ArrayLayout(window_layout(), CONTEXTS), init=[_EVERYTHING] * CONTEXTS)
+
+
 def windows_input() -> wiring.Member:
     """The windows of a stream as an input of a component; left open, each is the whole address space."""
-    return In(windows_layout(), init={name: _EVERYTHING for name, _ in windows_layout()})
+    contexts = [_EVERYTHING] * CONTEXTS
+    return In(windows_layout(), init={"code": _EVERYTHING, "load": contexts, "store": contexts})
 
 
 def is_inside(window: data.View, address: Value) -> Value:

@@ -6,7 +6,7 @@ ends them.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -25,6 +25,7 @@ from tessera.rtl.isa import (
     Store,
     decode,
 )
+from tessera.sim.contexts import Context, all_contexts, contexts_of
 from tessera.sim.transfers import row_bytes
 from tessera.sim.windows import MemoryWindow, MemoryWindows
 
@@ -51,14 +52,21 @@ class Scan:
     faults
         The faults by rising index: that of the first instruction that cannot be decoded, that of the first load, and
         that of the first store with one. Units run concurrently, so any of them may stop the stream; if there is one
-        alone, and nothing that the stream waits for fails to come, it does.
+        alone, and nothing that the stream waits for fails to come, it does. Transfers of contexts that contain their
+        errors have none.
     """
 
     instructions: tuple[Instruction, ...]
     faults: tuple[Fault, ...]
 
 
-def scan(read: Callable[[int, int], bytes], address: int, config: NpuConfig, windows: MemoryWindows) -> Scan:
+def scan(
+    read: Callable[[int, int], bytes],
+    address: int,
+    config: NpuConfig,
+    windows: MemoryWindows,
+    contexts: Mapping[int, Context] | None = None,
+) -> Scan:
     """Decodes and checks a stream.
 
     Parameters
@@ -67,7 +75,12 @@ def scan(read: Callable[[int, int], bytes], address: int, config: NpuConfig, win
         Gives ``length`` bytes from a DRAM byte address (address, length); fewer where the memory ends.
     address
         DRAM byte address of the first instruction.
+    windows
+        Where instructions may lie, and where context 0 may load and store if no contexts are given.
+    contexts
+        The contexts by their numbers; those that are not named may transfer nothing.
     """
+    settings = all_contexts(contexts_of(windows) if contexts is None else contexts)
     instructions: list[Instruction] = []
     faults: dict[type[Instruction] | None, Fault] = {}
     while not instructions or not isinstance(instructions[-1], End):
@@ -78,8 +91,8 @@ def scan(read: Callable[[int, int], bytes], address: int, config: NpuConfig, win
             faults[None] = found
             break
         instructions.append(found)
-        reason = window_violation(found, config, windows)
-        if reason:
+        context = settings[found.context] if isinstance(found, Load | Store) else None
+        if context and not context.contain and (reason := window_violation(found, config, context)):
             faults.setdefault(type(found), Fault(ErrorCode.WINDOW, index, reason))
     return Scan(tuple(instructions), tuple(sorted(faults.values(), key=lambda fault: fault.index)))
 
@@ -102,7 +115,7 @@ def _fetch(
     return instruction
 
 
-def window_violation(instruction: Instruction, config: NpuConfig, windows: MemoryWindows) -> str:
+def window_violation(instruction: Instruction, config: NpuConfig, windows: MemoryWindows | Context) -> str:
     """A sentence if a byte of a load or store lies outside its window, else an empty text."""
     if not isinstance(instruction, Load | Store):
         return ""

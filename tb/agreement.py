@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import random
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 import numpy as np
 from random_plans import PlanCase
@@ -20,10 +22,15 @@ from tessera.firmware.cosimulation import (
 )
 from tessera.firmware.plan_run import plan_starts, unpack_plan_outputs
 from tessera.rtl.config import NpuConfig
+from tessera.rtl.isa import CONTEXTS, Load, Store, encode_stream
+from tessera.sim.contexts import Context
 from tessera.sim.golden.evaluate import evaluate
 from tessera.sim.golden.network import IntegerNetwork
 from tessera.sim.program import Program
 from tessera.sim.stream import StreamModel
+
+CONTEXTS_OF_STREAMS = {number: Context(contain=number % 2 == 0) for number in range(CONTEXTS)}
+"""Contexts in which random streams run: some contain errors, of which there are none."""
 
 
 def assert_streams_agree(config: NpuConfig, streams: dict[str, RandomStream], options: Options) -> None:
@@ -40,8 +47,15 @@ def assert_streams_agree(config: NpuConfig, streams: dict[str, RandomStream], op
 
 def stream_problems(config: NpuConfig, streams: Sequence[RandomStream], options: Options) -> list[str]:
     """What differs between stream model and RTL for each stream; an empty text if nothing does."""
+    streams = [_in_contexts(item, seed) for seed, item in enumerate(streams)]
     starts = [
-        Start(((0, item.dram),), item.code_address, ((0, len(item.dram)),), operations=item.operations)
+        Start(
+            ((0, item.dram),),
+            item.code_address,
+            ((0, len(item.dram)),),
+            operations=item.operations,
+            contexts=CONTEXTS_OF_STREAMS,
+        )
         for item in streams
     ]
     results, _ = simulate(config, starts, options)
@@ -49,13 +63,28 @@ def stream_problems(config: NpuConfig, streams: Sequence[RandomStream], options:
     return [_problem(model, item, result) for item, result in zip(streams, results, strict=True)]
 
 
+def _in_contexts(stream: RandomStream, seed: int) -> RandomStream:
+    """The stream with its transfers in random contexts, and some of its stores marked as finishing something."""
+    rng = random.Random(seed)
+    instructions = []
+    for instruction in stream.instructions:
+        if isinstance(instruction, Load | Store):
+            finished = {"finished": rng.randrange(2)} if isinstance(instruction, Store) else {}
+            instruction = replace(instruction, context=rng.randrange(CONTEXTS), **finished)
+        instructions.append(instruction)
+    code = encode_stream(instructions)
+    dram = stream.dram[: stream.code_address] + code + stream.dram[stream.code_address + len(code) :]
+    return replace(stream, instructions=tuple(instructions), dram=dram)
+
+
 def _problem(model: StreamModel, stream: RandomStream, result: StartResult) -> str:
     """Runs a stream on the model; what differs from the RTL's result."""
-    model.clear_counts()
     model.write_memory(0, stream.dram)
-    model.execute(stream.instructions)
+    model.execute_code(stream.code_address, contexts=CONTEXTS_OF_STREAMS)
     if result.run is None:
         return result.error
+    if result.state.contexts != tuple(model.context_states):
+        return f"the contexts are {result.state.contexts}, not {model.context_states}"
     wrong = _differences(result.reads[0], model.read_memory(0, len(stream.dram)))
     if wrong:
         return f"{len(wrong)} bytes differ, the first at DRAM address {wrong[0]:#x}"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 from collections import deque
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
 import numpy as np
@@ -70,6 +70,47 @@ class Burst:
     arrived: int
     """Cycle of its address."""
     data: list[tuple[bytes, int]]
+
+
+class Contexts:
+    """Plays the contexts: each has a window that ends somewhere, and fails with the first error of its instructions.
+
+    Parameters
+    ----------
+    engine
+        The load or the store engine.
+    limits
+        Where the window of each context ends, a multiple of ``AXI_BURST_BYTES``; ``None`` for nowhere.
+    contain
+        Contexts whose errors are contained; the errors of others have no effect here.
+    """
+
+    def __init__(self, engine: object, limits: Sequence[int | None] = (None,) * isa.CONTEXTS, contain: int = 0):
+        self._engine, self._contain = engine, contain
+        self._limits = limits
+        self.failed = 0
+        self.failures: list[int] = []
+        """Index of the instruction with which each context has failed, in that order."""
+
+    def start(self, ctx: object) -> None:
+        """Sets the windows."""
+        for context, limit in enumerate(self._limits):
+            if limit is not None:
+                ctx.set(self._engine.windows[context], {"base": 0, "limit": limit // AXI_BURST_BYTES})
+
+    def stops(self, ctx: object, context: int) -> bool:
+        """Whether the oldest instruction, of a context, has a burst outside that is not contained."""
+        return bool(ctx.get(self._engine.outside)) and not self._contain >> context & 1
+
+    def observe(self, ctx: object, index: int, context: int, *, error: bool) -> None:
+        """Takes note of this cycle's error of the oldest instruction, the ``index``-th one."""
+        if (error or ctx.get(self._engine.outside)) and (self._contain & ~self.failed) >> context & 1:
+            self.failed |= 1 << context
+            self.failures.append(index)
+
+    def drive(self, ctx: object) -> None:
+        """Sets which contexts have failed, in the cycle after."""
+        ctx.set(self._engine.failed, self.failed)
 
 
 class Dram:
@@ -249,6 +290,42 @@ def break_some(
         dram.broken.add(rng.choice(own) + rng.randrange(dram.config.beat_bytes))
     broken = {byte - byte % dram.config.beat_bytes for byte in dram.broken}
     return [int(not broken.isdisjoint(own)) for own in beats]
+
+
+ENDLESS = {"rows": (1 << 12) - 1, "planes": (1 << 12) - 1, "chip_row_pitch": 0, "chip_plane_pitch": 0}
+"""A block of 2 ** 24 rows, which go to the same place on chip."""
+
+
+def random_contexts(rng: random.Random, programs: Sequence[Transfer]) -> tuple[list[Transfer], tuple[int | None, ...]]:
+    """The programs with contexts, one of them never to end if it were not squashed; and ends of their windows."""
+    limits = [None, None, *(DRAM_BASE + rng.randrange(1, DRAM_BYTES // AXI_BURST_BYTES) * AXI_BURST_BYTES,) * 2]
+    rng.shuffle(limits)
+    programs = [replace(program, context=rng.randrange(isa.CONTEXTS)) for program in programs]
+    if rng.random() < 0.5:
+        index = rng.randrange(len(programs))
+        context = next(index for index, limit in enumerate(limits) if limit is not None)
+        programs[index] = replace(programs[index], context=context, row_pitch=DRAM_BYTES // 16, **ENDLESS)
+    return programs, tuple(limits)
+
+
+def effective_programs(programs: Sequence[Transfer], failures: Sequence[int]) -> list[Transfer]:
+    """The programs that have an effect: those before their context has failed, without those that made it fail."""
+    failed_at = {programs[index].context: index for index in failures}
+    return [program for index, program in enumerate(programs) if index < failed_at.get(program.context, len(programs))]
+
+
+def touched(config: NpuConfig, program: Transfer, element_bytes: int, limit: int | None) -> set[int]:
+    """DRAM offsets in the model of the bytes of a program in its window, or more."""
+    if program.planes == ENDLESS["planes"]:
+        return set(range(program.address - DRAM_BASE, (limit or DRAM_BASE + DRAM_BYTES) - DRAM_BASE))
+    return {offset + byte for offset, _ in elements(program, element_bytes) for byte in range(element_bytes)}
+
+
+def is_outside(config: NpuConfig, program: Transfer, element_bytes: int, limit: int | None) -> bool:
+    """Whether a byte of a program lies behind its window."""
+    rows = (program.rows - 1) * program.row_pitch + (program.planes - 1) * program.plane_pitch
+    columns = (program.columns - 1) * column_pitch(program, element_bytes)
+    return limit is not None and program.address + rows + columns + element_bytes > limit
 
 
 def as_signed(value: int, bits: int) -> int:

@@ -15,6 +15,7 @@ from tessera.compiler.lowering import lower
 from tessera.firmware.cosimulation import Options, Start, run_program, simulate
 from tessera.rtl.config import NpuConfig, digits_of_depth
 from tessera.rtl.isa import (
+    Bundle,
     Depth,
     End,
     Fence,
@@ -32,7 +33,7 @@ from tessera.rtl.isa import (
     encode_stream,
     units_of_mask,
 )
-from tessera.sim.cycles import Memory, Timing, predict
+from tessera.sim.cycles import INSTRUCTIONS_PER_BURST, Memory, Timing, predict
 from tessera.sim.golden.network import IntegerNetwork, TensorType
 
 DATA_ADDRESS = 1 << 16
@@ -249,6 +250,7 @@ def test_timing_is_that_of_the_rtl() -> None:
         assert Lane(config, 0).start_latency == config.rows + timing.lane_start
         assert ActivationFunction.latency(config) - 1 == TableLookup.LATENCY == timing.lookup
     assert timing.fetch_bursts == InstructionFetch.PREFETCH_BURSTS
+    assert timing.first_bursts == InstructionFetch.FIRST_BURSTS
     assert timing.queue == UnitQueue.LATENCY
     assert timing.in_flight == UnitQueue.MAX_IN_FLIGHT
     assert timing.load_outstanding == ReadRequester.OUTSTANDING_BEATS
@@ -273,20 +275,33 @@ def measured_cycles(
 
 @pytest.mark.cosim
 def test_single_instructions_on_the_rtl() -> None:
-    """Between fences every group of instructions takes as long as on the RTL, to two cycles."""
-    groups = single_instructions()
-    stream = [instruction for group in groups for instruction in (*group, Fence())] + [End()]
+    """Between fences every group of instructions takes as long as on the RTL, to two cycles.
+
+    That the fetch begins to read further ahead, once in a stream, is over by then.
+    """
+    groups, timing = single_instructions(), Timing()
+    begin = [Fence()] * 2 * timing.first_bursts * INSTRUCTIONS_PER_BURST
+    stream = begin + [instruction for group in groups for instruction in (*group, Fence())] + [End()]
     code = encode_stream(stream)
     _, result = simulate(TINY, [Start(((0, code),), 0, ())])
     measured = completions(result.value["trace"], stream)
     predicted = predict(stream, TINY).end
-    index = previous = 0
+    index, previous = len(begin), 0
     for group in groups:
         index += len(group)
         spent = [times[index - 1] - (times[previous - 1] if previous else 0) for times in (measured, predicted)]
         assert abs(spent[0] - spent[1]) <= 2, f"{group}: {spent[0]} cycles on the RTL, {spent[1]} predicted"
         previous = index
         index += 1
+
+
+@pytest.mark.cosim
+def test_bundles_on_the_rtl() -> None:
+    """A bundle costs its fetch and a dispatch, and waits for nothing."""
+    for bundles in (0, 1, 40):
+        stream = [load(30), *[Bundle(index=1)] * bundles, load(30), End()]
+        [result], _ = simulate(TINY, [Start(((0x8000, encode_stream(stream)),), 0x8000, ())])
+        assert abs(result.run.cycles - predict(stream, TINY).total) <= 2, bundles
 
 
 def completions(trace: list[tuple[int, int]], stream: list[Instruction]) -> list[int]:

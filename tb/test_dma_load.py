@@ -14,22 +14,27 @@ from amaranth.sim import Simulator
 from dma_model import (
     CONFIGS,
     DRAM_BASE,
+    ENDLESS,
+    Contexts,
     Dram,
     Inputs,
     StreamMonitor,
     beats_of,
     break_some,
     digit_word,
+    effective_programs,
     elements,
     fields_for,
     gangs_of,
+    is_outside,
     load_values,
     random_block,
+    random_contexts,
     random_conversion,
 )
 
 from tessera.rtl import isa
-from tessera.rtl.config import AXI_BURST_BYTES, NpuConfig
+from tessera.rtl.config import NpuConfig
 from tessera.rtl.dma import LoadEngine
 from tessera.rtl.isa import Depth, LoadTarget, MemoryFormat, NanPolicy, TableEntry
 
@@ -100,7 +105,8 @@ class LoadBench:
         self.cycles = 0
         self.errors: list[int] = []
         self.stops: list[int] = []
-        self.limit: int | None = None  # where the window ends
+        self.contexts = Contexts(self.engine)
+        self.failing = 0  # whether the oldest program has met an error
         self.write_cycles: list[int] = []
 
     def run(self, programs: Sequence[isa.Load]) -> Chip:
@@ -116,9 +122,10 @@ class LoadBench:
         inputs = Inputs()
         waiting = [fields_for(program) for program in programs]
         limit = 2000 + 40 * sum(p.columns * p.rows * p.planes for p in programs)
-        if self.limit is not None:
-            ctx.set(self.engine.window, {"base": 0, "limit": self.limit // AXI_BURST_BYTES})
-        while len(self.errors) < len(programs) and not ctx.get(self.engine.outside):
+        self.contexts.start(ctx)
+        while len(self.errors) < len(programs):
+            if self.contexts.stops(ctx, programs[len(self.errors)].context):
+                break
             assert self.cycles < limit, "the engine hangs"
             inputs.set(ctx, "program.valid", self.engine.program.valid, bool(waiting))
             if waiting:
@@ -131,6 +138,7 @@ class LoadBench:
             if waiting and ctx.get(self.engine.program.ready):
                 waiting.pop(0)
             await ctx.tick()
+            self.contexts.drive(ctx)
             self.cycles += 1
         assert self.dram.idle
         for _ in range(10):
@@ -147,14 +155,18 @@ class LoadBench:
             self._write_beat(ctx, port, ("weights", lane))
         self._write_beat(ctx, self.engine.parameter_write, ("parameters", 0))
         self._write_beat(ctx, self.engine.table_write, ("tables", 0))
+        index, not_a_number = len(self.errors), ctx.get(self.engine.not_a_number)
         error = ctx.get(self.engine.error)
-        not_a_number = ctx.get(self.engine.not_a_number)
+        self.failing |= error
+        self.contexts.observe(ctx, index, programs[min(index, len(programs) - 1)].context, error=error or not_a_number)
         if ctx.get(self.engine.done):
-            self.errors.append(error)
+            self.errors.append(self.failing)
             self.stops.append(not_a_number)
-            self._check_complete(programs[: len(self.errors)])
+            self.failing = 0
+            if not self.contexts.failed:
+                self._check_complete(programs[: len(self.errors)])
         else:
-            assert not error and not not_a_number
+            assert not not_a_number
 
     def _write_activations(self, write) -> None:
         half = self.config.word_bits // 2
@@ -281,7 +293,75 @@ def test_random_bus_errors(name: str) -> None:
         ]
 
 
+def failing_loads(bench: LoadBench, programs: list[isa.Load], limits: tuple[int | None, ...]) -> list[int]:
+    """The first program of each context that fails."""
+    config, broken = bench.config, {byte - byte % bench.config.beat_bytes for byte in bench.dram.broken}
+    failures: dict[int, int] = {}
+    for index, program in enumerate(programs):
+        size = element_bytes(config, program)
+        fails = is_outside(config, program, size, limits[program.context])
+        if not fails:
+            fails = not broken.isdisjoint(beats_of(config, program, size))
+            fails |= bool(expected_stops(config, bench.dram, [program])[0])
+        if fails:
+            failures.setdefault(program.context, index)
+    return sorted(failures.values())
+
+
+def chip_places(config: NpuConfig, program: isa.Load) -> set[tuple]:
+    """Keys of `Chip` that a program writes."""
+    if program.planes == ENDLESS["planes"]:
+        program = replace(program, rows=1, planes=1)
+    addresses = [address for _, address in elements(program, 1)]
+    lanes = isa.lanes_of_mask(program.lanes)
+    if program.target is LoadTarget.TABLES:
+        entries = range(config.beat_entries)
+        return {("tables", 0, address * config.beat_entries + entry) for address in addresses for entry in entries}
+    if program.target is LoadTarget.PARAMETERS:
+        return {("parameters", 0, address) for address in addresses}
+    if program.target is LoadTarget.WEIGHTS:
+        return {("weights", lane, address) for address in addresses for lane in lanes}
+    return {(lane, address) for address in addresses for lane in lanes}
+
+
+@pytest.mark.parametrize("seed", [0, pytest.param(1, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("stall", [0.0, 0.4], ids=["free", "stalls"])
+@pytest.mark.parametrize("name", CONFIGS)
+def test_failed_contexts_touch_nothing(name: str, stall: float, seed: int) -> None:
+    """Windows, bus errors and NaN fail contexts: nothing of them is written any more, and the others are right."""
+    config = CONFIGS[name]
+    rng = random.Random(f"contexts {name} {stall} {seed}")
+    bench = LoadBench(config, rng, stall=stall, latency=rng.choice((1, 10, 40)))
+    programs = [random_load(rng, config) for _ in range(16)]
+    break_some(bench.dram, rng, programs[::3], partial(element_bytes, config))
+    programs, limits = random_contexts(rng, programs)
+    bench.contexts = Contexts(bench.engine, limits, contain=(1 << isa.CONTEXTS) - 1)
+    chip = bench.run(programs)
+    assert bench.contexts.failures == failing_loads(bench, programs, limits)
+    expected = reference(config, bench.dram, effective_programs(programs, bench.contexts.failures))
+    undefined = [chip_places(config, programs[index]) for index in bench.contexts.failures]
+    for found, right in ((chip.activations, expected.activations), (chip.beats, expected.beats)):
+        keys = {key for key in (*found, *right) if not any(key in places for places in undefined)}
+        assert {key: found.get(key) for key in keys} == {key: right.get(key) for key in keys}
+
+
 one_row = partial(dma_model.one_row, isa.Load)
+
+
+def test_a_squashed_load_of_any_size_ends_at_once() -> None:
+    """What would take days completes within its latency and a few cycles, wherever it is in the engine."""
+    config = CONFIGS["edge"]
+    good = [one_row(4, address=DRAM_BASE + 64 * index, base=8 * index) for index in range(8)]
+    endless = one_row(1, context=2, **{**ENDLESS, "row_pitch": 1 << 20, "plane_pitch": 1 << 30})
+    endless = replace(endless, address=DRAM_BASE + 32, base=200)
+    bench = LoadBench(config, random.Random(0))
+    bench.contexts = Contexts(bench.engine, (None, None, DRAM_BASE + 1024, None), contain=0b1111)
+    programs = [*good[:2], endless, good[2], endless, endless, *good[3:]]
+    chip = bench.run(programs)
+    assert bench.contexts.failures == [2]
+    right = reference(config, bench.dram, good).activations
+    assert {key: chip.activations[key] for key in right} == right
+    assert bench.cycles < 400
 
 
 def test_every_alignment() -> None:
@@ -368,7 +448,7 @@ def test_a_window_ends_the_loads() -> None:
     config = CONFIGS["edge"]
     programs = [one_row(20, address=DRAM_BASE + 1024 * index, base=32 * index) for index in range(6)]
     bench = LoadBench(config, random.Random(0))
-    bench.limit = DRAM_BASE + 4 * 1024
+    bench.contexts = Contexts(bench.engine, (DRAM_BASE + 4 * 1024, None, None, None))
     chip = bench.run(programs)
     assert chip.activations == reference(config, bench.dram, programs[:4]).activations
     assert bench.errors == [0] * 4

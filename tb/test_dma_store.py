@@ -6,6 +6,7 @@ import gc
 import random
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import partial
 
 import dma_model
@@ -15,6 +16,8 @@ from amaranth.sim import Simulator
 from dma_model import (
     CONFIGS,
     DRAM_BASE,
+    ENDLESS,
+    Contexts,
     Dram,
     Inputs,
     StreamMonitor,
@@ -22,18 +25,22 @@ from dma_model import (
     break_some,
     digit_values,
     digit_word,
+    effective_programs,
     elements,
     fields_for,
     gangs_of,
+    is_outside,
     random_block,
+    random_contexts,
     random_conversion,
     stored_bytes,
+    touched,
 )
 from float_reference import to_patterns
 from test_dma_load import LoadBench
 
 from tessera.rtl import isa
-from tessera.rtl.config import AXI_BURST_BYTES, NpuConfig
+from tessera.rtl.config import NpuConfig
 from tessera.rtl.dma import StoreEngine
 from tessera.rtl.isa import Depth, MemoryFormat
 
@@ -87,7 +94,8 @@ class StoreBench:
         self.banks = [[rng.getrandbits(config.word_bits) for _ in range(CHIP_WORDS)] for _ in range(config.lanes)]
         self.cycles = 0
         self.errors: list[int] = []
-        self.limit: int | None = None  # where the window ends
+        self.contexts = Contexts(self.engine)
+        self.failing = 0  # whether the oldest program has met an error
         self.stop_after: int | None = None  # beats after which the engine is stopped, and given no more activations
         self.beat_cycles: list[int] = []
         self.counts: Counter[tuple[str, int]] = Counter()
@@ -107,16 +115,17 @@ class StoreBench:
         limit = 2000 + 40 * sum(p.columns * p.rows * p.planes for p in programs)
         garbage = [self.rng.getrandbits(self.config.word_bits) for _ in range(self.config.lanes)]
         words = None
-        if self.limit is not None:
-            ctx.set(self.engine.window, {"base": 0, "limit": self.limit // AXI_BURST_BYTES})
+        self.contexts.start(ctx)
         stops = False
-        while len(self.errors) < len(programs) and not ctx.get(self.engine.outside):
+        while len(self.errors) < len(programs):
             assert self.cycles < limit, "the engine hangs"
+            if self.contexts.stops(ctx, programs[len(self.errors)].context):
+                break
             if stops and ctx.get(self.engine.drained):
                 break
             stops = self.stop_after is not None and self.dram.beats["write"] >= self.stop_after
             inputs.set(ctx, "stop", self.engine.stop, stops)
-            self.dram.allows_silent_beats = stops
+            self.dram.allows_silent_beats = stops or self.contexts.failed
             inputs.set(ctx, "program.valid", self.engine.program.valid, bool(waiting))
             if waiting:
                 inputs.set(ctx, "program.payload", self.engine.program.payload, waiting[0])
@@ -125,10 +134,11 @@ class StoreBench:
             inputs.set(ctx, "read.ready", self.engine.read.request.ready, ready)
             self.dram.drive(ctx)
             words = self._read(monitor.transfer(ctx, ready), garbage)
-            self._observe(ctx)
+            self._observe(ctx, programs)
             if waiting and ctx.get(self.engine.program.ready):
                 waiting.pop(0)
             await ctx.tick()
+            self.contexts.drive(ctx)
             self.cycles += 1
         assert self.dram.idle
         for _ in range(10):
@@ -141,11 +151,11 @@ class StoreBench:
         if request is None:
             return None
         return [
-            self.banks[lane][request.address] if request.lanes >> lane & 1 else garbage[lane]
+            self.banks[lane][request.address % CHIP_WORDS] if request.lanes >> lane & 1 else garbage[lane]
             for lane in range(self.config.lanes)
         ]
 
-    def _observe(self, ctx) -> None:
+    def _observe(self, ctx, programs: list[isa.Store]) -> None:
         beats = self.dram.beats["write"]
         done, error = ctx.get(self.engine.done), ctx.get(self.engine.error)
         for name in ("underflows", "overflows"):
@@ -154,10 +164,12 @@ class StoreBench:
         self.dram.settle(ctx)
         if self.dram.beats["write"] > beats:
             self.beat_cycles.append(self.cycles)
+        index = len(self.errors)
+        self.failing |= error
+        self.contexts.observe(ctx, index, programs[min(index, len(programs) - 1)].context, error=error)
         if done:
-            self.errors.append(error)
-        else:
-            assert not error
+            self.errors.append(self.failing)
+            self.failing = 0
 
 
 def random_store(rng: random.Random, config: NpuConfig) -> isa.Store:
@@ -204,7 +216,61 @@ def test_random_bus_errors(name: str) -> None:
     assert bench.errors == errors and 0 in errors
 
 
+def failing_stores(bench: StoreBench, programs: list[isa.Store], limits: tuple[int | None, ...]) -> list[int]:
+    """The first program of each context that fails."""
+    config, broken = bench.config, {byte - byte % bench.config.beat_bytes for byte in bench.dram.broken}
+    failures: dict[int, int] = {}
+    for index, program in enumerate(programs):
+        size = config.pixel_bytes(program.memory_bits)
+        outside = is_outside(config, program, size, limits[program.context])
+        if outside or not broken.isdisjoint(beats_of(config, program, size)):
+            failures.setdefault(program.context, index)
+    return sorted(failures.values())
+
+
+@pytest.mark.parametrize("seed", [0, pytest.param(1, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("stall", [0.0, 0.4], ids=["free", "stalls"])
+@pytest.mark.parametrize("name", CONFIGS)
+def test_failed_contexts_touch_nothing(name: str, stall: float, seed: int) -> None:
+    """Windows and bus errors fail contexts: others write what they should, and a failed one nothing but its own."""
+    config = CONFIGS[name]
+    rng = random.Random(f"contexts {name} {stall} {seed}")
+    bench = StoreBench(config, rng, stall=stall, latency=rng.choice((1, 10, 40)))
+    programs = [random_store(rng, config) for _ in range(16)]
+    break_some(bench.dram, rng, programs[::3], lambda program: config.pixel_bytes(program.memory_bits))
+    programs, limits = random_contexts(rng, programs)
+    bench.contexts = Contexts(bench.engine, limits, contain=(1 << isa.CONTEXTS) - 1)
+    before = bytearray(bench.dram.memory)
+    failures = failing_stores(bench, programs, limits)
+    effective = effective_programs(programs, failures)
+    expected = reference(config, before, bench.banks, effective)
+    written = bench.run(programs)
+    assert bench.contexts.failures == failures
+    undefined = np.zeros(len(before), bool)
+    for program in set(programs) - set(effective):  # later stores may have been under way when an earlier one failed
+        size = config.pixel_bytes(program.memory_bits)
+        undefined[list(touched(config, program, size, limits[program.context]))] = True
+    changed = np.frombuffer(written, np.uint8) != np.frombuffer(expected, np.uint8)
+    assert not np.any(changed & ~undefined)
+
+
 one_row = partial(dma_model.one_row, isa.Store)
+
+
+def test_a_squashed_store_of_any_size_ends_at_once() -> None:
+    """What would take days completes within its latency and a few cycles, wherever it is in the engine."""
+    config = CONFIGS["edge"]
+    good = [one_row(4, address=DRAM_BASE + 2048 + 64 * index, base=8 * index) for index in range(8)]
+    endless = one_row(1, context=2, **{**ENDLESS, "row_pitch": 1 << 20, "plane_pitch": 1 << 30})
+    endless = replace(endless, address=DRAM_BASE + 32, base=200)
+    bench = StoreBench(config, random.Random(0))
+    bench.contexts = Contexts(bench.engine, (None, None, DRAM_BASE + 1024, None), contain=0b1111)
+    expected = reference(config, bench.dram.memory, bench.banks, good)
+    written = bench.run([*good[:2], endless, good[2], endless, endless, *good[3:]])
+    assert bench.contexts.failures == [2]
+    assert written[2048:] == expected[2048:]
+    assert bench.dram.bursts["write"] <= 8 + 4, "no burst of a later store of the context"
+    assert bench.cycles < 400
 
 
 def test_every_alignment() -> None:
@@ -278,7 +344,7 @@ def test_a_window_ends_the_stores() -> None:
     config = CONFIGS["edge"]
     programs = [one_row(20, address=DRAM_BASE + 1024 * index, base=32 * index) for index in range(6)]
     bench = StoreBench(config, random.Random(0))
-    bench.limit = DRAM_BASE + 4 * 1024
+    bench.contexts = Contexts(bench.engine, (DRAM_BASE + 4 * 1024, None, None, None))
     expected = reference(config, bench.dram.memory, bench.banks, programs[:4])
     assert bench.run(programs) == expected
     assert bench.errors == [0] * 4

@@ -9,7 +9,7 @@ import pytest
 
 from tessera.firmware.driver import WATCHDOG_CYCLES, Npu, NpuBusyError, NpuError, NpuStuckError
 from tessera.rtl.control.register_map import register_map
-from tessera.rtl.isa import ErrorCode, Unit
+from tessera.rtl.isa import CONTEXTS, ErrorCode, Unit
 from tessera.sim.counts import Counts
 from tessera.sim.windows import MemoryWindow, MemoryWindows, aligned_window
 
@@ -54,6 +54,16 @@ def window_writes(name, base, limit):
     return [(f"{name}_window.{register}", value) for register, value in words]
 
 
+def closed_writes():
+    """The register writes that close the contexts that are not used."""
+    writes = []
+    for number in range(1, CONTEXTS):
+        for name in ("load", "store"):
+            writes += [(f"context[{number}].{name}_window.limit", 0)] * 2
+        writes.append((f"context[{number}].mode", 0))
+    return writes
+
+
 def test_windows_and_watchdog():
     """What the host asks for is written before the start."""
     bus = FakeBus(status=0b010, overflow=0b0101)
@@ -64,7 +74,7 @@ def test_windows_and_watchdog():
     writes = bus.log[: bus.log.index(("control", 1))]
     assert writes[-1] == ("watchdog", 77)
     for name, pair in windows.as_dict().items():
-        expected = window_writes(name, *pair)
+        expected = window_writes(name if name == "code" else f"context[0].{name}", *pair)
         position = writes.index(expected[0])
         assert writes[position : position + 4] == expected
     assert result.counts == Counts(overflow=0b0101)
@@ -111,13 +121,16 @@ def test_stream_that_cannot_be_stopped():
 
 
 def test_run():
-    bus = FakeBus(status=0b010, cycles=(5 << 32) + 7, instructions=3, saturations=4, read_beats=5, write_beats=6)
+    bus = FakeBus(
+        status=0b010, irq_status=1, cycles=(5 << 32) + 7, instructions=3, saturations=4, read_beats=5, write_beats=6
+    )
     result = asyncio.run(Npu(bus).run(0x12_3456_7880, timeout_cycles=99))
     assert bus.log == [
-        ("irq_status", 3), ("irq_enable", 3), ("address", 0x3456_7880), ("address", 0x12),
-        *window_writes("code", 0, 1 << 40), *window_writes("load", 0, 1 << 40), *window_writes("store", 0, 1 << 40),
+        ("irq_status", 0xFF7), ("irq_enable", 7), ("address", 0x3456_7880), ("address", 0x12),
+        *window_writes("code", 0, 1 << 40), *window_writes("context[0].load", 0, 1 << 40),
+        *window_writes("context[0].store", 0, 1 << 40), ("context[0].mode", 0), *closed_writes(),
         ("watchdog", WATCHDOG_CYCLES), ("control", 1),
-        ("interrupt", 99), ("irq_status", 3),
+        ("interrupt", 99), ("irq_status", 1),
     ]  # fmt: skip
     assert (result.cycles, result.instructions, result.counts) == ((5 << 32) + 7, 3, Counts(saturations=4))
     assert (result.read_beats, result.write_beats) == (5, 6)

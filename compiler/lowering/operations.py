@@ -152,10 +152,10 @@ class _OperationEmitter(ABC):
         """The blocks whose parameters (and weights) are loaded at a time: all, if they can stay for several bands."""
         groups = self.partition.channel_groups
         if len(self.tiling.bands) > 1 and len(self.tiling.parts) == 1:
-            held = min(self.round_limit(HELD_FRACTION), self.builder.rings.parameters.size // HELD_FRACTION)
+            held = min(self.round_limit(HELD_FRACTION), self.builder.rings.parameters.most // HELD_FRACTION)
             if len(blocks) <= held:
                 return [blocks]
-        room = self.builder.rings.parameters.size
+        room = self.builder.rings.parameters.most
         limit = min(self.round_limit(ROUND_FRACTION), max(1, room // ROUND_FRACTION))
         size = min(max(groups, limit // groups * groups), room)
         return [blocks[first : first + size] for first in range(0, len(blocks), size)]
@@ -397,7 +397,7 @@ class _WindowEmitter(_OperationEmitter):
         return worker % PPU_SLICES
 
     def round_limit(self, fraction: int) -> int:
-        return self.builder.rings.parameters.size
+        return self.builder.rings.parameters.most
 
     def load_weights(self, blocks: range, part: int) -> None:
         pass

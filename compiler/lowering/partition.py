@@ -13,6 +13,10 @@ POST_OVERHEAD = 12
 """Cycles of a post-process besides one per pixel, for estimates."""
 
 
+NEARLY = 0.03
+"""How much longer, as a fraction, a partition may take for more channel groups."""
+
+
 @dataclass(frozen=True)
 class Tile:
     """A rectangle of output pixels."""
@@ -110,13 +114,19 @@ class Partition:
 
 
 def choose_partition(work: Work, workers: Workers, groups: tuple[int, int] | None = None) -> Partition:
-    """The partition with the shortest estimated duration; among equals the one with the fewest tiles.
+    """The partition with the shortest estimated duration, or one nearly as short with more channel groups.
 
-    ``groups`` are the pixel groups and channel groups that it must have, if they are given.
+    Channel groups have weights of their own, so that each lane loads fewer, and more of them can be loaded ahead; pixel
+    groups all need the same. Among equals the one with the fewest tiles is taken. ``groups`` are the pixel groups and
+    channel groups that it must have, if they are given.
     """
     allowed = [groups] if groups else _groups(work, workers)
-    candidates = (candidate for each in allowed for candidate in _partitions(work, workers, *each))
-    return min(candidates, key=lambda candidate: (candidate.cycles, len(candidate.tiles)))
+    candidates = [candidate for each in allowed for candidate in _partitions(work, workers, *each)]
+    longest = (1 + NEARLY) * min(candidate.cycles for candidate in candidates)
+    return min(
+        (candidate for candidate in candidates if candidate.cycles <= longest),
+        key=lambda candidate: (-candidate.channel_groups, candidate.cycles, len(candidate.tiles)),
+    )
 
 
 def _groups(work: Work, workers: Workers) -> Iterator[tuple[int, int]]:

@@ -22,12 +22,27 @@ class Ring:
         Addresses of the range.
     first
         Its first address.
+    most
+        Addresses that the range could have had at most, if it is a share that is as small as its user needs.
+
+    Attributes
+    ----------
+    size, most
+        As above.
     """
 
-    def __init__(self, size: int, first: int = 0):
+    def __init__(self, size: int, first: int = 0, most: int | None = None):
         self.size = size
+        self.most = size if most is None else most
         self._first = first
         self._next = 0
+
+    def share(self, needed: int, sharers: int) -> Ring:
+        """The next ``needed`` addresses as a ring of their own; at most an equal part of the range for each sharer, and
+        at least one address where there is any."""
+        most = max(self.size // sharers, min(1, self.size))
+        size = min(needed, most)
+        return Ring(size, self.allocate(size), most)
 
     def allocate(self, length: int) -> int:
         """Address of a piece of ``length``, which must not exceed the size."""

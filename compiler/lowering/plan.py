@@ -82,7 +82,9 @@ def lower_plan(
     bundles = [_moves(placement, jobs)]
     for index, bundle in enumerate(plan.bundles):
         begin = PlanStep(Bundle(index=index % (1 << BUNDLE_BITS)), f"bundle {index}", bundle=index)
-        emitted = [_emit_slot(slot, jobs[slot.job], rings.of(slot, bundle), index) for slot in bundle.slots]
+        emitted = [
+            _emit_slot(slot, jobs[slot.job], rings.of(slot, bundle, jobs[slot.job]), index) for slot in bundle.slots
+        ]
         bundles.append([begin, *_interleave(emitted, config, memory)])
     order = _overlapping if plan.prefetch else _one_by_one
     steps = _mark_finished(order(bundles, config, memory))
@@ -231,29 +233,29 @@ def _moves(placement: PlanPlacement, jobs: Mapping[str, _Job]) -> list[PlanStep]
 
 
 class _SlotRings:
-    """Shares of the memories that slots use in turn, so that slots of one bundle do not wait for each other.
+    """Shares of the memories that slots use in turn, so that the slots of a bundle do not wait for each other.
 
-    A slot has the weight banks of its lanes, a share of the parameter memory as large as that of the lanes, and the
-    same of the tables, where every slot can have one.
+    A slot has the weight banks of its lanes. Of the memories for parameters and tables it has what it needs, but at
+    most an equal part: the pieces of slots and bundles follow one another round and round, so that what was used last
+    is overwritten last.
     """
 
     def __init__(self, config: NpuConfig):
-        self._config = config
         self._weights = LaneRings(config.weight_beats, config.lanes)
-        self._parameters: dict[tuple[int, ...], Ring] = {}
-        self._tables: dict[tuple[int, ...], Ring] = {}
+        self._parameters = Ring(config.parameter_blocks)
+        self._tables = Ring(config.tables)
 
-    def of(self, slot: Slot, bundle: planning.Bundle) -> OnChipRings:
-        """The shares of a slot of a bundle; all, if it is the only one."""
-        lanes = slot.lanes if len(bundle.slots) > 1 else tuple(range(self._config.lanes))
-        if lanes not in self._parameters:
-            self._parameters[lanes] = self._share(self._config.parameter_blocks, lanes)
-            self._tables[lanes] = self._share(self._config.tables, lanes)
-        return OnChipRings(self._weights, self._parameters[lanes], self._tables[lanes])
-
-    def _share(self, size: int, lanes: tuple[int, ...]) -> Ring:
-        first, last = size * lanes[0] // self._config.lanes, size * (lanes[-1] + 1) // self._config.lanes
-        return Ring(max(1, last - first), min(first, max(0, size - 1)))
+    def of(self, slot: Slot, bundle: planning.Bundle, job: _Job) -> OnChipRings:
+        """The shares of a slot of a bundle."""
+        operations = [job.mapped.operations[task.operation] for task in slot.tasks]
+        cols = job.mapped.config.cols
+        blocks = sum(-(-job.mapped.network.tensors[each.output].channels // cols) for each in operations)
+        tables = sum(each.post.table is not None for each in operations)
+        return OnChipRings(
+            self._weights,
+            self._parameters.share(blocks, len(bundle.slots)),
+            self._tables.share(tables, len(bundle.slots)),
+        )
 
 
 def _emit_slot(slot: Slot, job: _Job, rings: OnChipRings, bundle: int) -> list[PlanStep]:

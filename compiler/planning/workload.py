@@ -93,6 +93,12 @@ def shortest(graph: TaskGraph) -> int:
     return max(complete)
 
 
+def least_cycles(job: Job) -> int:
+    """Cycles that all inferences of a job take at least, whatever is done."""
+    longest_task = max(min(mode.cycles for mode in task.modes) for task in job.graph.tasks)
+    return shortest(job.graph) + (job.inferences - 1) * longest_task
+
+
 def _check_names(workload: Workload) -> None:
     names = [job.name for job in workload.jobs]
     for name in names:
@@ -158,9 +164,7 @@ def _check_deadline(job: Job, workload: Workload) -> None:
     progress = workload.progress_of(job)
     if job.deadline is None or progress != Progress():
         return  # a plan that starts late may have to miss it: it says so, and runs
-    least = shortest(job.graph) + (job.inferences - 1) * max(
-        min(mode.cycles for mode in task.modes) for task in job.graph.tasks
-    )
+    least = least_cycles(job)
     if job.deadline - job.arrival < least:
         raise CompilerError(
             f"network {job.name!r} cannot meet its deadline at cycle {job.deadline}: it arrives at {job.arrival} and "

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from amaranth.hdl import Module, ResetInserter, Signal
-from amaranth.lib import stream, wiring
+from amaranth.lib import data, stream, wiring
 from amaranth.lib.wiring import In, Out, connect, flipped
 
 from tessera.rtl import isa
 from tessera.rtl.axi import AxiRead
 from tessera.rtl.config import AXI_ADDRESS_BITS, WATCHDOG_BITS, NpuConfig
+from tessera.rtl.control.contexts import Contexts
 from tessera.rtl.control.decoder import Decoder
 from tessera.rtl.control.fetch import InstructionFetch
 from tessera.rtl.control.queue import INDEX_BITS, UnitQueue, instruction_of
@@ -32,10 +33,12 @@ class InstructionStream(wiring.Component):
 
     Members
     -------
-    start, reset, address
-        Start at a DRAM byte address, and stop (see `Sequencer`).
+    start, reset, pause, address
+        Start at a DRAM byte address, stop, and pause at the next bundle (see `Sequencer`).
     new_windows, windows
         Memory windows of the next stream; those of the current one, taken over at its start.
+    contain
+        A bit per context of the next stream: its errors are contained (see `Contexts`).
     watchdog_limit
         See `Watchdog`.
     bus_beat
@@ -47,12 +50,16 @@ class InstructionStream(wiring.Component):
     done
         A bit per unit: it completes an instruction in this cycle.
     read_error, write_error
-        The load (store) unit's oldest instruction got an error response; not later than its completion.
+        The load (store) unit's oldest instruction gets an error response; not later than its completion.
     not_a_number
         The load unit's oldest instruction found NaN or infinity that are to stop the stream; not later than its
         completion. An error response of the same instruction comes first.
     load_outside, store_outside
         The load (store) unit's oldest instruction has a burst outside its window.
+    failed_contexts
+        A bit per context: the load and the store unit must squash its instructions.
+    context_errors, context_raised, context_finished
+        See `Contexts`.
     bus_stop
         The load and the store unit must begin nothing on the bus any more.
     bus_drained
@@ -65,7 +72,7 @@ class InstructionStream(wiring.Component):
         Resets all units, when a stream has ended or was stopped.
     started
         1 in the cycle in which a start is accepted.
-    index, running, executing, stream_done, failure, ended, failed
+    index, bundle, running, executing, stream_done, paused, failure, ended, halted, failed
         State of the stream (see `Sequencer`).
     """
 
@@ -80,9 +87,11 @@ class InstructionStream(wiring.Component):
             {
                 "start": In(1),
                 "reset": In(1),
+                "pause": In(1),
                 "address": In(AXI_ADDRESS_BITS),
                 "new_windows": windows_input(),
                 "windows": Out(windows_layout()),
+                "contain": In(isa.CONTEXTS),
                 "watchdog_limit": In(WATCHDOG_BITS),
                 "bus_beat": In(1),
                 "axi": Out(AxiRead(config)),
@@ -93,6 +102,10 @@ class InstructionStream(wiring.Component):
                 "not_a_number": In(1),
                 "load_outside": In(1),
                 "store_outside": In(1),
+                "failed_contexts": Out(isa.CONTEXTS),
+                "context_errors": Out(data.ArrayLayout(failure_layout(), isa.CONTEXTS)),
+                "context_raised": Out(isa.CONTEXTS),
+                "context_finished": Out(isa.CONTEXTS),
                 "bus_stop": Out(1),
                 "bus_drained": In(1),
                 "active": Out(len(isa.Unit)),
@@ -100,11 +113,14 @@ class InstructionStream(wiring.Component):
                 "units_reset": Out(1),
                 "started": Out(1),
                 "index": Out(INDEX_BITS),
+                "bundle": Out(isa.BUNDLE_BITS),
                 "running": Out(1),
                 "executing": Out(1),
                 "stream_done": Out(1),
+                "paused": Out(1),
                 "failure": Out(failure_layout()),
                 "ended": Out(1),
+                "halted": Out(1),
                 "failed": Out(1),
             }
         )
@@ -127,6 +143,7 @@ class InstructionStream(wiring.Component):
             decoder.clear.eq(~sequencer.executing),
             sequencer.start.eq(self.start),
             sequencer.reset.eq(self.reset),
+            sequencer.pause.eq(self.pause),
             tokens.clear.eq(sequencer.fetch_start),
             tokens.done.eq(self.done),
             # In the cycle of the reset itself the units must not begin anything either.
@@ -180,26 +197,46 @@ class InstructionStream(wiring.Component):
             self.started.eq(sequencer.fetch_start),
             self.units_reset.eq(sequencer.units_reset),
             self.index.eq(sequencer.index),
+            self.bundle.eq(sequencer.bundle),
             self.running.eq(sequencer.running),
             self.executing.eq(sequencer.executing),
             self.stream_done.eq(sequencer.done),
+            self.paused.eq(sequencer.paused),
             self.failure.eq(sequencer.failure),
             self.ended.eq(sequencer.ended),
+            self.halted.eq(sequencer.halted),
             self.failed.eq(sequencer.failed),
         ]
 
     def _report_bus_units(self, m: Module, sequencer: Sequencer, queues: dict[isa.Unit, UnitQueue]) -> None:
+        """Errors of the units' oldest instructions go to the contexts, and those that are not contained further."""
         units, codes = isa.Unit, isa.ErrorCode
-        errors: list[tuple[Signal, isa.Unit, isa.ErrorCode]] = [
-            (self.load_outside, units.LOAD, codes.WINDOW),
-            (self.store_outside, units.STORE, codes.WINDOW),
-            (self.not_a_number, units.LOAD, codes.NOT_A_NUMBER),
-            (self.read_error, units.LOAD, codes.READ_ERROR),
-            (self.write_error, units.STORE, codes.WRITE_ERROR),
+        m.submodules.contexts = contexts = Contexts()
+        sources: list[tuple[UnitQueue, list[tuple[Signal, isa.ErrorCode]]]] = [
+            (
+                queues[units.LOAD],
+                [
+                    (self.load_outside, codes.WINDOW),
+                    (self.not_a_number, codes.NOT_A_NUMBER),
+                    (self.read_error, codes.READ_ERROR),
+                ],
+            ),
+            (queues[units.STORE], [(self.store_outside, codes.WINDOW), (self.write_error, codes.WRITE_ERROR)]),
         ]
-        for error, unit, code in errors:  # the last one wins
-            with m.If(error):
-                m.d.comb += [
-                    sequencer.bus_failure.code.eq(code),
-                    sequencer.bus_failure.index.eq(queues[unit].oldest),
-                ]
+        for event, (queue, errors) in zip(contexts.events, sources, strict=True):
+            m.d.comb += [event.failure.index.eq(queue.oldest), event.context.eq(queue.context)]
+            for error, code in errors:  # the last one wins
+                with m.If(error):
+                    m.d.comb += event.failure.code.eq(code)
+        stores = queues[units.STORE]
+        m.d.comb += [
+            contexts.start.eq(sequencer.fetch_start),
+            contexts.contain.eq(self.contain),
+            contexts.stored.eq(self.done[units.STORE] & stores.finished),
+            contexts.stored_context.eq(stores.context),
+            sequencer.bus_failure.eq(contexts.failure),
+            self.failed_contexts.eq(contexts.failed),
+            self.context_errors.eq(contexts.errors),
+            self.context_raised.eq(contexts.raised),
+            self.context_finished.eq(contexts.finished),
+        ]

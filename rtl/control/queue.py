@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from amaranth.hdl import Cat, Const, Module, ResetInserter, Signal
+from amaranth.hdl import Cat, Module, ResetInserter, Signal
 from amaranth.lib import data, stream, wiring
 from amaranth.lib.fifo import SyncFIFO
 from amaranth.lib.wiring import In, Out
@@ -59,8 +59,8 @@ class UnitQueue(wiring.Component):
         The unit has been offered, or has, instructions that it has not completed.
     oldest
         Index of the oldest instruction that the unit has accepted and not completed.
-    operation
-        Its operation, see `isa.CountedInstruction`; 0 for a unit whose instructions have none.
+    operation, context, finished
+        Its fields of these names; 0 for a unit whose instructions have none.
     """
 
     LATENCY = 2
@@ -69,7 +69,6 @@ class UnitQueue(wiring.Component):
     def __init__(self, config: NpuConfig, unit: isa.Unit):
         self._depth = config.queue_depth
         self._program = layout_of(instruction_of(unit))
-        self._counted = issubclass(instruction_of(unit), isa.CountedInstruction)
         super().__init__(
             {
                 "push": In(1),
@@ -85,6 +84,8 @@ class UnitQueue(wiring.Component):
                 "active": Out(1),
                 "oldest": Out(INDEX_BITS),
                 "operation": Out(isa.OPERATION_BITS),
+                "context": Out(isa.CONTEXT_BITS),
+                "finished": Out(1),
             }
         )
 
@@ -94,8 +95,9 @@ class UnitQueue(wiring.Component):
         entry = data.StructLayout({"operands": max(self._program.size, wait.size), "wait": 1, "index": INDEX_BITS})
         fifo = SyncFIFO(width=entry.size, depth=self._depth)
         m.submodules.fifo = ResetInserter(self.flush)(fifo)
-        operation = self.program.payload.operation if self._counted else Const(0, 0)
-        m.submodules.in_flight = in_flight = SyncFIFO(width=INDEX_BITS + len(operation), depth=self.MAX_IN_FLIGHT)
+        kept = [name for name in ("operation", "context", "finished") if name in self._program.members]
+        fields = Cat(self.program.payload[name] for name in kept)
+        m.submodules.in_flight = in_flight = SyncFIFO(width=INDEX_BITS + len(fields), depth=self.MAX_IN_FLIGHT)
         m.submodules.condition = condition = WaitCondition()
         pushed = Signal(entry)
         head = Signal(entry)
@@ -117,10 +119,10 @@ class UnitQueue(wiring.Component):
             condition.enable.eq(head_valid & head.wait),
             leaves.eq(accepted | condition.over),
             fifo.r_en.eq(~head_valid | leaves),
-            in_flight.w_data.eq(Cat(head.index, operation)),
+            in_flight.w_data.eq(Cat(head.index, fields)),
             in_flight.w_en.eq(accepted),
             in_flight.r_en.eq(self.done),
-            Cat(self.oldest, self.operation).eq(in_flight.r_data),
+            Cat(self.oldest, *(getattr(self, name) for name in kept)).eq(in_flight.r_data),
             self.active.eq(in_flight.r_rdy | self.program.valid),
             self.idle.eq(~fifo.r_rdy & ~head_valid & ~in_flight.r_rdy),
         ]

@@ -115,6 +115,8 @@ def root() -> AddrmapNode:
         "LANES": isa.MAX_LANES,
         "CODE_BITS": max(isa.ErrorCode).bit_length(),
         "OPERATION_BITS": isa.OPERATION_BITS,
+        "CONTEXTS": isa.CONTEXTS,
+        "BUNDLE_BITS": isa.BUNDLE_BITS,
     }
     compiler = RDLCompiler()
     with resources.as_file(resources.files("tessera.rtl.control").joinpath("registers.rdl")) as path:

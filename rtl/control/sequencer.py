@@ -25,6 +25,8 @@ class Sequencer(wiring.Component):
     - An instruction goes to the queues of all its units in one cycle, as soon as all of them have room.
     - ``Fence`` and ``End`` wait until every unit is idle.
     - After ``End`` the stream is done when the fetch's last burst has arrived.
+    - ``Bundle`` does the same if a pause has been asked for since the start, and then the stream is paused, not done;
+      else it goes on at once.
     - After an error (a bad instruction, a failure that a bus unit reports, or the watchdog's alarm) or a reset, the
       queues are flushed, the bus units complete their bursts, and then the stream has stopped. Results of a stopped
       stream are undefined, and so are the on-chip memories.
@@ -36,7 +38,9 @@ class Sequencer(wiring.Component):
     start
         Starts the stream when 1 for a cycle; ignored unless the stream has stopped.
     reset
-        Stops the stream when 1 for a cycle, without an error; also clears ``done`` and ``failure``.
+        Stops the stream when 1 for a cycle, without an error; also clears ``done``, ``paused`` and ``failure``.
+    pause
+        Pauses the stream at its next bundle when 1 for a cycle; ignored unless the stream executes.
     decoded
         The instructions.
     fetch_start, fetch_stop, fetch_idle
@@ -53,12 +57,16 @@ class Sequencer(wiring.Component):
         Drop the queues' contents, begin nothing on the bus any more; reset all units.
     index
         Index of the next instruction, which is the number of instructions executed.
-    running, done, failure
-        State of the stream: executing or stopping; ended by ``End`` since it was last started; what stopped it.
+    bundle
+        Index of the last bundle that was executed since the start; 0 before.
+    running, done, paused, failure
+        State of the stream: executing or stopping; ended by ``End`` since it was last started; paused at a bundle; what
+        stopped it.
     executing
         1 from start to ``End`` or error: the cycles that count.
-    ended, failed
-        Pulses when the stream has stopped after ``End`` or after an error; ``failed`` also when it cannot be stopped.
+    ended, halted, failed
+        Pulses when the stream has stopped after ``End``, at a bundle, or after an error; ``failed`` also when it cannot
+        be stopped.
     """
 
     def __init__(self) -> None:
@@ -67,6 +75,7 @@ class Sequencer(wiring.Component):
             {
                 "start": In(1),
                 "reset": In(1),
+                "pause": In(1),
                 "decoded": In(stream.Signature(decoded_layout())),
                 "fetch_start": Out(1),
                 "fetch_stop": Out(1),
@@ -80,22 +89,26 @@ class Sequencer(wiring.Component):
                 "flush": Out(1),
                 "units_reset": Out(1),
                 "index": Out(INDEX_BITS),
+                "bundle": Out(isa.BUNDLE_BITS),
                 "running": Out(1),
                 "executing": Out(1),
                 "done": Out(1),
+                "paused": Out(1),
                 "failure": Out(failure_layout()),
                 "ended": Out(1),
+                "halted": Out(1),
                 "failed": Out(1),
             }
         )
 
     def elaborate(self, platform: object) -> Module:
         m = Module()
-        abort = Signal()
+        abort, pausing = Signal(), Signal()
         stop = Signal()
         fail = Signal(failure_layout())
-        accept = self._execute(m, fail)
-        ends = accept & self.decoded.payload.end
+        accept = self._execute(m, fail, pausing)
+        payload = self.decoded.payload
+        ends = accept & (payload.end | (payload.bundle & pausing))
         m.d.comb += [
             self.running.eq(1),
             self.fetch_stop.eq(stop),
@@ -106,24 +119,28 @@ class Sequencer(wiring.Component):
             with m.State("STOPPED"):
                 m.d.comb += [self.running.eq(0), self.fetch_start.eq(self.start & ~self.reset)]
                 with m.If(self.fetch_start):
-                    m.d.sync += [self.index.eq(0), self.done.eq(0), self.failure.eq(0), abort.eq(0)]
+                    m.d.sync += [self.index.eq(0), self.bundle.eq(0), self.done.eq(0), self.paused.eq(0)]
+                    m.d.sync += [self.failure.eq(0), abort.eq(0), pausing.eq(0)]
                     m.next = "EXECUTE"
                 with m.Elif(self.reset):
                     m.next = "STOPPING"
             with m.State("EXECUTE"):
                 m.d.comb += self.executing.eq(1)
-                m.d.sync += self.index.eq(self.index + accept)
+                m.d.sync += [self.index.eq(self.index + accept), pausing.eq(pausing | self.pause)]
+                with m.If(accept & payload.bundle):
+                    m.d.sync += self.bundle.eq(payload.operands)
                 with m.If(stop):
-                    m.d.sync += [self.failure.eq(fail), abort.eq(~ends)]
+                    m.d.sync += [self.failure.eq(fail), abort.eq(~ends), pausing.eq(payload.bundle)]
                     m.next = "STOPPING"
             with m.State("STOPPING"):
                 m.d.comb += self.flush.eq(abort)
                 with m.If(self.fetch_idle & (~abort | self.bus_idle) & ~self.reset):
                     m.d.comb += [
-                        self.ended.eq(~abort),
+                        self.ended.eq(~abort & ~pausing),
+                        self.halted.eq(~abort & pausing),
                         self.failed.eq(self.failure.code != isa.ErrorCode.NONE),
                     ]
-                    m.d.sync += [self.done.eq(~abort), self.units_reset.eq(1)]
+                    m.d.sync += [self.done.eq(self.ended), self.paused.eq(self.halted), self.units_reset.eq(1)]
                     m.next = "STOPPED"
                 with m.Elif(self.expired):
                     m.d.comb += self.failed.eq(1)
@@ -131,10 +148,10 @@ class Sequencer(wiring.Component):
                     with m.If(self.failure.code == isa.ErrorCode.NONE):
                         m.d.sync += [self.failure.code.eq(isa.ErrorCode.WATCHDOG), self.failure.index.eq(self.index)]
         with m.If(self.reset):
-            m.d.sync += [self.done.eq(0), self.failure.eq(0), abort.eq(1)]
+            m.d.sync += [self.done.eq(0), self.paused.eq(0), self.failure.eq(0), abort.eq(1)]
         return m
 
-    def _execute(self, m: Module, fail: data.View) -> Signal:
+    def _execute(self, m: Module, fail: data.View, pausing: Signal) -> Signal:
         """Takes the next instruction if it can be executed in this cycle; sets ``fail`` where the stream must stop."""
         payload = self.decoded.payload
         accept = Signal()
@@ -145,7 +162,7 @@ class Sequencer(wiring.Component):
         with m.Elif(self.executing & self.decoded.valid):
             with m.If(payload.code != isa.ErrorCode.NONE):
                 m.d.comb += [fail.code.eq(payload.code), fail.index.eq(self.index)]
-            with m.Elif(payload.fence | payload.end):
+            with m.Elif(payload.fence | payload.end | (payload.bundle & pausing)):
                 m.d.comb += accept.eq(self.idle.all())
             with m.Elif((self.room | ~payload.units).all()):
                 m.d.comb += [accept.eq(1), self.push.eq(payload.units)]

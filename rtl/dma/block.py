@@ -111,7 +111,8 @@ def is_float(config: NpuConfig, settings: data.View) -> Value:
 class RowWalker(wiring.Component):
     """Walks the rows of a block: plane by plane, row by row. One row per cycle; a new block takes one more.
 
-    Addresses wrap modulo their widths. ``rows`` and ``planes`` of a block are at least 1.
+    Addresses wrap modulo their widths. ``rows`` and ``planes`` of a block are at least 1. A block ends early if its
+    row is taken while ``skip`` is 1: that row is its last.
 
     Parameters
     ----------
@@ -123,6 +124,8 @@ class RowWalker(wiring.Component):
     Members
     -------
     blocks : In(stream of block_layout)
+    skip : In(1)
+        The present row is the last one of its block.
     rows : Out(stream of row_layout)
     """
 
@@ -130,6 +133,7 @@ class RowWalker(wiring.Component):
         super().__init__(
             {
                 "blocks": In(stream.Signature(block_layout(settings, dram_bits=dram_bits))),
+                "skip": In(1),
                 "rows": Out(stream.Signature(row_layout(settings, dram_bits=dram_bits))),
             }
         )
@@ -145,7 +149,7 @@ class RowWalker(wiring.Component):
             self.rows.payload.address.eq(block.address),
             self.rows.payload.columns.eq(block.columns),
             self.rows.payload.base.eq(block.base),
-            self.rows.payload.last.eq((rows_left == 1) & (block.planes == 1)),
+            self.rows.payload.last.eq(self.skip | ((rows_left == 1) & (block.planes == 1))),
             self.rows.payload.settings.eq(block.settings),
         ]
         active = Signal()
@@ -175,15 +179,21 @@ class RowWalker(wiring.Component):
 
 
 def span_layout(config: NpuConfig) -> data.StructLayout:
-    """A row of bytes in DRAM: first address, number of bytes (at least 1), and whether it ends a block."""
+    """A row of bytes in DRAM: first address, number of bytes (at least 1), whether it ends a block, and its context."""
     longest = ((1 << FIELD_WIDTHS["columns"]) - 1) * config.pixel_bytes(config.max_memory_bits)
-    return data.StructLayout({"address": FIELD_WIDTHS["address"], "bytes": longest.bit_length(), "last": 1})
+    members = {
+        "address": FIELD_WIDTHS["address"],
+        "bytes": longest.bit_length(),
+        "last": 1,
+        "context": isa.CONTEXT_BITS,
+    }
+    return data.StructLayout(members)
 
 
 def burst_layout() -> data.StructLayout:
-    """An AXI address without its identifier, and whether the burst ends a block."""
+    """An AXI address without its identifier, whether the burst ends a block, and its context."""
     members = {name: field.shape for name, field in address_layout() if name != "id"}
-    return data.StructLayout({**members, "last": 1})
+    return data.StructLayout({**members, "last": 1, "context": isa.CONTEXT_BITS})
 
 
 class BurstSplitter(wiring.Component):
@@ -200,7 +210,11 @@ class BurstSplitter(wiring.Component):
     Members
     -------
     spans : In(stream of span_layout)
+    drop : In(1)
+        The span that is split, if there is one, ends here.
     bursts : Out(stream of burst_layout)
+    ends_block : Out(1)
+        The span that is split ends a block.
     """
 
     def __init__(self, config: NpuConfig):
@@ -208,7 +222,9 @@ class BurstSplitter(wiring.Component):
         super().__init__(
             {
                 "spans": In(stream.Signature(span_layout(config))),
+                "drop": In(1),
                 "bursts": Out(stream.Signature(burst_layout())),
+                "ends_block": Out(1),
             }
         )
 
@@ -217,7 +233,9 @@ class BurstSplitter(wiring.Component):
         beat_bits = address_bits(self._config.beat_bytes)
         burst_beats = self._config.burst_beats
         span, burst = self.spans.payload, self.bursts.payload
-        active, last = Signal(), Signal(reset_less=True)
+        active = Signal()
+        last = Signal(reset_less=True)
+        context = Signal.like(span.context, reset_less=True)
         beat = Signal(len(span.address) - beat_bits, reset_less=True)
         beats = Signal(len(span.bytes) + 1 - beat_bits, reset_less=True)
         to_boundary = burst_beats - beat[: address_bits(burst_beats)]
@@ -229,13 +247,16 @@ class BurstSplitter(wiring.Component):
             burst.addr.eq(beat << beat_bits),
             burst.len.eq(length - 1),
             burst.last.eq(last & final),
+            burst.context.eq(context),
             self.bursts.valid.eq(active),
-            self.spans.ready.eq(~active | (final & self.bursts.ready)),
+            self.ends_block.eq(last),
+            self.spans.ready.eq(~active | (final & self.bursts.ready) | self.drop),
         ]
         with m.If(self.spans.ready):
             m.d.sync += [
                 active.eq(self.spans.valid),
                 last.eq(span.last),
+                context.eq(span.context),
                 beat.eq(span.address >> beat_bits),
                 beats.eq((span.address[:beat_bits] + span.bytes + self._config.beat_bytes - 1) >> beat_bits),
             ]
@@ -247,13 +268,12 @@ class BurstSplitter(wiring.Component):
 class BurstGate(wiring.Component):
     """Passes the bursts that lie in a window. Combinational; latency 0.
 
-    The first burst outside the window stays at the gate, and with it all that follow: nothing passes any more until
-    the gate is reset.
+    The first burst outside the window stays at the gate, and with it all that follow.
 
     Members
     -------
     window : In(window_layout)
-        Constant while there are bursts.
+        Constant while a burst is at the gate.
     enable : In(1)
         Bursts may pass. One that has been offered stays so, whatever ``enable`` becomes.
     bursts : In(stream of burst_layout)

@@ -18,7 +18,15 @@ from tessera.rtl.interfaces import CONVERSION_COUNT_BITS
 def write_settings() -> data.StructLayout:
     """Where a converted chunk goes."""
     return data.StructLayout(
-        {"lanes": isa.MAX_LANES, "address": FIELD_WIDTHS["base"], "half": 1, "pairs": 1, "last": 1, "error": 1}
+        {
+            "lanes": isa.MAX_LANES,
+            "address": FIELD_WIDTHS["base"],
+            "half": 1,
+            "pairs": 1,
+            "last": 1,
+            "error": 1,
+            "context": isa.CONTEXT_BITS,
+        }
     )
 
 
@@ -101,6 +109,7 @@ class ChunkConverter(wiring.Component):
             place.pairs.eq(pairs),
             place.last.eq(chunk.last),
             place.error.eq(chunk.error),
+            place.context.eq(chunk.settings.context),
         ]
 
     def _feed_integers(self, m: Module, chunk: data.View, target: data.View) -> None:

@@ -10,9 +10,6 @@ from tessera.rtl import isa
 from tessera.rtl.axi import AxiRead, address_layout, read_layout
 from tessera.rtl.config import NpuConfig
 from tessera.rtl.dma.block import (
-    BurstGate,
-    BurstSplitter,
-    OpenBlocks,
     RowWalker,
     block_layout,
     by_memory_bits,
@@ -25,6 +22,7 @@ from tessera.rtl.dma.block import (
     settings_layout,
     times,
 )
+from tessera.rtl.dma.bursts import TransferBursts
 from tessera.rtl.dma.chunk_converter import ChunkConverter, write_settings
 from tessera.rtl.dma.convert import RESULT_BITS, converted_layout
 from tessera.rtl.dma.unpack import Unpacker, chunk_layout
@@ -37,7 +35,7 @@ from tessera.rtl.interfaces import (
     layout_of,
 )
 from tessera.rtl.stream_fifo import StreamFifo
-from tessera.rtl.window import window_input
+from tessera.rtl.window import context_windows_input
 
 
 def load_settings() -> data.StructLayout:
@@ -48,7 +46,8 @@ def load_settings() -> data.StructLayout:
 class ReadRequester(wiring.Component):
     """Issues the read bursts of blocks, as far ahead of the data as ``OUTSTANDING_BEATS`` allows.
 
-    A burst outside the window is not issued, nor is anything after it.
+    Neither a burst outside the window of its context is issued, nor one of a context that has failed: see
+    `TransferBursts`.
 
     Parameters
     ----------
@@ -65,12 +64,10 @@ class ReadRequester(wiring.Component):
         1 in each cycle in which a beat of read data is accepted.
     done : In(1)
         1 in each cycle in which a block is done.
-    window : In(window_layout)
-        Where bursts may go; constant while there are blocks.
     stop : In(1)
         No more bursts are issued while 1, except one that has been offered.
-    outside : Out(1)
-        1 while a burst of the oldest block that is not done lies outside the window.
+    windows, failed, outside, squash, squashed
+        See `TransferBursts`.
     drained : Out(1)
         While ``stop`` is 1: everything that was asked for has arrived.
     """
@@ -87,45 +84,39 @@ class ReadRequester(wiring.Component):
                 "ar": Out(stream.Signature(address_layout())),
                 "returned": In(1),
                 "done": In(1),
-                "window": window_input(),
+                "windows": context_windows_input(),
+                "failed": In(isa.CONTEXTS),
                 "stop": In(1),
                 "outside": Out(1),
+                "squash": Out(1),
+                "squashed": In(1),
                 "drained": Out(1),
             }
         )
 
     def elaborate(self, platform: object) -> Module:
         m = Module()
-        m.submodules.walker = walker = RowWalker(load_settings())
-        m.submodules.splitter = splitter = BurstSplitter(self._config)
-        m.submodules.gate = gate = BurstGate()
-        m.submodules.open_blocks = open_blocks = OpenBlocks()
-        connect(m, flipped(self.blocks), walker.blocks)
-        connect(m, splitter.bursts, gate.bursts)
-        row, span = walker.rows.payload, splitter.spans.payload
-        m.d.comb += [
-            span.address.eq(row.address),
-            span.bytes.eq(self._row_bytes(row)),
-            span.last.eq(row.last),
-            splitter.spans.valid.eq(walker.rows.valid),
-            walker.rows.ready.eq(splitter.spans.ready),
-        ]
+        m.submodules.bursts = bursts = TransferBursts(self._config, load_settings(), self._row_bytes)
+        connect(m, flipped(self.blocks), bursts.blocks)
         outstanding = Signal(range(self.OUTSTANDING_BEATS + 1))
-        burst, accepted = gate.passed.payload, Signal()
+        burst, accepted = bursts.bursts.payload, Signal()
         room = outstanding + burst.len < self.OUTSTANDING_BEATS
         m.d.comb += [
-            gate.window.eq(self.window),
-            gate.enable.eq(room & ~self.stop),
+            bursts.enable.eq(room & ~self.stop),
+            bursts.drained.eq(outstanding == 0),
+            bursts.windows.eq(self.windows),
+            bursts.failed.eq(self.failed),
+            bursts.done.eq(self.done),
+            bursts.squashed.eq(self.squashed),
             self.ar.payload.id.eq(self._axi_id),
             self.ar.payload.addr.eq(burst.addr),
             self.ar.payload.len.eq(burst.len),
-            self.ar.valid.eq(gate.passed.valid),
-            gate.passed.ready.eq(self.ar.ready),
+            self.ar.valid.eq(bursts.bursts.valid),
+            bursts.bursts.ready.eq(self.ar.ready),
             accepted.eq(self.ar.valid & self.ar.ready),
-            open_blocks.issued.eq(accepted & burst.last),
-            open_blocks.done.eq(self.done),
-            self.outside.eq(gate.outside & open_blocks.none),
-            self.drained.eq((outstanding == 0) & ~gate.offered),
+            self.outside.eq(bursts.outside),
+            self.squash.eq(bursts.squash),
+            self.drained.eq((outstanding == 0) & ~bursts.offered),
         ]
         m.d.sync += outstanding.eq(outstanding + Mux(accepted, burst.len + 1, 0) - self.returned)
         return m
@@ -155,6 +146,8 @@ class ElementReader(wiring.Component):
         DRAM addresses and pitches modulo the beat.
     beats : In(stream of read_layout)
     chunks : Out(stream of chunk_layout)
+    squash, squashed
+        The present block is to end, does so in this cycle (see `Unpacker`).
     """
 
     def __init__(self, config: NpuConfig):
@@ -165,6 +158,8 @@ class ElementReader(wiring.Component):
                 "blocks": In(stream.Signature(block_layout(load_settings(), dram_bits=self._offset_bits))),
                 "beats": In(stream.Signature(read_layout(config))),
                 "chunks": Out(stream.Signature(chunk_layout(config, load_settings()))),
+                "squash": In(1),
+                "squashed": Out(1),
             }
         )
 
@@ -194,6 +189,9 @@ class ElementReader(wiring.Component):
             chunks.settings.eq(row.settings),
             unpacker.rows.valid.eq(walker.rows.valid),
             walker.rows.ready.eq(unpacker.rows.ready),
+            walker.skip.eq(unpacker.skip),
+            unpacker.squash.eq(self.squash),
+            self.squashed.eq(unpacker.squashed),
         ]
         return m
 
@@ -258,7 +256,8 @@ class LoadEngine(wiring.Component):
     Rows may begin at any byte in DRAM, those of weights and parameters too; where they begin at a multiple of the beat,
     as the instruction check asks of weights and parameters, they need no extra bus beat.
 
-    To abandon its instructions, the engine is told to ``stop``, and is reset when it is ``drained``.
+    To abandon its instructions, the engine is told to ``stop``, and is reset when it is ``drained``. Those of a context
+    that has ``failed`` complete without another burst and without another write.
 
     Parameters
     ----------
@@ -283,20 +282,23 @@ class LoadEngine(wiring.Component):
     table_write : Out(TableWrite)
         Tables of activation functions, for both slices.
     done : Out(1)
-        1 in the cycle in which the last word or beat of an instruction is written.
+        1 in the cycle in which the last word or beat of an instruction is written, or would be.
     error : Out(1)
-        1 together with ``done`` if a beat of the instruction came with a bus error. What was written is undefined.
+        1 when a beat of the oldest instruction came with a bus error, not later than its ``done``. What it writes is
+        undefined.
     not_a_number : Out(1)
         1 together with ``done`` if the instruction found NaN or infinity and its policy is to stop the stream.
     specials, underflows, overflows : Out
         Values that the conversion from floating point has found to be NaN or infinity, turned into 0, and saturated;
         to be added up in each cycle. Those of an instruction come after the ``done`` of the one before, and not after
         its own.
-    window : In(window_layout)
-        Where bursts may go; constant while there are instructions.
+    windows : In(window_layout x contexts)
+        Where the bursts of each context may go; constant while there are instructions.
+    failed : In(contexts)
+        Contexts that have failed; a bit falls only while there are no instructions.
     outside : Out(1)
-        1 from when all instructions before one with a burst outside the window are done; that burst, and those that
-        follow, are never issued.
+        1 from when all instructions before one with a burst outside its window are done, until its context has failed;
+        that burst, and the rest of its instruction, are never issued.
     stop : In(1)
         No more bursts are issued, and data are dropped, while 1.
     drained : Out(1)
@@ -329,7 +331,8 @@ class LoadEngine(wiring.Component):
                 "specials": Out(CONVERSION_COUNT_BITS),
                 "underflows": Out(CONVERSION_COUNT_BITS),
                 "overflows": Out(CONVERSION_COUNT_BITS),
-                "window": window_input(),
+                "windows": context_windows_input(),
+                "failed": In(isa.CONTEXTS),
                 "outside": Out(1),
                 "stop": In(1),
                 "drained": Out(1),
@@ -354,25 +357,39 @@ class LoadEngine(wiring.Component):
             self.axi.r.ready.eq(beats.input.ready | self.stop),
             requester.returned.eq(self.axi.r.valid & self.axi.r.ready),
             requester.done.eq(self.done),
-            requester.window.eq(self.window),
+            requester.windows.eq(self.windows),
+            requester.failed.eq(self.failed),
             requester.stop.eq(self.stop),
+            requester.squashed.eq(reader.squashed),
+            reader.squash.eq(requester.squash),
             self.outside.eq(requester.outside),
             self.drained.eq(requester.drained),
         ]
         copied = self._route(m, reader.chunks, converter)
         connect(m, converter.output, writer.input)
-        connect(m, writer.write, flipped(self.write))
         written = converter.output.valid & converter.output.ready
         result, chunk = converter.output.payload.settings, reader.chunks.payload
+        self._write(m, writer.write, failed=self.failed.bit_select(result.context, 1))
         m.d.comb += [
             self.done.eq((written & result.last) | (copied & chunk.last)),
-            self.error.eq((written & result.last & result.error) | (copied & chunk.last & chunk.error)),
+            self.error.eq((written & result.error) | (copied & chunk.error)),
             self.not_a_number.eq(written & result.last & converter.stop),
             self.specials.eq(converter.not_a_number),
             self.underflows.eq(converter.underflows),
             self.overflows.eq(converter.overflows),
         ]
         return m
+
+    def _write(self, m: Module, words: stream.Interface, *, failed: Value) -> None:
+        """Writes words to the banks; those of a failed context are dropped, but an offer stays until it is accepted."""
+        offered, dropped = Signal(), Signal()
+        m.d.sync += offered.eq(self.write.valid & ~self.write.ready)
+        m.d.comb += [
+            dropped.eq(failed & ~offered),
+            self.write.payload.eq(words.payload),
+            self.write.valid.eq(words.valid & ~dropped),
+            words.ready.eq(self.write.ready | dropped),
+        ]
 
     def _route(self, m: Module, chunks: stream.Interface, converter: ChunkConverter) -> Signal:
         """Sends activations to the converter and beats to the other memories; returns when the latter.
@@ -381,34 +398,38 @@ class LoadEngine(wiring.Component):
         """
         chunk, settings = chunks.payload, chunks.payload.settings
         is_activation = settings.target == isa.LoadTarget.ACTIVATIONS
-        copied, copying, complete = Signal(), Signal(), Signal()
+        copied, copying, complete, kept = Signal(), Signal(), Signal(), Signal()
         m.d.comb += [
+            kept.eq(~self.failed.bit_select(settings.context, 1)),
             copying.eq(chunks.valid & ~is_activation & converter.empty),
-            complete.eq(self._write_tables(m, chunk, enable=copying)),
+            complete.eq(self._write_tables(m, chunk, enable=copying, kept=kept)),
             copied.eq(copying & complete),
             chunks.ready.eq(Mux(is_activation, converter.chunks.ready, converter.empty & complete)),
             converter.chunks.payload.eq(chunk),
             converter.chunks.valid.eq(chunks.valid & is_activation),
         ]
-        to_weights = copied & (settings.target == isa.LoadTarget.WEIGHTS)
-        to_parameters = copied & (settings.target == isa.LoadTarget.PARAMETERS)
+        to_weights = copied & kept & (settings.target == isa.LoadTarget.WEIGHTS)
+        to_parameters = copied & kept & (settings.target == isa.LoadTarget.PARAMETERS)
         ports = [(port, to_weights & settings.lanes[lane]) for lane, port in enumerate(self.weight_write)]
         for port, enable in [*ports, (self.parameter_write, to_parameters)]:
             m.d.comb += [port.enable.eq(enable), port.address.eq(chunk.address), port.data.eq(chunk.data)]
         return copied
 
-    def _write_tables(self, m: Module, chunk: data.View, *, enable: Value) -> Value:
-        """Writes a beat of tables entry by entry; returns whether this cycle is the last (or only) one of a beat."""
+    def _write_tables(self, m: Module, chunk: data.View, *, enable: Value, kept: Value) -> Value:
+        """Writes a beat of tables entry by entry; returns whether this cycle is the last (or only) one of a beat.
+
+        Where the entries are not to be ``kept``, it only takes as long.
+        """
         if not self._config.tables:
             return Const(1)
         entries = self._config.beat_entries
         is_table = chunk.settings.target == isa.LoadTarget.TABLES
         entry = Signal(range(entries))
         m.d.comb += [
-            self.table_write.enable.eq(enable & is_table),
+            self.table_write.enable.eq(enable & is_table & kept),
             self.table_write.address.eq(chunk.address * entries + entry),
             self.table_write.data.eq(chunk.data.word_select(entry, len(self.table_write.data))),
         ]
-        with m.If(self.table_write.enable):
+        with m.If(enable & is_table):
             m.d.sync += entry.eq(entry + 1)
         return ~is_table | (entry == entries - 1)

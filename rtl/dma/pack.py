@@ -6,6 +6,7 @@ from amaranth.hdl import Cat, Module, Mux, Signal, Value
 from amaranth.lib import data, stream, wiring
 from amaranth.lib.wiring import In, Out
 
+from tessera.rtl import isa
 from tessera.rtl.axi import write_layout
 from tessera.rtl.config import AXI_BURST_BYTES, NpuConfig
 from tessera.rtl.interfaces import address_bits
@@ -15,7 +16,7 @@ def packed_layout(config: NpuConfig) -> data.StructLayout:
     """``chunk_bytes`` bytes (at most a beat) from bit 0 of ``data``; the bits above are 0.
 
     ``first`` and ``last`` mark the chunks of a row; a row begins at the DRAM address ``address`` (modulo the longest
-    burst, which is all that matters here).
+    burst, which is all that matters here). ``block_ends`` marks the last chunk of a block, of the context ``context``.
     """
     return data.StructLayout(
         {
@@ -24,8 +25,16 @@ def packed_layout(config: NpuConfig) -> data.StructLayout:
             "address": address_bits(AXI_BURST_BYTES),
             "first": 1,
             "last": 1,
+            "block_ends": 1,
+            "context": isa.CONTEXT_BITS,
         }
     )
+
+
+def packed_beat_layout(config: NpuConfig) -> data.StructLayout:
+    """A beat of write data, its context, and a mark of the block's last beat."""
+    members = {name: field.shape for name, field in write_layout(config)}
+    return data.StructLayout({**members, "block_ends": 1, "context": isa.CONTEXT_BITS})
 
 
 class Packer(wiring.Component):
@@ -42,7 +51,7 @@ class Packer(wiring.Component):
     Members
     -------
     chunks : In(stream of packed_layout)
-    beats : Out(stream of write_layout)
+    beats : Out(stream of packed_beat_layout)
     """
 
     def __init__(self, config: NpuConfig):
@@ -50,7 +59,7 @@ class Packer(wiring.Component):
         super().__init__(
             {
                 "chunks": In(stream.Signature(packed_layout(config))),
-                "beats": Out(stream.Signature(write_layout(config))),
+                "beats": Out(stream.Signature(packed_beat_layout(config))),
             }
         )
 
@@ -76,13 +85,23 @@ class Packer(wiring.Component):
         row_ends = rest_follows | (chunk.last & (end <= beat_bytes))
         burst_ends = (start >> beat_bits) == self._config.burst_beats - 1
         data_and_strobes = self._gather(m, take, rest_follows & move, emit, start[:beat_bits])
+        block_ends, context = self._block_marks(m, take)
         beat, valid = Signal.like(self.beats.payload, reset_less=True), Signal()
         m.d.comb += [self.beats.payload.eq(beat), self.beats.valid.eq(valid)]
         with m.If(move):
             m.d.sync += valid.eq(emit)
         with m.If(move & emit):
             m.d.sync += [Cat(beat.data, beat.strb).eq(data_and_strobes), beat.last.eq(row_ends | burst_ends)]
+            m.d.sync += [beat.block_ends.eq(row_ends & block_ends), beat.context.eq(context)]
         return m
+
+    def _block_marks(self, m: Module, take: Value) -> tuple[Value, Value]:
+        """Whether the last chunk that was taken ends its block, and its context."""
+        chunk = self.chunks.payload
+        block_ends, context = Signal(), Signal.like(chunk.context)
+        with m.If(take):
+            m.d.sync += [block_ends.eq(chunk.block_ends), context.eq(chunk.context)]
+        return Mux(take, chunk.block_ends, block_ends), Mux(take, chunk.context, context)
 
     def _gather(self, m: Module, take: Value, flush: Value, emit: Value, offset: Value) -> Value:
         """Shifts each chunk to its place beside the bytes that wait for the rest of their beat.

@@ -10,9 +10,6 @@ from tessera.rtl import isa
 from tessera.rtl.axi import AxiWrite, address_layout, response_layout
 from tessera.rtl.config import AXI_BURST_BYTES, NpuConfig
 from tessera.rtl.dma.block import (
-    BurstGate,
-    BurstSplitter,
-    OpenBlocks,
     RowWalker,
     block_layout,
     by_memory_bits,
@@ -25,12 +22,13 @@ from tessera.rtl.dma.block import (
     select_depth,
     settings_layout,
 )
+from tessera.rtl.dma.bursts import TransferBursts
 from tessera.rtl.dma.pack import Packer
 from tessera.rtl.dma.value_converter import ValueConverter, place_layout, values_layout
 from tessera.rtl.dma.write_data import WriteData
 from tessera.rtl.interfaces import CONVERSION_COUNT_BITS, GangRead, address_bits, bank_words, layout_of
 from tessera.rtl.stream_fifo import StreamFifo
-from tessera.rtl.window import window_input
+from tessera.rtl.window import context_windows_input
 
 _BURST_BITS = address_bits(AXI_BURST_BYTES)
 
@@ -48,8 +46,8 @@ def element_layout(config: NpuConfig) -> data.StructLayout:
 class WriteRequester(wiring.Component):
     """Issues the write bursts of blocks and gathers the responses.
 
-    At most ``OUTSTANDING_BURSTS`` bursts wait for their response. A burst outside the window is not issued, nor is
-    anything after it.
+    At most ``OUTSTANDING_BURSTS`` bursts wait for their response. Neither a burst outside the window of its context is
+    issued, nor one of a context that has failed: see `TransferBursts`.
 
     Parameters
     ----------
@@ -67,15 +65,13 @@ class WriteRequester(wiring.Component):
     accepted : Out(1)
         The burst at ``aw`` is accepted in this cycle.
     done : Out(1)
-        1 in the cycle of a block's last response.
+        1 in the cycle of a block's last response, or in which it is squashed.
     error : Out(1)
-        1 together with ``done`` if one of the block's responses was an error.
-    window : In(window_layout)
-        Where bursts may go; constant while there are blocks.
+        1 in the cycle of a response of the oldest block that was an error.
     stop : In(1)
         No more bursts are issued while 1, except one that has been offered.
-    outside : Out(1)
-        1 while a burst of the oldest block that is not done lies outside the window.
+    windows, failed, outside, squash, squashed, ended
+        See `TransferBursts`.
     drained : Out(1)
         While ``stop`` is 1: every burst has got its response.
     """
@@ -93,61 +89,57 @@ class WriteRequester(wiring.Component):
                 "accepted": Out(1),
                 "done": Out(1),
                 "error": Out(1),
-                "window": window_input(),
+                "windows": context_windows_input(),
+                "failed": In(isa.CONTEXTS),
                 "stop": In(1),
                 "outside": Out(1),
+                "squash": Out(1),
+                "squashed": In(1),
+                "ended": Out(1),
                 "drained": Out(1),
             }
         )
 
     def elaborate(self, platform: object) -> Module:
         m = Module()
-        m.submodules.walker = walker = RowWalker(store_settings())
-        m.submodules.splitter = splitter = BurstSplitter(self._config)
-        m.submodules.gate = gate = BurstGate()
-        m.submodules.open_blocks = open_blocks = OpenBlocks()
+        m.submodules.bursts = bursts = TransferBursts(self._config, store_settings(), self._row_bytes)
         m.submodules.ends = ends = StreamFifo(1, depth=self.OUTSTANDING_BURSTS)
-        connect(m, flipped(self.blocks), walker.blocks)
-        connect(m, splitter.bursts, gate.bursts)
-        row, span, burst = walker.rows.payload, splitter.spans.payload, gate.passed.payload
+        connect(m, flipped(self.blocks), bursts.blocks)
+        burst = bursts.bursts.payload
         m.d.comb += [
-            span.address.eq(row.address),
-            span.bytes.eq(element_bytes(self._config, row.columns, row.settings)),
-            span.last.eq(row.last),
-            splitter.spans.valid.eq(walker.rows.valid),
-            walker.rows.ready.eq(splitter.spans.ready),
+            bursts.enable.eq(ends.input.ready & ~self.stop),
+            bursts.drained.eq(~ends.output.valid),
+            bursts.windows.eq(self.windows),
+            bursts.failed.eq(self.failed),
+            bursts.done.eq(self.done),
+            bursts.squashed.eq(self.squashed),
             self.aw.payload.id.eq(self._axi_id),
             self.aw.payload.addr.eq(burst.addr),
             self.aw.payload.len.eq(burst.len),
-            gate.window.eq(self.window),
-            gate.enable.eq(ends.input.ready & ~self.stop),
-            self.aw.valid.eq(gate.passed.valid),
-            gate.passed.ready.eq(self.aw.ready),
+            self.aw.valid.eq(bursts.bursts.valid),
+            bursts.bursts.ready.eq(self.aw.ready),
             self.accepted.eq(self.aw.valid & self.aw.ready),
             ends.input.payload.eq(burst.last),
             ends.input.valid.eq(self.accepted),
-            open_blocks.issued.eq(self.accepted & burst.last),
-            open_blocks.done.eq(self.done),
-            self.outside.eq(gate.outside & open_blocks.none),
-            self.drained.eq(~ends.output.valid & ~gate.offered),
+            self.outside.eq(bursts.outside),
+            self.squash.eq(bursts.squash),
+            self.ended.eq(bursts.ended),
+            self.drained.eq(~ends.output.valid & ~bursts.offered),
+            self.b.ready.eq(1),
+            ends.output.ready.eq(self.b.valid),
+            self.done.eq((self.b.valid & ends.output.payload) | self.squashed),
+            self.error.eq(self.b.valid & self.b.payload.resp[1]),
         ]
-        self._gather_responses(m, ends.output)
         return m
 
-    def _gather_responses(self, m: Module, ends: stream.Interface) -> None:
-        failed = Signal()
-        m.d.comb += [
-            self.b.ready.eq(1),
-            ends.ready.eq(self.b.valid),
-            self.done.eq(self.b.valid & ends.payload),
-            self.error.eq(self.done & (failed | self.b.payload.resp[1])),
-        ]
-        with m.If(self.b.valid):
-            m.d.sync += failed.eq(~ends.payload & (failed | self.b.payload.resp[1]))
+    def _row_bytes(self, row: data.View) -> Value:
+        return element_bytes(self._config, row.columns, row.settings)
 
 
 class ElementFetcher(wiring.Component):
     """Reads the elements of blocks from the banks, one per cycle, three cycles before they can be taken.
+
+    A block that is squashed ends with the next element, unless its last one has been read already.
 
     Parameters
     ----------
@@ -160,6 +152,11 @@ class ElementFetcher(wiring.Component):
         DRAM addresses and pitches modulo the longest burst.
     read : Out(GangRead)
     elements : Out(stream of element_layout)
+    squash : In(1)
+        The oldest block that the address side is not done with is to end; there is none before it whose elements have
+        not been taken.
+    ended : In(1)
+        The address side is done with a block.
     """
 
     DEPTH = 4
@@ -172,6 +169,8 @@ class ElementFetcher(wiring.Component):
                 "blocks": In(stream.Signature(block_layout(store_settings(), dram_bits=_BURST_BITS))),
                 "read": Out(GangRead(config)),
                 "elements": Out(stream.Signature(element_layout(config))),
+                "squash": In(1),
+                "ended": In(1),
             }
         )
 
@@ -183,16 +182,22 @@ class ElementFetcher(wiring.Component):
         connect(m, queue.output, flipped(self.elements))
         row, active, first = Signal.like(walker.rows.payload, reset_less=True), Signal(), Signal(reset_less=True)
         request = self.read.request
-        requested = Signal()
+        requested, row_ends, cut, offered = Signal(), Signal(), Signal(), Signal()
+        m.d.sync += offered.eq(request.valid & ~request.ready)
         m.d.comb += [
+            row_ends.eq(row.columns == 1),
+            cut.eq(self._is_squashed(m, requested & row_ends & row.last) & ~(row_ends & row.last) & active & ~offered),
             requested.eq(request.valid & request.ready),
             request.payload.lanes.eq(row.settings.lanes),
             request.payload.address.eq(row.base),
-            request.valid.eq(active & self._has_room(m, requested)),
-            walker.rows.ready.eq(~active | (requested & (row.columns == 1))),
+            request.valid.eq(active & ~cut & self._has_room(m, requested)),
+            walker.skip.eq(cut & ~row.last),
+            walker.rows.ready.eq(~active | (requested & row_ends) | walker.skip),
         ]
         with m.If(walker.rows.ready):
             m.d.sync += [row.eq(walker.rows.payload), active.eq(walker.rows.valid), first.eq(1)]
+        with m.Elif(cut):
+            m.d.sync += row.columns.eq(1)
         with m.Elif(requested):
             m.d.sync += [row.columns.eq(row.columns - 1), row.base.eq(row.base + 1), first.eq(0)]
         element = queue.input.payload
@@ -202,7 +207,9 @@ class ElementFetcher(wiring.Component):
             arrives.eq(requested),
             place.address.eq(row.address),
             place.first.eq(first),
-            place.last.eq(row.columns == 1),
+            place.last.eq(row_ends),
+            place.block_ends.eq(row_ends & row.last),
+            place.context.eq(row.settings.context),
             settings.eq(row.settings),
         ]
         m.d.comb += [
@@ -212,6 +219,13 @@ class ElementFetcher(wiring.Component):
             queue.input.valid.eq(arrives),
         ]
         return m
+
+    def _is_squashed(self, m: Module, last_requested: Value) -> Value:
+        """Whether the present row belongs to a block that is squashed: then all blocks that the address side is done
+        with have been read, and this is the next one if no more have."""
+        ahead = Signal(2)  # the address side holds two blocks at most
+        m.d.sync += ahead.eq(ahead + last_requested - self.ended)
+        return self.squash & (ahead == 0)
 
     def _has_room(self, m: Module, requested: Value) -> Value:
         """Counts the places of the queue that are promised; a request needs one."""
@@ -260,6 +274,8 @@ class DigitReader(wiring.Component):
             place.address.eq(element.place.address),
             place.first.eq(element.place.first & (part == 0)),
             place.last.eq(element.place.last & ends),
+            place.block_ends.eq(element.place.block_ends & ends),
+            place.context.eq(element.place.context),
         ]
         with m.If(self.values.valid & self.values.ready):
             m.d.sync += part.eq((part + 1) & last_part)
@@ -312,7 +328,8 @@ class StoreEngine(wiring.Component):
     element per cycle where it is at most a beat, else one beat per cycle (16 bits, floating point), as long as bus and
     banks follow. No byte outside the rows is written.
 
-    To abandon its instructions, the engine is told to ``stop``, and is reset when it is ``drained``.
+    To abandon its instructions, the engine is told to ``stop``, and is reset when it is ``drained``. Those of a context
+    that has ``failed`` complete without another burst; the beats that bursts under way lack write nothing.
 
     Parameters
     ----------
@@ -329,19 +346,21 @@ class StoreEngine(wiring.Component):
         Activations.
     axi : Out(AxiWrite)
     done : Out(1)
-        1 in the cycle in which the last response of an instruction arrives.
+        1 in the cycle in which the last response of an instruction arrives, or in which it is squashed.
     error : Out(1)
-        1 together with ``done`` if a response of the instruction was a bus error.
+        1 when a response of the oldest instruction was a bus error, not later than its ``done``.
     underflows, overflows : Out
         Values that the conversion to floating point has turned into 0 or the largest number; to be added up in each
         cycle.
     operation : Out(OPERATION_BITS)
         The operation for which they are counted.
-    window : In(window_layout)
-        Where bursts may go; constant while there are instructions.
+    windows : In(window_layout x contexts)
+        Where the bursts of each context may go; constant while there are instructions.
+    failed : In(contexts)
+        Contexts that have failed; a bit falls only while there are no instructions.
     outside : Out(1)
-        1 from when all instructions before one with a burst outside the window are done; that burst, and those that
-        follow, are never issued.
+        1 from when all instructions before one with a burst outside its window are done, until its context has failed;
+        that burst, and the rest of its instruction, are never issued.
     stop : In(1)
         No more bursts are issued, and the beats that bursts lack write nothing, while 1.
     drained : Out(1)
@@ -370,7 +389,8 @@ class StoreEngine(wiring.Component):
                 "underflows": Out(CONVERSION_COUNT_BITS),
                 "overflows": Out(CONVERSION_COUNT_BITS),
                 "operation": Out(isa.OPERATION_BITS),
-                "window": window_input(),
+                "windows": context_windows_input(),
+                "failed": In(isa.CONTEXTS),
                 "outside": Out(1),
                 "stop": In(1),
                 "drained": Out(1),
@@ -400,7 +420,13 @@ class StoreEngine(wiring.Component):
             beats.burst.eq(requester.accepted),
             beats.burst_len.eq(requester.aw.payload.len),
             beats.stop.eq(self.stop),
-            requester.window.eq(self.window),
+            beats.failed.eq(self.failed),
+            beats.squash.eq(requester.squash),
+            fetcher.squash.eq(requester.squash),
+            fetcher.ended.eq(requester.ended),
+            requester.squashed.eq(beats.squashed),
+            requester.windows.eq(self.windows),
+            requester.failed.eq(self.failed),
             requester.stop.eq(self.stop),
             self.done.eq(requester.done),
             self.error.eq(requester.error),

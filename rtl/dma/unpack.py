@@ -37,7 +37,7 @@ def chunk_layout(config: NpuConfig, settings: ShapeLike) -> data.StructLayout:
     """Bytes of one element, or of a part of one, from bit 0; the bits above are undefined.
 
     ``part`` counts the chunks of an element, and ``element_ends`` marks its last one; ``last`` marks a block's last
-    chunk, and ``error`` is then 1 if a beat of the block came with a bus error.
+    chunk. ``error`` is 1 if a beat of the block so far came with a bus error.
     """
     return data.StructLayout(
         {
@@ -60,6 +60,9 @@ class Unpacker(wiring.Component):
     begins is held in a register; a chunk that straddles two beats waits for the second at the input, where that beat
     stays for as long as chunks begin in the first.
 
+    A block can be *squashed*, so that it ends without the beats that it lacks: beats that are there, and rows, are
+    dropped, and a chunk of no meaning is the last one.
+
     Parameters
     ----------
     config
@@ -73,6 +76,13 @@ class Unpacker(wiring.Component):
     beats : In(stream of read_layout)
         The beats that hold the rows, in the same order.
     chunks : Out(stream of chunk_layout)
+    squash : In(1)
+        The block of the present row, or of the next one if there is none, is to end; no more beats come for it. Stays
+        until ``squashed``.
+    squashed : Out(1)
+        It ends in this cycle.
+    skip : Out(1)
+        The next row is to be the last of its block.
     """
 
     def __init__(self, config: NpuConfig, settings: ShapeLike):
@@ -82,6 +92,9 @@ class Unpacker(wiring.Component):
                 "rows": In(stream.Signature(chunk_row_layout(config, settings))),
                 "beats": In(stream.Signature(read_layout(config))),
                 "chunks": Out(stream.Signature(chunk_layout(config, settings))),
+                "squash": In(1),
+                "squashed": Out(1),
+                "skip": Out(1),
             }
         )
 
@@ -91,15 +104,20 @@ class Unpacker(wiring.Component):
         part, element_ends = Signal.like(self.chunks.payload.part, reset_less=True), Signal()
         held, held_valid = Signal.like(self.beats.payload, reset_less=True), Signal()
         following, straddles = Signal(range(2 * self._config.beat_bytes)), Signal()
-        row_ends, take = Signal(), Signal()
+        row_ends, take, free = Signal(), Signal(), Signal()
         m.d.comb += [
             following.eq(row.offset + row.pitch),
             straddles.eq(row.offset + row.chunk_bytes > self._config.beat_bytes),
             row_ends.eq(row.chunks == 1),
             element_ends.eq(part == row.last_part),
-            take.eq(active & held_valid & (self.beats.valid | ~straddles) & (self.chunks.ready | ~self.chunks.valid)),
-            self.rows.ready.eq(~active | (take & row_ends)),
-            self.beats.ready.eq(~held_valid | (take & (row_ends | (following >= self._config.beat_bytes)))),
+            free.eq(self.chunks.ready | ~self.chunks.valid),
+            take.eq(active & held_valid & (self.beats.valid | ~straddles) & free & ~self.squash),
+            self.skip.eq(self.squash & active & ~row.last),
+            self.squashed.eq(self.squash & active & row.last & ~self.beats.valid & free),
+            self.rows.ready.eq(~active | (take & row_ends) | self.skip | self.squashed),
+            self.beats.ready.eq(
+                ~held_valid | (take & (row_ends | (following >= self._config.beat_bytes))) | self.squash
+            ),
         ]
         with m.If(self.rows.ready):
             m.d.sync += [row.eq(self.rows.payload), part.eq(0), active.eq(self.rows.valid)]
@@ -111,12 +129,14 @@ class Unpacker(wiring.Component):
                 part.eq((part + 1) & row.last_part),
             ]
         with m.If(self.beats.ready):
-            used_at_once = held_valid & row_ends & straddles
+            used_at_once = (held_valid & row_ends & straddles) | self.squash
             m.d.sync += [held.eq(self.beats.payload), held_valid.eq(self.beats.valid & ~used_at_once)]
         error = held.resp[1] | (straddles & self.beats.payload.resp[1])
         window = Cat(held.data, self.beats.payload.data) >> (row.offset << 3)
-        chunk = self._emit(m, take, row, row_ends & row.last, window, error)
-        with m.If(take):
+        chunk = self._emit(m, take | self.squashed, row, self.squashed | (row_ends & row.last), window, error)
+        with m.If(self.squashed):
+            m.d.sync += [chunk.part.eq(row.last_part), chunk.element_ends.eq(1)]
+        with m.Elif(take):
             m.d.sync += [chunk.part.eq(part), chunk.element_ends.eq(element_ends)]
         return m
 

@@ -16,10 +16,18 @@ from tessera.rtl.interfaces import CONVERSION_COUNT_BITS, address_bits
 
 
 def place_layout() -> data.StructLayout:
-    """Place of an element or chunk in its row: DRAM address of the row modulo the longest burst, and marks of the
-    row's first and last.
+    """Place of an element or chunk in its row: DRAM address of the row modulo the longest burst, marks of the row's
+    first and last and of the block's last, and its context.
     """
-    return data.StructLayout({"address": address_bits(AXI_BURST_BYTES), "first": 1, "last": 1})
+    return data.StructLayout(
+        {
+            "address": address_bits(AXI_BURST_BYTES),
+            "first": 1,
+            "last": 1,
+            "block_ends": 1,
+            "context": isa.CONTEXT_BITS,
+        }
+    )
 
 
 def numbers_settings() -> data.StructLayout:
@@ -127,7 +135,7 @@ class ValueConverter(wiring.Component):
         m.d.comb += [
             chunk.data.eq(select_depth(source.depth, packed)),
             chunk.chunk_bytes.eq(select_depth(source.depth, sizes)),
-            *(chunk[name].eq(source.settings[name]) for name in ("address", "first", "last")),
+            *(chunk[name].eq(source.settings[name]) for name, _ in place_layout()),
         ]
         return chunk
 
@@ -137,6 +145,6 @@ class ValueConverter(wiring.Component):
         m.d.comb += [
             chunk.data.eq(source.data),
             chunk.chunk_bytes.eq(self._config.beat_bytes),
-            *(chunk[name].eq(source.settings.place[name]) for name in ("address", "first", "last")),
+            *(chunk[name].eq(source.settings.place[name]) for name, _ in place_layout()),
         ]
         return chunk

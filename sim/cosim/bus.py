@@ -93,12 +93,20 @@ class CosimBus:
         CosimError
             It did not rise within ``timeout_cycles``.
         """
-        if not self.interrupt:
-            self._set_alarm(timeout_cycles)
-            await First(RisingEdge(self._dut.host_irq), ValueChange(self._dut.host_alarm))
-        if not self.interrupt:
+        if not await self.interrupt_within(timeout_cycles):
             raise CosimError(f"the interrupt did not rise within {timeout_cycles} cycles.")
         return self.interrupt_cycle
+
+    async def interrupt_within(self, cycles: int) -> bool:
+        """Waits until the interrupt is raised, for at most so many cycles; whether it is raised."""
+        if not self.interrupt:
+            self._set_alarm(cycles)
+            await First(RisingEdge(self._dut.host_irq), ValueChange(self._dut.host_alarm))
+        return self.interrupt
+
+    async def present_cycle(self) -> int:
+        """Clock cycles since the start of the simulation."""
+        return self.cycles
 
     def _set_alarm(self, cycles: int) -> None:
         self._dut.host_alarm_cycle.value = self.cycles + cycles

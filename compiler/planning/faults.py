@@ -1,0 +1,172 @@
+"""What happens when something goes wrong in an operation: rules that a network's plan carries.
+
+The NPU counts, per operation, what its values suffered, and tells which transfer failed; it is the executor
+(`tessera.firmware.executor`) that acts on the rules.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from enum import StrEnum
+
+from tessera.compiler.errors import CompilerError
+from tessera.rtl.isa import NanPolicy
+from tessera.sim.golden.network import IntegerNetwork
+from tessera.sim.program import DramFormat
+
+
+class Fault(StrEnum):
+    """What can go wrong."""
+
+    OVERFLOW = "overflow"
+    """A sum has left the range of the accumulators, which the compiler proves to be impossible: the results are wrong."""
+    UNDERFLOW = "underflow"
+    """Values other than 0 became 0 in a conversion from or to floating point."""
+    SATURATION = "saturation"
+    """Values were saturated, by the post-processing or in a conversion."""
+    NOT_A_NUMBER = "not a number"
+    """A load has found NaN or infinity."""
+    BUS_ERROR = "bus error"
+    """The memory has answered a transfer with an error."""
+    WATCHDOG = "watchdog"
+    """The stream had to be stopped: no progress, or instructions that cannot be read."""
+
+
+class Action(StrEnum):
+    """What is done about it."""
+
+    LIMIT = "limit"
+    """Go on with the limited value: saturated, 0, or for NaN 0 and for infinity the end of the range."""
+    REPLACE = "replace"
+    """Go on with a given value in place of NaN and infinity."""
+    RENORMALISE = "renormalise"
+    """Run the inference again with twice the scale of the tensor, or half if it was an underflow."""
+    DEEPER = "deeper"
+    """Run the inference again with the next higher depth of the tensor."""
+    STOP_OPERATION = "stop operation"
+    """The load ends there, and the operation goes on with what it has."""
+    STOP_NETWORK = "stop network"
+    """The request fails; the others are not touched."""
+    RETRY = "retry"
+    """Run the inference again, elsewhere in DRAM."""
+
+
+_REPEATS = {Action.RENORMALISE, Action.DEEPER, Action.RETRY}
+
+ALLOWED: Mapping[Fault, tuple[Action, ...]] = {
+    Fault.OVERFLOW: (Action.STOP_NETWORK, Action.LIMIT, Action.RETRY),
+    Fault.UNDERFLOW: (Action.LIMIT, Action.RENORMALISE, Action.DEEPER, Action.STOP_NETWORK),
+    Fault.SATURATION: (Action.LIMIT, Action.RENORMALISE, Action.DEEPER, Action.STOP_NETWORK),
+    Fault.NOT_A_NUMBER: (Action.STOP_NETWORK, Action.STOP_OPERATION, Action.REPLACE, Action.LIMIT),
+    Fault.BUS_ERROR: (Action.RETRY, Action.STOP_NETWORK),
+    Fault.WATCHDOG: (Action.RETRY, Action.STOP_NETWORK),
+}
+"""What can be done about each; the first is the default."""
+
+_NAN_POLICIES = {
+    Action.STOP_NETWORK: NanPolicy.STOP_STREAM,
+    Action.STOP_OPERATION: NanPolicy.STOP_OPERATION,
+    Action.REPLACE: NanPolicy.REPLACE,
+    Action.LIMIT: NanPolicy.SATURATE,
+}
+
+
+@dataclass(frozen=True)
+class FaultRule:
+    """What happens at a fault.
+
+    Attributes
+    ----------
+    action
+        What is done.
+    limit
+        Underflow and saturation: the share of the operation's output values, 0 to 1, up to which nothing is done.
+    value
+        `Action.REPLACE`: the integer that is taken.
+    attempts
+        Of repetitions: how many there are at most. When they have not helped, results that are only limited are kept, and
+        otherwise the request fails.
+    """
+
+    action: Action
+    limit: float = 0.0
+    value: int = 0
+    attempts: int = 1
+
+    def __str__(self) -> str:
+        details = {
+            Action.REPLACE: f" by {self.value}",
+            **{action: f" (at most {self.attempts})" for action in _REPEATS},
+        }.get(self.action, "")
+        return f"{self.action}{details}" + (f" above {self.limit:.3g} of the values" if self.limit else "")
+
+
+@dataclass(frozen=True)
+class FaultPolicy:
+    """The rules of a network.
+
+    Attributes
+    ----------
+    rules
+        For faults in any operation; the defaults are the first of `ALLOWED`.
+    operations
+        For some operations, by name, rules that differ.
+
+    Raises
+    ------
+    CompilerError
+        An action is not possible at a fault, or a number makes no sense.
+    """
+
+    rules: Mapping[Fault, FaultRule] = field(default_factory=dict)
+    operations: Mapping[str, Mapping[Fault, FaultRule]] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        for rules in (self.rules, *self.operations.values()):
+            for fault, rule in rules.items():
+                _check_rule(fault, rule)
+
+    def rule(self, fault: Fault, operation: str = "") -> FaultRule:
+        """What happens at a fault in an operation."""
+        for rules in (self.operations.get(operation, {}), self.rules):
+            if fault in rules:
+                return rules[fault]
+        return FaultRule(ALLOWED[fault][0])
+
+    def check_names(self, network: IntegerNetwork) -> None:
+        """Raises `CompilerError` if there are rules for an operation that the network does not have."""
+        known = {operation.name for operation in network.operations}
+        for name in self.operations:
+            if name not in known:
+                raise CompilerError(f"there are fault rules for {name!r}, but no such operation; name one of the network's")
+
+    def describe(self, operations: Iterable[str]) -> Iterator[str]:
+        """A line for each operation: what happens at each fault."""
+        for name in operations:
+            yield f"{name}: " + "; ".join(f"{fault}: {self.rule(fault, name)}" for fault in Fault)
+
+
+def _check_rule(fault: Fault, rule: FaultRule) -> None:
+    if rule.action not in ALLOWED[fault]:
+        raise CompilerError(f"{fault} cannot be answered by {rule.action!s}; take one of {', '.join(ALLOWED[fault])}")
+    if not 0 <= rule.limit <= 1:
+        raise CompilerError(f"the limit {rule.limit} of the rule for {fault} is no share of values; give 0 to 1")
+    if rule.attempts < 1 and rule.action in _REPEATS:
+        raise CompilerError(f"the rule for {fault} has {rule.attempts} attempts; give at least 1")
+
+
+def with_nan_policies(
+    formats: Mapping[str, DramFormat], policy: FaultPolicy, network: IntegerNetwork
+) -> dict[str, DramFormat]:
+    """Formats whose loads treat NaN and infinity as the rules of the operations that read them say.
+
+    Where several operations read an input, the first one's rule counts.
+    """
+    found = dict(formats)
+    for operation in reversed(network.operations):
+        if operation.input in formats and formats[operation.input].is_float:
+            rule = policy.rule(Fault.NOT_A_NUMBER, operation.name)
+            chosen = replace(formats[operation.input], nan_policy=_NAN_POLICIES[rule.action], nan_value=rule.value)
+            found[operation.input] = chosen
+    return found

@@ -1,0 +1,7 @@
+"""The executor's error."""
+
+from __future__ import annotations
+
+
+class ExecutorError(ValueError):
+    """A request that cannot be taken. The message is a sentence: the thing, its value, the limit, and what to change."""

@@ -1,0 +1,113 @@
+"""Scenarios for the executor: what comes when, and what goes wrong when; on whatever bus."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+from tessera.firmware.executor import Event, Executor, PreparedNetwork, Request, RequestResult, Settings
+from tessera.rtl.config import NpuConfig
+from tessera.sim.windows import MemoryWindow
+
+
+@dataclass(frozen=True)
+class PriorityChange:
+    """A request's priority changes at a cycle."""
+
+    cycle: int
+    request: str
+    priority: float
+
+
+@dataclass(frozen=True)
+class Cancellation:
+    """A request is cancelled at a cycle."""
+
+    cycle: int
+    request: str
+
+
+@dataclass(frozen=True)
+class Disturbance:
+    """The memory changes at a cycle: keyword arguments of the bus's ``configure_memory``."""
+
+    cycle: int
+    memory: Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Corruption:
+    """Bytes of the memory are overwritten at a cycle, as by another master."""
+
+    cycle: int
+    address: int
+    data: bytes
+
+
+@dataclass(frozen=True, eq=False)
+class Scenario:
+    """What an executor is given.
+
+    Attributes
+    ----------
+    config
+        The NPU.
+    networks
+        What is loaded.
+    requests
+        What is submitted before the beginning, with their arrivals.
+    events
+        What else happens.
+    dram
+        The executor's part of the DRAM.
+    settings
+        How it decides.
+    """
+
+    config: NpuConfig
+    networks: tuple[PreparedNetwork, ...]
+    requests: tuple[Request, ...]
+    events: tuple[PriorityChange | Cancellation | Disturbance | Corruption, ...] = ()
+    dram: MemoryWindow = MemoryWindow(0, 1 << 20)
+    settings: Settings = Settings()
+
+
+@dataclass(frozen=True, eq=False)
+class ScenarioResult:
+    """What came of a scenario: the requests by name, the executor's log, and the cycle at its end."""
+
+    requests: dict[str, RequestResult]
+    log: tuple[Event, ...]
+    cycles: int
+
+
+async def play(scenario: Scenario, bus: Any) -> ScenarioResult:
+    """Runs a scenario on a bus, a `tessera.firmware.bus.TimedBus` whose memory can be configured if that is asked for.
+
+    Raises
+    ------
+    ExecutorError, CompilerError
+        The scenario makes no sense.
+    """
+    executor = Executor(bus, scenario.config, scenario.dram, scenario.settings)
+    for network in scenario.networks:
+        executor.load(network)
+    for request in scenario.requests:
+        executor.submit(request)
+    for event in scenario.events:
+        if isinstance(event, PriorityChange):
+            executor.set_priority(event.request, event.priority, event.cycle)
+        elif isinstance(event, Cancellation):
+            executor.cancel(event.request, event.cycle)
+        else:
+            executor.at(event.cycle, _action(event, bus))
+    results = await executor.run()
+    return ScenarioResult(results, tuple(executor.log.events), await bus.present_cycle())
+
+
+def _action(event: Disturbance | Corruption, bus: Any) -> Callable[[], Awaitable[None] | None]:
+    if isinstance(event, Disturbance):
+        return partial(bus.configure_memory, **event.memory)
+    return partial(bus.write_memory, event.address, event.data)
