@@ -57,12 +57,8 @@ class Timing:
 
     fetch_request: int = 2
     """From the start to the first request of the instruction fetch at the memory."""
-    fetch_bursts: int = 8
+    fetch_bursts: int = 3
     """Bursts that the instruction fetch holds or has asked for."""
-    first_bursts: int = 3
-    """The same until as many have been dispatched."""
-    fetch_interval: int = 2
-    """Cycles from one of its requests to the next, while loads ask too."""
     fetch_deliver: int = 3
     """From an instruction's last beat to its push into the queues."""
     queue: int = 2
@@ -287,7 +283,7 @@ class _Fetch:
         self._cycles = instruction_cycles
         self._begin: list[float] = []
         self._dispatched = 0
-        for burst in range(timing.first_bursts):
+        for burst in range(timing.fetch_bursts):
             self._request(timing.fetch_request + burst)
 
     def available(self, index: int) -> float:
@@ -298,12 +294,8 @@ class _Fetch:
     def dispatch(self, time: float) -> None:
         """The next instruction leaves, and the one after it is decoded, which makes room."""
         self._dispatched += 1
-        taken = self._dispatched + 1
-        bursts = 1 if taken % INSTRUCTIONS_PER_BURST == 0 else 0
-        if taken == self._timing.first_bursts * INSTRUCTIONS_PER_BURST:
-            bursts += self._timing.fetch_bursts - self._timing.first_bursts
-        for burst in range(bursts):
-            self._request(time + 1 + burst * self._timing.fetch_interval)
+        if (self._dispatched + 1) % INSTRUCTIONS_PER_BURST == 0:
+            self._request(time + 1)
 
     def _request(self, time: float) -> None:
         last = self._instructions - 1

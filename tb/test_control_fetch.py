@@ -115,10 +115,7 @@ def test_full_speed(name):
     latency, pipeline = 40, 5
     simulate(config, image(words, 0), bench, latency=latency)
     round_trip = latency + INSTRUCTIONS_PER_BURST * beats + pipeline
-    first = InstructionFetch.FIRST_BURSTS * INSTRUCTIONS_PER_BURST
-    later = InstructionFetch.PREFETCH_BURSTS * INSTRUCTIONS_PER_BURST
-    expected = first * max(beats, round_trip / first) + (count - first) * max(beats, round_trip / later)
-    assert cycles <= expected + 2
+    assert cycles <= count * max(beats, round_trip / (InstructionFetch.PREFETCH_BURSTS * INSTRUCTIONS_PER_BURST)) + 2
 
 
 def test_error_belongs_to_its_instruction():

@@ -33,7 +33,7 @@ from tessera.rtl.isa import (
     encode_stream,
     units_of_mask,
 )
-from tessera.sim.cycles import INSTRUCTIONS_PER_BURST, Memory, Timing, predict
+from tessera.sim.cycles import Memory, Timing, predict
 from tessera.sim.golden.network import IntegerNetwork, TensorType
 
 DATA_ADDRESS = 1 << 16
@@ -250,7 +250,6 @@ def test_timing_is_that_of_the_rtl() -> None:
         assert Lane(config, 0).start_latency == config.rows + timing.lane_start
         assert ActivationFunction.latency(config) - 1 == TableLookup.LATENCY == timing.lookup
     assert timing.fetch_bursts == InstructionFetch.PREFETCH_BURSTS
-    assert timing.first_bursts == InstructionFetch.FIRST_BURSTS
     assert timing.queue == UnitQueue.LATENCY
     assert timing.in_flight == UnitQueue.MAX_IN_FLIGHT
     assert timing.load_outstanding == ReadRequester.OUTSTANDING_BEATS
@@ -275,18 +274,14 @@ def measured_cycles(
 
 @pytest.mark.cosim
 def test_single_instructions_on_the_rtl() -> None:
-    """Between fences every group of instructions takes as long as on the RTL, to two cycles.
-
-    That the fetch begins to read further ahead, once in a stream, is over by then.
-    """
-    groups, timing = single_instructions(), Timing()
-    begin = [Fence()] * 2 * timing.first_bursts * INSTRUCTIONS_PER_BURST
-    stream = begin + [instruction for group in groups for instruction in (*group, Fence())] + [End()]
+    """Between fences every group of instructions takes as long as on the RTL, to two cycles."""
+    groups = single_instructions()
+    stream = [instruction for group in groups for instruction in (*group, Fence())] + [End()]
     code = encode_stream(stream)
     _, result = simulate(TINY, [Start(((0, code),), 0, ())])
     measured = completions(result.value["trace"], stream)
     predicted = predict(stream, TINY).end
-    index, previous = len(begin), 0
+    index = previous = 0
     for group in groups:
         index += len(group)
         spent = [times[index - 1] - (times[previous - 1] if previous else 0) for times in (measured, predicted)]

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
+from typing import Any
 
 from tessera.compiler.lowering.storage import Storage
 from tessera.rtl.config import NpuConfig
@@ -114,7 +115,7 @@ Placed = dict[Name, tuple[Lifetime, int]]
 
 
 def place(
-    lifetimes: Sequence[Lifetime], size: int, fixed: Mapping[Name, int] = MappingProxyType({})
+    lifetimes: Sequence[Lifetime], size: int, fixed: Mapping[Any, int] = MappingProxyType({})
 ) -> dict[Name, int] | None:
     """Gives every lifetime words in a bank of ``size`` words; those alive at the same time never overlap.
 

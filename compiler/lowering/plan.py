@@ -322,14 +322,13 @@ def _one_by_one(bundles: Sequence[list[PlanStep]], config: NpuConfig, memory: Me
 
 def _mark_finished(steps: list[PlanStep]) -> list[PlanStep]:
     """The steps with the last store of each inference marked."""
-    last = {(step.task.job, step.task.inference): index for index, step in enumerate(steps) if _is_store(step)}
-    for index in last.values():
-        steps[index] = replace(steps[index], instruction=replace(steps[index].instruction, finished=1))
+    last: dict[tuple[str, int], tuple[int, Store]] = {}
+    for index, step in enumerate(steps):
+        if step.task is not None and isinstance(step.instruction, Store):
+            last[step.task.job, step.task.inference] = index, step.instruction
+    for index, store in last.values():
+        steps[index] = replace(steps[index], instruction=replace(store, finished=1))
     return steps
-
-
-def _is_store(step: PlanStep) -> bool:
-    return step.task is not None and isinstance(step.instruction, Store)
 
 
 def _finish(

@@ -28,11 +28,11 @@ def fetched_layout() -> data.StructLayout:
 class InstructionFetch(wiring.Component):
     """Reads instructions from rising addresses and offers them in order.
 
-    Up to ``PREFETCH_BURSTS`` bursts are in flight or stored, since a burst waits behind the loads on a slow memory; at
-    the start of a stream only ``FIRST_BURSTS``, until those have been taken: more would hold up the first loads.
-    Reading runs ahead of execution, past the end of the stream by at most that much: it stops asking for more once an
-    end instruction has arrived. An error response is no error by itself; it is passed on with its instruction and
-    counts when that one is executed. Nothing is read outside the window; an instruction there comes marked as such.
+    Up to ``PREFETCH_BURSTS`` bursts are in flight or stored: with a 128-bit bus and a memory latency of 40 cycles an
+    instruction every 2.6 cycles, several times what streams use. More would hold up the first loads. Reading runs
+    ahead of execution, past the end of the stream by at most that much: it stops asking for more once an end
+    instruction has arrived. An error response is no error by itself; it is passed on with its instruction and counts
+    when that one is executed. Nothing is read outside the window; an instruction that lies there comes marked as such.
 
     Parameters
     ----------
@@ -59,8 +59,7 @@ class InstructionFetch(wiring.Component):
         The instructions, in order.
     """
 
-    PREFETCH_BURSTS = 8
-    FIRST_BURSTS = 3
+    PREFETCH_BURSTS = 3
 
     def __init__(self, config: NpuConfig, *, axi_id: int):
         self._config = config
@@ -122,9 +121,6 @@ class InstructionFetch(wiring.Component):
         address = Signal(AXI_ADDRESS_BITS, name="next_address")
         reserved = Signal(range(depth + 1))
         in_flight = Signal(range(self.PREFETCH_BURSTS + 1))
-        first_instructions = self.FIRST_BURSTS * INSTRUCTIONS_PER_BURST
-        to_take = Signal(range(first_instructions + 1))
-        limit = Mux(to_take == 0, depth, first_instructions)
         ar = self.axi.ar
 
         # A burst ends at the next multiple of its size, so only the first one of a stream is shorter.
@@ -134,7 +130,7 @@ class InstructionFetch(wiring.Component):
         issue = Signal()
         m.d.comb += [
             count.eq(INSTRUCTIONS_PER_BURST - first),
-            room.eq((reserved + count <= limit) & (in_flight != self.PREFETCH_BURSTS)),
+            room.eq((reserved + count <= depth) & (in_flight != self.PREFETCH_BURSTS)),
             inside.eq(is_inside(self.window, address)),
             issue.eq(enable & room & inside & (~ar.valid | ar.ready)),
         ]
@@ -152,9 +148,8 @@ class InstructionFetch(wiring.Component):
         landed = self.axi.r.valid & self.axi.r.payload.last
         m.d.sync += in_flight.eq(in_flight + issue - landed)
         m.d.sync += reserved.eq(reserved + Mux(issue, count, 0) - taken)
-        m.d.sync += to_take.eq(to_take - (taken & (to_take != 0)))
         with m.If(self.start):
-            m.d.sync += [address.eq(self.address), reserved.eq(0), to_take.eq(first_instructions)]
+            m.d.sync += [address.eq(self.address), reserved.eq(0)]
         return in_flight
 
 
