@@ -112,8 +112,8 @@ def test_marks_of_bundles_jobs_and_inferences() -> None:
 def test_rtl_agrees() -> None:
     """golden = RTL, and the cycle model is near the RTL's cycles.
 
-    On average within 4 %, for 19 of 20 plans within 10 % and one latency of the DRAM, and nowhere off by more than 20 %,
-    as it is where a stream of many short transfers waits for its instructions.
+    On average within 4 %, for 19 of 20 plans within 10 % and one latency of the DRAM, and nowhere off by more than
+    20 %, as it is where a stream of many short transfers waits for its instructions.
     """
     cases = all_cases()
     cycles = assert_plans_agree(TINY, cases, Options())
