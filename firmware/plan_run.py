@@ -13,11 +13,12 @@ from tessera.compiler.planning import TaskId
 from tessera.firmware.cosimulation import Integers, Options, Start, StartResult, simulate
 from tessera.firmware.driver import WATCHDOG_CYCLES, RunResult
 from tessera.rtl.isa import lanes_of_mask
+from tessera.sim.contexts import Context
 from tessera.sim.cosim import CosimError, CosimResult
 from tessera.sim.counts import Counts
 from tessera.sim.cycles import longest_silence
 from tessera.sim.program import DramTensor
-from tessera.sim.windows import MemoryWindows, aligned_window
+from tessera.sim.windows import MemoryWindows
 
 JobIntegers = Mapping[str, Integers]
 """For each job the arrays (samples, C, H, W) of its inputs or outputs, by name."""
@@ -91,15 +92,20 @@ def run_plan(
 
 
 def plan_starts(program: PlanProgram, inputs: JobIntegers) -> list[Start]:
-    """A start per run of the plan; the first one also writes weights, parameters and code. See `run_plan`."""
+    """A start per run of the plan; the first one also writes weights, parameters and code. See `run_plan`.
+
+    Every job has its own context, which stays in the job's own memory; an error of any stops the plan.
+    """
     reads = tuple((tensor.address, tensor.size) for _, _, tensor in _outputs(program))
     watchdog = max(WATCHDOG_CYCLES, 2 * longest_silence(program.instructions, program.config))
     operations = tuple(sorted(set(program.numbers.values())))
+    windows = MemoryWindows(code=program.code_window)
+    contexts = {job.context: Context(job.load_window, job.store_window) for job in program.jobs.values()}
     starts = []
     for run in range(_number_of_runs(program, inputs)):
         constants = tuple(program.writes) if run == 0 else ()
         writes = (*constants, *_input_writes(program, inputs, run))
-        starts.append(Start(writes, program.code_address, reads, _windows(program), watchdog, operations))
+        starts.append(Start(writes, program.code_address, reads, windows, watchdog, operations, contexts))
     return starts
 
 
@@ -141,16 +147,6 @@ def _input_writes(program: PlanProgram, inputs: JobIntegers, run: int) -> Iterat
             for each in job.inputs:
                 values = inputs[name][each][run * len(job.tensors) + inference]
                 yield tensors[each].address, tensors[each].pack(values, program.config)
-
-
-def _windows(program: PlanProgram) -> MemoryWindows:
-    """All of the plan's memory can be read, and what lies before its code can be written."""
-    begin = min(job.address for job in program.jobs.values())
-    return MemoryWindows(
-        code=program.code_window,
-        load=aligned_window(begin, program.code_address),
-        store=aligned_window(begin, program.code_address),
-    )
 
 
 def _overflow_sentence(program: PlanProgram, result: StartResult) -> str:
