@@ -28,7 +28,7 @@ ZOOMS = (1, 4, 16, 64)
 COLOURS = 12
 """Networks with a colour of their own; more begin again."""
 
-LABEL_SHARE = 0.045
+LABEL_SHARE = 0.05
 """Share of the picture's width from which a box has room for its label."""
 
 MERGED_SHARE = 1 / 4000
@@ -263,6 +263,7 @@ class Report:
 
     def _network_rows(self) -> Iterator[dict[str, Any]]:
         found = {row["name"]: row for row in self.networks}
+        latest = list(self.timelines.values())[-1]
         for network in self.stored.networks:
             ends = {name: timeline.job_end(network.name) for name, timeline in self.timelines.items()}
             yield {
@@ -270,8 +271,8 @@ class Report:
                 "look": self._looks()[network.name],
                 "ends": ends,
                 "met": None if network.deadline is None else max(ends.values()) <= network.deadline,
-                "bytes": {name: own.dram_bytes(job=network.name) for name, own in self.timelines.items()},
-                "lanes": {name: _lane_cycles(own, network.name) for name, own in self.timelines.items()},
+                "bytes": latest.dram_bytes(job=network.name),
+                "lanes": _lane_cycles(latest, network.name),
                 "run": found.get(network.name),
             }
 

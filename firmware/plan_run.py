@@ -91,25 +91,20 @@ def run_plan(
 
 
 def plan_starts(program: PlanProgram, inputs: JobIntegers) -> list[Start]:
-    """A start per run of the plan; the first one also writes weights, parameters and code. See `run_plan`."""
+    """A start per run of the plan; the first one also writes weights, parameters and code. See `run_plan`.
+
+    Every job has its own context, which stays in the job's own memory; an error of any stops the plan.
+    """
     reads = tuple((tensor.address, tensor.size) for _, _, tensor in _outputs(program))
     watchdog = max(WATCHDOG_CYCLES, 2 * longest_silence(program.instructions, program.config))
     operations = tuple(sorted(set(program.numbers.values())))
+    windows = MemoryWindows(code=program.code_window)
+    contexts = {job.context: Context(job.load_window, job.store_window) for job in program.jobs.values()}
     starts = []
     for run in range(_number_of_runs(program, inputs)):
         constants = tuple(program.writes) if run == 0 else ()
         writes = (*constants, *_input_writes(program, inputs, run))
-        starts.append(
-            Start(
-                writes,
-                program.code_address,
-                reads,
-                MemoryWindows(code=program.code_window),
-                watchdog,
-                operations,
-                contexts=_contexts(program),
-            )
-        )
+        starts.append(Start(writes, program.code_address, reads, windows, watchdog, operations, contexts))
     return starts
 
 
@@ -151,11 +146,6 @@ def _input_writes(program: PlanProgram, inputs: JobIntegers, run: int) -> Iterat
             for each in job.inputs:
                 values = inputs[name][each][run * len(job.tensors) + inference]
                 yield tensors[each].address, tensors[each].pack(values, program.config)
-
-
-def _contexts(program: PlanProgram) -> dict[int, Context]:
-    """Each job may read all that is its own, and write its tensors."""
-    return {job.context: Context(job.load_window, job.store_window) for job in program.jobs.values()}
 
 
 def _overflow_sentence(program: PlanProgram, result: StartResult) -> str:

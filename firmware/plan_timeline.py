@@ -314,14 +314,18 @@ class _Reader:
 
     def _work(self, index: int, cycles: int, task: TaskId) -> Work:
         end = int(self._ends[index])
-        return Work(max(self._starts[index], end - cycles), end, task)
+        return Work(self._start(index, end, cycles), end, task)
+
+    def _start(self, index: int, end: int, cycles: int) -> int:
+        """When an instruction that ended at ``end`` began, if it took ``cycles`` and had its units no earlier."""
+        return min(end, max(self._starts[index], end - cycles))
 
     def _transfers(self, owned: Sequence[tuple[int, Instruction, TaskId]]) -> Iterator[tuple[int, TransferWork]]:
         rate = self._memory.bytes_per_cycle or self._config.beat_bytes
         for index, instruction, task in owned:
             if isinstance(instruction, Load | Store):
                 moved, end = transfer_bytes(instruction, self._config), int(self._ends[index])
-                start = max(self._starts[index], end - math.ceil(moved / rate))
+                start = self._start(index, end, math.ceil(moved / rate))
                 yield index, TransferWork(start, end, task.job, moved, isinstance(instruction, Load))
 
 

@@ -103,7 +103,7 @@ def test_page_shows_all() -> None:
     for box in page.of("svg"):
         if "x" in box and "width" in box:
             x, width = (float(str(box[side]).rstrip("%")) for side in ("x", "width"))
-            assert x >= 0
+            assert x >= 0 and width >= 0
             assert x + width <= 100.01
     tips = "\n".join(page.texts["title"])
     for time in predicted.tasks:

@@ -8,7 +8,6 @@ parts of them for loads that run ahead, since how far they get depends on more t
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import suppress
 from dataclasses import dataclass, replace
 
 from tessera.compiler.errors import CompilerError
@@ -133,8 +132,6 @@ class StreamPlanner:
         for share in BANK_SHARES:
             yield schedule(workload, self._machine(bank_share=share), "dp", objective)
         yield schedule(workload, self._machine(), "greedy", objective)
-        with suppress(CompilerError):  # the largest operation may need more
-            yield schedule(workload, self._machine(capacity=CAPACITY_STEPS[1]), "dp", objective)
 
     def _machine(self, *, bank_share: float = 1.0, capacity: float = 1.0) -> Machine:
         machine = Machine.of(self._config, self._memory, int(capacity * self._config.activation_words))

@@ -277,7 +277,7 @@ def _workload(networks: Sequence[PlannedNetwork], options: PlanOptions, database
         if id(network.quantized) not in graphs:  # the same file twice
             costs: CostTable = network_costs(network.mapped)
             if database is not None:
-                durations = known_durations(network.mapped, database, options.costs, options.memory, costs)
+                durations = known_durations(network.mapped, database, options.costs, costs)
                 costs = costs_of(durations)
             graphs[id(network.quantized)] = task_graph(network.mapped, costs)
     return Workload(

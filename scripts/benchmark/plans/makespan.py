@@ -7,12 +7,13 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 
-from benchmark.plans.runs import SCHEDULERS, Measured, Planned, memory_of, plans_of, run_plans
+from benchmark.plans.runs import SCHEDULERS, Measured, Planned, in_parallel, memory_of, plans_of, run_plans
 from benchmark.plans.workloads import CONFIG, WORKLOADS, network, workload, workload_name
 from benchmark.rows import Row
 from tessera.compiler.planning import Machine
 from tessera.compiler.planning.bounds import lower_bound
 from tessera.compiler.planning.problem import Problem
+from tessera.compiler.planning.selection import PlannedStream
 
 BANDWIDTHS = (16, 8, 4)
 """Bytes per cycle of the DRAM."""
@@ -78,15 +79,31 @@ def measure_makespans() -> Iterator[Row]:
 def outcomes(bandwidth: int) -> list[Outcome]:
     """All workloads on a DRAM, measured in one simulation."""
     memory = memory_of(bandwidth)
-    plans: list[dict[str, Planned]] = []
-    for names in WORKLOADS:
-        networks = {name: network(name) for name in names}
-        plans.append(plans_of(workload_name(names), workload(names), networks, CONFIG, memory))
-    measured = iter(run_plans([each for of_workload in plans for each in of_workload.values()], CONFIG, memory))
+    plans = [
+        Planned(f"{workload_name(names)} by {scheduler}", {name: network(name) for name in names}, stream)
+        for names, streams in zip(WORKLOADS, all_plans()[bandwidth], strict=True)
+        for scheduler, stream in streams.items()
+    ]
+    measured = iter(run_plans(plans, CONFIG, memory))
     return [
         Outcome(workload_name(names), _bound(names, bandwidth), {each: next(measured) for each in SCHEDULERS})
         for names in WORKLOADS
     ]
+
+
+@cache
+def all_plans() -> dict[int, list[dict[str, PlannedStream]]]:
+    """By bandwidth, for each workload its plans."""
+    for names in WORKLOADS:
+        workload(names)  # so that the processes need not make the networks
+    cases = [(names, bandwidth) for bandwidth in BANDWIDTHS for names in WORKLOADS]
+    found = iter(in_parallel(_plans_of, cases))
+    return {bandwidth: [next(found) for _ in WORKLOADS] for bandwidth in BANDWIDTHS}
+
+
+def _plans_of(case: tuple[tuple[str, ...], int]) -> dict[str, PlannedStream]:
+    names, bandwidth = case
+    return plans_of(workload(names), {name: network(name) for name in names}, CONFIG, memory_of(bandwidth))
 
 
 def _bound(names: tuple[str, ...], bandwidth: int) -> int:

@@ -7,11 +7,11 @@ from collections.abc import Iterator, Mapping
 from dataclasses import replace
 
 from benchmark.plans.makespan import geometric_mean
-from benchmark.plans.runs import Measured, Planned, memory_of, run_plans
+from benchmark.plans.runs import Measured, Planned, in_parallel, memory_of, run_plans
 from benchmark.plans.workloads import CONFIG, WORKLOADS, network, workload, workload_name
 from benchmark.rows import Row
 from tessera.compiler.planning import Objective, Workload
-from tessera.compiler.planning.selection import StreamPlanner
+from tessera.compiler.planning.selection import PlannedStream, StreamPlanner
 
 BANDWIDTH = 8
 
@@ -22,7 +22,12 @@ PRIORITIES = (4.0, 2.0, 1.0, 1.0)
 def measure_weighted_completion() -> Iterator[Row]:
     """For each workload the sum of priority times completion, one network after another (the shortest per priority
     first, with prefetch) over dynamic programming."""
-    plans = [plan for names in WORKLOADS for plan in _plans(names)]
+    streams = in_parallel(_streams, WORKLOADS)
+    plans = [
+        Planned(f"{workload_name(names)} with priorities", {name: network(name) for name in names}, stream)
+        for names, found in zip(WORKLOADS, streams, strict=True)
+        for stream in found
+    ]
     measured = run_plans(plans, CONFIG, memory_of(BANDWIDTH), traced=True)
     ratios = {}
     for names, serial, dp in zip(WORKLOADS, measured[::2], measured[1::2], strict=True):
@@ -36,13 +41,11 @@ def measure_weighted_completion() -> Iterator[Row]:
         yield Row(f"plan/{each}/weighted_completion@{BANDWIDTH}", round(ratio, 3), "ratio", "higher")
 
 
-def _plans(names: tuple[str, ...]) -> Iterator[Planned]:
-    networks = {name: network(name) for name in names}
+def _streams(names: tuple[str, ...]) -> list[PlannedStream]:
+    """One network after another, and by dynamic programming."""
     weighted = _with_priorities(workload(names), _priorities(names))
-    planner = StreamPlanner(CONFIG, {name: own.mapped for name, own in networks.items()}, memory_of(BANDWIDTH))
-    for scheduler in ("serial", "dp"):
-        stream = planner.plan(weighted, scheduler, Objective.WEIGHTED_COMPLETION)
-        yield Planned(f"{workload_name(names)} with priorities by {scheduler}", networks, stream)
+    planner = StreamPlanner(CONFIG, {name: network(name).mapped for name in names}, memory_of(BANDWIDTH))
+    return [planner.plan(weighted, each, Objective.WEIGHTED_COMPLETION) for each in ("serial", "dp")]
 
 
 def _priorities(names: tuple[str, ...]) -> dict[str, float]:

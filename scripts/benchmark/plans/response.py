@@ -24,8 +24,8 @@ from tessera.sim.golden.network import IntegerNetwork
 from tessera.sim.windows import MemoryWindow
 
 SMALL, LARGE = "k50", "m60"
-ARRIVALS = 24
-LARGE_INFERENCES = 48
+ARRIVALS = 20
+LARGE_INFERENCES = 30
 URGENCY = 100.0
 """Priority of the small network; that of the large one is 1."""
 

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, replace
+from multiprocessing import get_context
+from typing import TypeVar
 
 import numpy as np
 
@@ -24,6 +27,9 @@ from tessera.sim.occupancy import lane_cycles
 SCHEDULERS = ("native", "serial", "serial_prefetch", "greedy", "dp")
 """What is compared, from no optimisation at all to all of it. ``serial`` is the plan of ``serial_prefetch`` with every
 operation's loads after the end of the one before."""
+
+Argument = TypeVar("Argument")
+Result = TypeVar("Result")
 
 
 @dataclass(frozen=True)
@@ -102,14 +108,20 @@ class Measured:
         return self.planned.stream.cycles / self.cycles - 1
 
 
+def in_parallel(function: Callable[[Argument], Result], arguments: Iterable[Argument]) -> list[Result]:
+    """The results of a function of a module for some arguments, by as many processes as there are processors."""
+    with ProcessPoolExecutor(mp_context=get_context("fork")) as pool:  # which know what has been cached
+        return list(pool.map(function, arguments))
+
+
 def memory_of(bandwidth: int) -> Memory:
     """The DRAM of so many bytes per cycle."""
     return Memory(bytes_per_cycle=bandwidth)
 
 
 def plans_of(
-    name: str, workload: Workload, networks: Mapping[str, Network], config: NpuConfig, memory: Memory
-) -> dict[str, Planned]:
+    workload: Workload, networks: Mapping[str, Network], config: NpuConfig, memory: Memory
+) -> dict[str, PlannedStream]:
     """The plans of a workload by the names of `SCHEDULERS`."""
     mapped = {job: own.mapped for job, own in networks.items()}
     planner = StreamPlanner(config, mapped, memory)
@@ -119,7 +131,7 @@ def plans_of(
     program = lower_plan(plan, mapped, config, memory=memory)
     prediction = predict(program.instructions, config, memory)
     streams["serial"] = replace(streams["serial_prefetch"], plan=plan, program=program, prediction=prediction)
-    return {each: Planned(f"{name} by {each}", networks, streams[each]) for each in SCHEDULERS}
+    return {each: streams[each] for each in SCHEDULERS}
 
 
 def run_plans(plans: Sequence[Planned], config: NpuConfig, memory: Memory, *, traced: bool = False) -> list[Measured]:
