@@ -8,6 +8,7 @@ from random_networks import NetworkGenerator
 from random_plans import map_networks
 from test_lowering import convolution_network
 
+from tessera.compiler.lowering.plan_memory import PlacementError
 from tessera.compiler.planning import Job, Objective, Workload
 from tessera.compiler.planning.costs import network_costs, task_graph
 from tessera.compiler.planning.selection import StreamPlanner
@@ -46,3 +47,15 @@ def test_a_network_that_takes_nearly_all_of_the_banks() -> None:
     (job,) = workload.jobs
     assert job.graph.words_during(0, 1) > 0.875 * TINY.activation_words
     assert planner.plan(workload).cycles > 0
+
+
+def test_tensors_that_cannot_be_placed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The error is about all of the banks, not about the part of them that was tried last."""
+
+    def fails(*arguments: object, **options: object) -> None:
+        raise PlacementError("the tensors do not fit")
+
+    planner, workload = planner_of({"large": convolution_network(TensorType(16, 31, 31, 8, True), 16)}, Memory())
+    monkeypatch.setattr("tessera.compiler.planning.selection.lower_plan", fails)
+    with pytest.raises(PlacementError, match="do not fit"):
+        planner.plan(workload, "serial")
