@@ -34,6 +34,7 @@ from tessera.rtl.isa import (
     units_of_mask,
 )
 from tessera.sim.cycles import Memory, Timing, predict
+from tessera.sim.cycles import _Traffic as Traffic
 from tessera.sim.golden.network import IntegerNetwork, TensorType
 
 DATA_ADDRESS = 1 << 16
@@ -270,6 +271,27 @@ def measured_cycles(
         assumed = Memory(memory.get("read_latency", 40), memory.get("bandwidth"))
         pairs.append((run.cycles, predict(program.instructions, config, assumed).total))
     return pairs
+
+
+def test_passes_that_swing_end_in_the_middle(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where a burst that is late in one pass is early in the next, the passes find the time between."""
+
+    class Machine:
+        """Takes 1000 cycles, less nine tenths of when its load was in the pass before."""
+
+        def __init__(self, config: object, memory: object, timing: object, instructions: object, traffic: Traffic):
+            self.busy: dict[Unit, int] = {}
+            self._end = 1000 - 0.9 * traffic.loads[0][0] if traffic.loads else 1000.0
+
+        def execute(self, instruction: object) -> tuple[int, int]:
+            return 0, round(self._end)
+
+        @property
+        def traffic(self) -> Traffic:
+            return Traffic(loads=[(self._end, 1.0)])
+
+    monkeypatch.setattr("tessera.sim.cycles._Machine", Machine)
+    assert predict([End()], TINY).total == pytest.approx(1000 / 1.9, rel=0.001)
 
 
 @pytest.mark.cosim
