@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
+from tessera.compiler.planning.profile_database import ProfileDatabase
 from tessera.firmware.executor import Event, Executor, PreparedNetwork, Request, RequestResult, Settings
 from tessera.rtl.config import NpuConfig
 from tessera.sim.windows import MemoryWindow
@@ -83,7 +84,7 @@ class ScenarioResult:
     cycles: int
 
 
-async def play(scenario: Scenario, bus: Any) -> ScenarioResult:
+async def play(scenario: Scenario, bus: Any, database: ProfileDatabase | None = None) -> ScenarioResult:
     """Runs a scenario on a bus, a `tessera.firmware.bus.TimedBus` whose memory can be configured if that is asked for.
 
     Raises
@@ -91,7 +92,7 @@ async def play(scenario: Scenario, bus: Any) -> ScenarioResult:
     ExecutorError, CompilerError
         The scenario makes no sense.
     """
-    executor = Executor(bus, scenario.config, scenario.dram, scenario.settings)
+    executor = Executor(bus, scenario.config, scenario.dram, scenario.settings, database)
     for network in scenario.networks:
         executor.load(network)
     for request in scenario.requests:

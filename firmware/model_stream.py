@@ -78,6 +78,7 @@ class ModelStream:
         self.instructions = scan.instructions
         self._model, self._watchdog = model, watchdog
         times = predict(self.instructions, model.config, memory)
+        self._busy = times.busy
         self._begins, self._ends = times.start.tolist(), times.end.tolist()
         self._set_order()
         self.stop = Stop(times.total, Phase.DONE, len(self.instructions))
@@ -199,6 +200,10 @@ class ModelStream:
                 last[unit] = max(self._ends[index], last[unit] + 1)
                 masks[last[unit]] = masks.get(last[unit], 0) | 1 << unit
         return sorted((end, mask) for end, mask in masks.items() if end <= cycle)
+
+    def busy(self, unit: Unit) -> int:
+        """Cycles in which a unit has worked, if its work is spread evenly over the stream."""
+        return self._busy[unit] * self._executed // max(1, len(self.instructions))
 
     @property
     def code_bytes(self) -> int:

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 
 from tessera.compiler.planning import SCHEDULERS, Job, Machine, Workload
 from tessera.compiler.planning.workload import check_workload
+from tessera.compiler.planning.profile_database import ProfileDatabase
 from tessera.firmware.bus import TimedBus
 from tessera.firmware.driver import Npu, Phase
 from tessera.firmware.executor.admission import displaces, next_segment
@@ -22,6 +23,7 @@ from tessera.firmware.executor.runner import Runner
 from tessera.firmware.executor.segment import Segment
 from tessera.firmware.executor.settings import Settings
 from tessera.firmware.executor.state import ExecutorState
+from tessera.firmware.executor.tracking import Tracker
 from tessera.rtl.config import NpuConfig
 from tessera.sim.windows import MemoryWindow
 
@@ -50,15 +52,25 @@ class Executor:
         The part of the DRAM that the executor may use.
     settings
         How it decides.
+    database
+        Where measured durations and adaptations go, and earlier adaptations come from; of this configuration.
     """
 
-    def __init__(self, bus: TimedBus, config: NpuConfig, dram: MemoryWindow, settings: Settings = Settings()):
+    def __init__(
+        self,
+        bus: TimedBus,
+        config: NpuConfig,
+        dram: MemoryWindow,
+        settings: Settings = Settings(),
+        database: ProfileDatabase | None = None,
+    ):
         if settings.scheduler not in SCHEDULERS:
             raise ExecutorError(f"there is no scheduler {settings.scheduler!r}; take one of {', '.join(SCHEDULERS)}")
         self._state = ExecutorState(config, settings, DramAllocator(dram), settings.memory)
         self._bus, self._npu = bus, Npu(bus)
         self._desk = FaultDesk(self._state)
-        self._runner = Runner(self._state, bus, self._npu, self._desk, self._events)
+        tracker = Tracker(self._state, bus, self._npu, database)
+        self._runner = Runner(self._state, bus, self._npu, self._desk, tracker, self._events)
         self._loaded: dict[str, PreparedNetwork] = {}
         self._commands: list[_Command] = []
         self._numbers = itertools.count()

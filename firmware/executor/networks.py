@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 from tessera.compiler.integer import to_integer
@@ -138,3 +138,10 @@ def prepare(
 def prepare_like(network: PreparedNetwork, name: str, quantized: QuantizedNetwork) -> PreparedNetwork:
     """A network with the formats and the policy of another one."""
     return prepare(name, quantized, network.config, formats=network.mapped.formats, policy=network.policy)
+
+
+def with_factor(network: PreparedNetwork, operation: str, lanes: int, factor: float) -> PreparedNetwork:
+    """The network with the cycles of an operation on a number of lanes multiplied."""
+    cost = network.costs[operation][lanes]
+    changed = {**network.costs[operation], lanes: replace(cost, cycles=round(cost.cycles * factor))}
+    return replace(network, costs={**network.costs, operation: changed})
