@@ -244,7 +244,9 @@ class QuantizedNetwork:
         """The network with the scale of a tensor, and of those that share storage with it, times ``2 ** times``; what it
         can hold grows by as much, and its step, too."""
         group = next((group for group in self._storage_groups() if tensor in group), {tensor})
-        changed = {name: replace(self.tensors[name], base_scale=self.tensors[name].base_scale * 2.0**times) for name in group}
+        changed = {
+            name: replace(self.tensors[name], base_scale=self.tensors[name].base_scale * 2.0**times) for name in group
+        }
         return replace(self, tensors={**self.tensors, **changed})
 
     def _storage_groups(self) -> list[set[str]]:

@@ -77,11 +77,12 @@ class Scenario:
 
 @dataclass(frozen=True, eq=False)
 class ScenarioResult:
-    """What came of a scenario: the requests by name, the executor's log, and the cycle at its end."""
+    """What came of a scenario: the requests by name, the log, the cycle at its end, and the networks by name."""
 
     requests: dict[str, RequestResult]
     log: tuple[Event, ...]
     cycles: int
+    networks: dict[str, PreparedNetwork]
 
 
 async def play(scenario: Scenario, bus: Any, database: ProfileDatabase | None = None) -> ScenarioResult:
@@ -105,7 +106,7 @@ async def play(scenario: Scenario, bus: Any, database: ProfileDatabase | None = 
         else:
             executor.at(event.cycle, _action(event, bus))
     results = await executor.run()
-    return ScenarioResult(results, tuple(executor.log.events), await bus.present_cycle())
+    return ScenarioResult(results, tuple(executor.log.events), await bus.present_cycle(), executor.networks)
 
 
 def _action(event: Disturbance | Corruption, bus: Any) -> Callable[[], Awaitable[None] | None]:

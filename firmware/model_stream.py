@@ -72,13 +72,10 @@ class ModelStream:
         What its transfers have moved so far.
     """
 
-    def __init__(
-        self, model: StreamModel, scan: Scan, contexts: Mapping[int, Context], memory: Memory, watchdog: int
-    ):
+    def __init__(self, model: StreamModel, scan: Scan, contexts: Mapping[int, Context], memory: Memory, watchdog: int):
         self.instructions = scan.instructions
         self._model, self._watchdog = model, watchdog
         times = predict(self.instructions, model.config, memory)
-        self._busy = times.busy
         self._begins, self._ends = times.start.tolist(), times.end.tolist()
         self._set_order()
         self.stop = Stop(times.total, Phase.DONE, len(self.instructions))
@@ -202,11 +199,15 @@ class ModelStream:
         return sorted((end, mask) for end, mask in masks.items() if end <= cycle)
 
     def busy(self, unit: Unit) -> int:
-        """Cycles in which a unit has worked, if its work is spread evenly over the stream."""
-        return self._busy[unit] * self._executed // max(1, len(self.instructions))
+        """Cycles in which a unit has worked on what was executed."""
+        total = until = 0
+        for instruction, begin, end in zip(self.instructions[: self._executed], self._begins, self._ends):
+            if not isinstance(instruction, Wait) and unit in instruction.units() and end < NEVER:
+                total += max(0, end - max(begin, until))
+                until = max(until, end)
+        return total
 
     @property
     def code_bytes(self) -> int:
         """Bytes of the instructions that were executed."""
         return self._executed * INSTRUCTION_BYTES
-

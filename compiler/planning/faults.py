@@ -64,6 +64,13 @@ ALLOWED: Mapping[Fault, tuple[Action, ...]] = {
 }
 """What can be done about each; the first is the default."""
 
+COUNTED: Mapping[Fault, tuple[str, ...]] = {
+    Fault.OVERFLOW: ("overflow",),
+    Fault.UNDERFLOW: ("underflows",),
+    Fault.SATURATION: ("saturations", "overflows"),
+}
+"""The faults that show in what the machine counts for an operation, and in which counts (`tessera.sim.counts`)."""
+
 _NAN_POLICIES = {
     Action.STOP_NETWORK: NanPolicy.STOP_STREAM,
     Action.STOP_OPERATION: NanPolicy.STOP_OPERATION,
@@ -134,12 +141,20 @@ class FaultPolicy:
                 return rules[fault]
         return FaultRule(ALLOWED[fault][0])
 
+    @property
+    def repeats_counted(self) -> bool:
+        """Whether an inference may have to run again because of what was counted."""
+        rules = (self.rules, *self.operations.values())
+        return any(fault in COUNTED and rule.action in _REPEATS for each in rules for fault, rule in each.items())
+
     def check_names(self, network: IntegerNetwork) -> None:
         """Raises `CompilerError` if there are rules for an operation that the network does not have."""
         known = {operation.name for operation in network.operations}
         for name in self.operations:
             if name not in known:
-                raise CompilerError(f"there are fault rules for {name!r}, but no such operation; name one of the network's")
+                raise CompilerError(
+                    f"there are fault rules for {name!r}, but no such operation; name one of the network's"
+                )
 
     def describe(self, operations: Iterable[str]) -> Iterator[str]:
         """A line for each operation: what happens at each fault."""

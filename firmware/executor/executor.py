@@ -262,7 +262,8 @@ class Executor:
         state = self._state
         state.now = await self._bus.present_cycle()
         if state.now < cycle:
-            await self._bus.interrupt_within(min(cycle - state.now, state.settings.poll_cycles))
+            if await self._bus.interrupt_within(min(cycle - state.now, state.settings.poll_cycles)):
+                await self._npu.wait(1)  # the last stream's, which came after its state had been read
             state.now = await self._bus.present_cycle()
 
     async def _events(self, segment: Segment) -> int | None:
@@ -270,7 +271,7 @@ class Executor:
         state = self._state
         await self._take_due()
         waiting = [work for work in state.works if work.name not in segment.works and not work.over]
-        if any(displaces(state, work, segment) for work in waiting):
+        if any(displaces(state, work, segment) for work in waiting) or any(map(segment.exhausted, segment.works)):
             state.changed = True
         if self._next_raise is not None and state.now >= self._next_raise:
             state.add_event("raised", "", "waiting or deadlines make requests more urgent", urgencies=state.urgencies())

@@ -125,7 +125,7 @@ def prepare(
         The machine cannot run it, or the policy names an operation that it does not have.
     """
     quantized = network if isinstance(network, QuantizedNetwork) else None
-    integers = network if isinstance(network, IntegerNetwork) else to_integer(network).network
+    integers = network if isinstance(network, IntegerNetwork) else to_integer(network)
     policy.check_names(integers)
     mapped = map_to_machine(integers, config, with_nan_policies(formats or {}, policy, integers))
     meter = _Meter()

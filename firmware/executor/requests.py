@@ -133,7 +133,7 @@ class Work:
     retired
         Places in DRAM that were its, and are not to be given out while it runs.
     attempts
-        How often the request was repeated because of each fault.
+        How often each of the request's inferences was repeated because of each fault.
     counts
         What was counted of the inference in progress, by operation.
     """
@@ -151,7 +151,7 @@ class Work:
     failed: bool = False
     suspect: bool = False
     retired: list[MemoryWindow] = field(default_factory=list)
-    attempts: Counter[Fault] = field(default_factory=Counter)
+    attempts: Counter[tuple[Fault, int]] = field(default_factory=Counter)
     counts: dict[str, Counts] = field(default_factory=dict)
 
     @property

@@ -97,7 +97,9 @@ class Runner:
             if state.changed and not pausing and state.settings.preemption is Preemption.BUNDLE:
                 pausing = True
                 await self._npu.pause()
-            cycles = [cycle - state.now for cycle in (following, self._tracker.next_check(segment)) if cycle is not None]
+            cycles = [
+                cycle - state.now for cycle in (following, self._tracker.next_check(segment)) if cycle is not None
+            ]
             raised = await self._bus.interrupt_within(max(1, min([*cycles, state.settings.poll_cycles])))
             state.now = await self._bus.present_cycle()
             if raised:

@@ -257,9 +257,7 @@ def _bandwidth(state: ExecutorState, memory: Memory) -> float:
 
 def _lanes(segment: Segment) -> dict[TaskId, int]:
     """The number of lanes of each task's slot."""
-    return {
-        task: len(slot.lanes) for bundle in segment.plan.bundles for slot in bundle.slots for task in slot.tasks
-    }
+    return {task: len(slot.lanes) for bundle in segment.plan.bundles for slot in bundle.slots for task in slot.tasks}
 
 
 def _readers(segment: Segment, done: set[TaskId]) -> dict[TaskId, TaskId]:
