@@ -66,8 +66,9 @@ def _plan(state: ExecutorState, chosen: list[Work]) -> Segment | None:
     if segment is not None:
         code = state.dram.allocate(len(segment.program.code))
         if code is not None:
+            segment = segment.placed(code)
             _log_plan(state, segment)
-            return segment.placed(code)
+            return segment
     _relieve(state, chosen, "DRAM for the code" if segment else "memory on chip")
     return None
 
@@ -76,7 +77,11 @@ def _log_plan(state: ExecutorState, segment: Segment) -> None:
     plan = segment.plan
     state.add_event(
         "planned", "", f"{plan.scheduler}: {len(plan.bundles)} bundles of {', '.join(segment.works)}",
-        jobs=list(segment.works), cycles=segment.prediction, moved=len(segment.program.placement.moved), **usage(state),
+        jobs=list(segment.works),
+        cycles=segment.prediction,
+        code=segment.program.code_address,
+        moved=len(segment.program.placement.moved),
+        **usage(state),
     )  # fmt: skip
 
 
