@@ -130,6 +130,8 @@ class Work:
         It cannot go on: its context has failed.
     suspect
         It may have stopped the stream, and is run alone.
+    blocked
+        There was no memory for it, so that it waits until some is given back.
     retired
         Places in DRAM that were its, and are not to be given out while it runs.
     attempts
@@ -150,6 +152,7 @@ class Work:
     collected: set[int] = field(default_factory=set)
     failed: bool = False
     suspect: bool = False
+    blocked: bool = False
     retired: list[MemoryWindow] = field(default_factory=list)
     attempts: Counter[tuple[Fault, int]] = field(default_factory=Counter)
     counts: dict[str, Counts] = field(default_factory=dict)

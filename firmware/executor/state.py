@@ -92,9 +92,12 @@ class ExecutorState:
 
     def release(self) -> None:
         """Takes back the memory of what is over."""
-        for work in [work for work in self.works if work.over]:
+        over = [work for work in self.works if work.over]
+        for work in over:
             self.works.remove(work)
             self.give_back(work)
+        for work in self.works if over else ():
+            work.blocked = False
 
     def give_back(self, work: Work) -> None:
         """Takes back a work's DRAM, and forgets what it has done of the inference in progress."""
