@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import asyncio
 import re
 from dataclasses import replace
 
 import numpy as np
 import pytest
 from executor_cases import (
-    NETWORKS,
     TINY,
     check_outputs,
     network,
@@ -18,22 +16,15 @@ from executor_cases import (
     request,
 )
 
-from tessera.compiler.errors import CompilerError
+from tessera.compiler.planning.faults import Action, Fault, FaultPolicy, FaultRule
 from tessera.firmware.executor import (
-    Executor,
-    ExecutorError,
-    Preemption,
-    Request,
     Settings,
     Status,
 )
-from tessera.compiler.planning.faults import Action, Fault, FaultPolicy, FaultRule
 from tessera.firmware.executor.requests import pack_inputs
 from tessera.firmware.executor_scenario import Cancellation, Disturbance, Scenario
 from tessera.firmware.model_bus import ModelBus
-from tessera.rtl.config import NpuConfig
 from tessera.rtl.isa import Load
-from tessera.sim.windows import MemoryWindow
 
 
 @pytest.mark.parametrize("seed", range(12))

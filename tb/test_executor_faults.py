@@ -54,7 +54,9 @@ def integers(sample: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
     return {name: np.rint(values / INPUT_SCALE).astype(np.int64) for name, values in sample.items()}
 
 
-def run_beside_another(prepared: PreparedNetwork, inputs: list[dict[str, np.ndarray]], ahead: int = 2) -> ScenarioResult:
+def run_beside_another(
+    prepared: PreparedNetwork, inputs: list[dict[str, np.ndarray]], ahead: int = 2
+) -> ScenarioResult:
     """Runs a network on inputs, beside another network, which must not notice."""
     other = request(np.random.default_rng(0), "other", 1, 2)
     requests = Request("it", prepared.name, inputs), other
@@ -133,7 +135,7 @@ def test_saturated_inferences_run_again(action: Action, depth: int, name: str) -
     if action is Action.DEEPER:
         # What is saturated at 4 bits is not at 8 if both have the same step.
         tensor = quantized.tensors["h"]
-        same_step = {other: tensor.clip_shifts[4] for other in (4, 6, 8)}
+        same_step = dict.fromkeys((4, 6, 8), tensor.clip_shifts[4])
         tensors = {**quantized.tensors, "h": QuantizedTensor(tensor.shape, tensor.base_scale, same_step, depth, True)}
         quantized = QuantizedNetwork(**{**quantized.__dict__, "tensors": tensors, "limits": None})
     rule = FaultRule(action, limit=0.25, attempts=5)
@@ -174,7 +176,9 @@ def test_underflow_halves_the_scale_of_an_input() -> None:
     result = run_beside_another(prepared, inputs)
     [name] = result.requests["it"].variants
     assert name == "two, x halved, x halved, x halved"
-    check_reals(to_integer(result.networks[name].quantized), {"x": 8 * inputs[0]["x"]}, result.requests["it"].outputs[0])
+    check_reals(
+        to_integer(result.networks[name].quantized), {"x": 8 * inputs[0]["x"]}, result.requests["it"].outputs[0]
+    )
 
 
 def test_rules_are_checked() -> None:
@@ -183,7 +187,9 @@ def test_rules_are_checked() -> None:
             message = f"{fault} cannot be answered by {action}; take one of {', '.join(ALLOWED[fault])}"
             with pytest.raises(CompilerError, match=f"^{re.escape(message)}$"):
                 FaultPolicy({fault: FaultRule(action)})
-    with pytest.raises(CompilerError, match=r"^the limit 1\.5 of the rule for saturation is no share of values; give 0 "):
+    with pytest.raises(
+        CompilerError, match=r"^the limit 1\.5 of the rule for saturation is no share of values; give 0 "
+    ):
         FaultPolicy({Fault.SATURATION: FaultRule(Action.LIMIT, limit=1.5)})
     with pytest.raises(CompilerError, match="^the rule for watchdog has 0 attempts; give at least 1$"):
         FaultPolicy(operations={"a": {Fault.WATCHDOG: FaultRule(Action.RETRY, attempts=0)}})

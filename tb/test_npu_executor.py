@@ -9,10 +9,9 @@ import pytest
 from executor_cases import TINY, check_outputs, network, random_scenario, request
 
 from tessera.firmware.cosimulation import Options
-from tessera.firmware.executor import Settings, Status
+from tessera.firmware.executor import Settings
 from tessera.firmware.executor_scenario import Corruption, Disturbance, Scenario, ScenarioResult
 from tessera.firmware.executor_simulation import simulate_scenario
-from tessera.sim.cosim import Simulator
 from tessera.sim.windows import MemoryWindow
 
 pytestmark = pytest.mark.cosim

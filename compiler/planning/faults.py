@@ -104,7 +104,7 @@ class FaultRule:
     def __str__(self) -> str:
         details = {
             Action.REPLACE: f" by {self.value}",
-            **{action: f" (at most {self.attempts})" for action in _REPEATS},
+            **dict.fromkeys(_REPEATS, f" (at most {self.attempts})"),
         }.get(self.action, "")
         return f"{self.action}{details}" + (f" above {self.limit:.3g} of the values" if self.limit else "")
 

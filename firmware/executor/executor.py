@@ -8,8 +8,8 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 
 from tessera.compiler.planning import SCHEDULERS, Job, Machine, Workload
-from tessera.compiler.planning.workload import check_workload
 from tessera.compiler.planning.profile_database import ProfileDatabase
+from tessera.compiler.planning.workload import check_workload
 from tessera.firmware.bus import TimedBus
 from tessera.firmware.driver import Npu, Phase
 from tessera.firmware.executor.admission import displaces, next_segment
@@ -72,6 +72,7 @@ class Executor:
         tracker = Tracker(self._state, bus, self._npu, database)
         self._runner = Runner(self._state, bus, self._npu, self._desk, tracker, self._events)
         self._loaded: dict[str, PreparedNetwork] = {}
+        self._requests: list[Request] = []
         self._commands: list[_Command] = []
         self._numbers = itertools.count()
         self._next_raise: int | None = None
@@ -127,10 +128,10 @@ class Executor:
             There is none of this name, or a request for it is not over.
         """
         self._network(name)
-        for work in self._state.works:
-            if work.request.network == name and not work.over:
+        for request in self._requests:
+            if request.network == name and not self.results[request.name].status.over:
                 raise ExecutorError(
-                    f"network {name!r} cannot be unloaded while request {work.request.name!r} is not over; cancel that"
+                    f"network {name!r} cannot be unloaded while request {request.name!r} is not over; cancel that"
                 )
         del self._loaded[name]
 
@@ -170,6 +171,7 @@ class Executor:
         )
         work = make_work(request, result, network, range(count))
         self.results[request.name] = result
+        self._requests.append(request)
         self.at(arrival, lambda: self._arrive(work))
 
     def _code_bytes(self, network: PreparedNetwork, inferences: int) -> int:
@@ -274,11 +276,20 @@ class Executor:
         if any(displaces(state, work, segment) for work in waiting) or any(map(segment.exhausted, segment.works)):
             state.changed = True
         if self._next_raise is not None and state.now >= self._next_raise:
-            state.add_event("raised", "", "waiting or deadlines make requests more urgent", urgencies=state.urgencies())
-            state.changed = True
+            self._raise_priorities(segment)
         self._next_raise = state.next_raise()
         cycles = [self._next_raise, *(command.cycle for command in self._commands[:1])]
         return min((cycle for cycle in cycles if cycle is not None), default=None)
+
+    def _raise_priorities(self, segment: Segment) -> None:
+        """Waiting or deadlines make requests more urgent: another plan is wanted if another one is the most urgent now."""
+        state = self._state
+        order = [work.name for work in state.by_urgency() if not work.over and not work.blocked]
+        before = [name for name in segment.works if name in order]
+        if order[: len(before)] != before:
+            reason = "waiting or deadlines make other requests more urgent"
+            state.add_event("raised", order[0], reason, urgencies=state.urgencies())
+            state.changed = True
 
     async def _run_segment(self, segment: Segment) -> None:
         """Runs a segment, and notes what it leaves on chip."""

@@ -196,7 +196,9 @@ class Tracker:
     def _adapt(self, segment: Segment, stretch: Stretch) -> None:
         """Changes what the next plan takes for true, if the stretch was too slow or moved too much, or was fast again."""
         current = _bandwidth(self._state, self._state.memory)
-        too_slow = stretch.cycles > self._allowed(stretch.planned_cycles)
+        # A paused plan has already begun to load for its next bundle, and waits for that.
+        begun = min(stretch.bundles + 1, len(segment.plan.bundles))
+        too_slow = stretch.cycles > self._allowed(segment.planned(begun))
         too_much = stretch.bytes > self._state.settings.more * stretch.planned_bytes + self._ahead_bytes()
         if stretch.bundles and (too_slow or too_much) and stretch.load_share >= MEMORY_BOUND:
             seen = stretch.bytes / stretch.cycles
