@@ -303,7 +303,7 @@ class ModelBus:
             }
         total = sum(self._counts(), Counts())
         values |= {name: getattr(total, name) for name in COUNT_NAMES}
-        return readings | {name: lambda _, value=value: value for name, value in values.items()}  # type: ignore[misc]
+        return readings | {name: lambda _, value=value: value for name, value in values.items()}
 
     def _status(self) -> int:
         fields, phase = self._info("status").fields, self._shown[0]

@@ -1,4 +1,4 @@
-"""The executor on the models: whatever comes when, and whatever fails, every result that there is has the golden bits."""
+"""The executor on the models: whatever comes when, and whatever fails, every result has the golden bits."""
 
 from __future__ import annotations
 

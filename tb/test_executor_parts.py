@@ -24,14 +24,14 @@ from tessera.firmware.executor.urgency import next_raise, urgency
 from tessera.firmware.executor_scenario import Scenario, ScenarioResult, play
 from tessera.firmware.model_bus import ModelBus, ModelBusError
 from tessera.rtl.config import NpuConfig
-from tessera.sim.cycles import Memory
+from tessera.sim.cycles import DEFAULT_MEMORY, Memory
 from tessera.sim.golden.network import IntegerNetwork
 from tessera.sim.windows import MemoryWindow
 
 MEMORY = MemoryWindow(0, 1 << 18)
 
 
-def run(scenario: Scenario, memory: Memory = Memory(), database: ProfileDatabase | None = None) -> ScenarioResult:
+def run(scenario: Scenario, memory: Memory = DEFAULT_MEMORY, database: ProfileDatabase | None = None) -> ScenarioResult:
     """Plays a scenario on a machine with some memory."""
     return asyncio.run(play(scenario, ModelBus(TINY, memory=memory), database))
 
@@ -152,7 +152,7 @@ def test_a_deadline_raises() -> None:
 
 
 def test_arrivals_wait_where_nothing_is_paused() -> None:
-    """Without preemption the running plan ends first; with it, or one operation at a time, the urgent one comes sooner."""
+    """Without preemption the running plan ends first; with it the urgent request waits for an operation."""
     rng = np.random.default_rng(7)
     large = request(rng, "large", 0, 20)
     urgent = request(rng, "urgent", 1, priority=50.0, arrival=700)

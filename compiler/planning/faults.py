@@ -20,7 +20,7 @@ class Fault(StrEnum):
     """What can go wrong."""
 
     OVERFLOW = "overflow"
-    """A sum has left the range of the accumulators, which the compiler proves to be impossible: the results are wrong."""
+    """A sum has left the range of the accumulators, which the compiler proves to be impossible: results are wrong."""
     UNDERFLOW = "underflow"
     """Values other than 0 became 0 in a conversion from or to floating point."""
     SATURATION = "saturation"
@@ -92,8 +92,8 @@ class FaultRule:
     value
         `Action.REPLACE`: the integer that is taken.
     attempts
-        Of repetitions: how many there are at most. When they have not helped, results that are only limited are kept, and
-        otherwise the request fails.
+        Of repetitions: how many there are at most. When they have not helped, results that are only limited are kept,
+        and otherwise the request fails.
     """
 
     action: Action
@@ -160,6 +160,10 @@ class FaultPolicy:
         """A line for each operation: what happens at each fault."""
         for name in operations:
             yield f"{name}: " + "; ".join(f"{fault}: {self.rule(fault, name)}" for fault in Fault)
+
+
+DEFAULT_POLICY = FaultPolicy()
+"""The defaults for everything."""
 
 
 def _check_rule(fault: Fault, rule: FaultRule) -> None:

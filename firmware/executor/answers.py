@@ -118,7 +118,8 @@ class FaultDesk:
     def stream_failed(self, segment: Segment, stream: StreamState) -> None:
         """The whole stream has stopped: everything but inputs and outputs in DRAM is lost.
 
-        If it was of one network, that is the culprit. Otherwise it cannot be told, and each runs alone until it has ended.
+        If it was of one network, that is the culprit. Otherwise it cannot be told, and each runs alone until it has
+        ended.
         """
         state = self._state
         what = f"{stream.error.name.lower().replace('_', ' ')} at instruction {stream.error_index}"

@@ -61,9 +61,10 @@ class Executor:
         bus: TimedBus,
         config: NpuConfig,
         dram: MemoryWindow,
-        settings: Settings = Settings(),
+        settings: Settings | None = None,
         database: ProfileDatabase | None = None,
     ):
+        settings = settings or Settings()
         if settings.scheduler not in SCHEDULERS:
             raise ExecutorError(f"there is no scheduler {settings.scheduler!r}; take one of {', '.join(SCHEDULERS)}")
         self._state = ExecutorState(config, settings, DramAllocator(dram), settings.memory)
@@ -100,8 +101,8 @@ class Executor:
         Raises
         ------
         ExecutorError
-            It was made for another configuration, there is one of its name, or with those that are loaded it exceeds the
-            DRAM, even if each runs one inference at a time.
+            It was made for another configuration, there is one of its name, or with those that are loaded it exceeds
+            the DRAM, even if each runs one inference at a time.
         """
         if network.config != self._state.config:
             raise ExecutorError(
@@ -149,7 +150,8 @@ class Executor:
         Raises
         ------
         ExecutorError
-            The network is not loaded, there is a request of the name, or the request makes no sense or exceeds the DRAM.
+            The network is not loaded, there is a request of the name, or the request makes no sense or exceeds the
+            DRAM.
         CompilerError
             Its deadline cannot be met.
         """
@@ -157,15 +159,16 @@ class Executor:
         if request.name in self.results:
             raise ExecutorError(f"a request is named {request.name!r} already; give each a name of its own")
         check_request(request)
-        needed = network.dram_bytes(len(request.inputs)) + self._code_bytes(network, len(request.inputs))
+        count = len(request.inputs)
+        needed = network.dram_bytes(count) + self._code_bytes(network, count)
         if needed > self._state.dram.size:
             raise ExecutorError(
-                f"request {request.name!r} needs {needed:,} bytes of DRAM for {len(request.inputs)} inferences, but the "
-                f"executor has {self._state.dram.size:,}; make several requests of it, or give the executor more"
+                f"request {request.name!r} needs {needed:,} bytes of DRAM for {count} inferences, but the executor "
+                f"has {self._state.dram.size:,}; make several requests of it, or give the executor more"
             )
-        job = Job(request.name, network.graph, len(request.inputs), request.priority, request.arrival, request.deadline)
+        job = Job(request.name, network.graph, count, request.priority, request.arrival, request.deadline)
         check_workload(Workload((job,)), Machine.of(self._state.config, self._state.settings.memory))
-        count, arrival = len(request.inputs), max(request.arrival, self._state.now)
+        arrival = max(request.arrival, self._state.now)
         result = RequestResult(
             request.name, Status.WAITING, arrival, None, None, [None] * count, [None] * count, [network.name] * count
         )
@@ -282,7 +285,7 @@ class Executor:
         return min((cycle for cycle in cycles if cycle is not None), default=None)
 
     def _raise_priorities(self, segment: Segment) -> None:
-        """Waiting or deadlines make requests more urgent: another plan is wanted if another one is the most urgent now."""
+        """Waiting or deadlines make requests more urgent: if their order changes, another plan is wanted."""
         state = self._state
         order = [work.name for work in state.by_urgency() if not work.over and not work.blocked]
         before = [name for name in segment.works if name in order]

@@ -10,7 +10,7 @@ from tessera.compiler.integer import to_integer
 from tessera.compiler.lowering.mapping import MappedNetwork, align, map_to_machine, place_in_dram
 from tessera.compiler.planning.costs import CostTable, StreamStep, cycle_model, network_costs, task_graph
 from tessera.compiler.planning.durations import costs_of, known_durations
-from tessera.compiler.planning.faults import FaultPolicy, with_nan_policies
+from tessera.compiler.planning.faults import DEFAULT_POLICY, FaultPolicy, with_nan_policies
 from tessera.compiler.planning.profile_database import ProfileDatabase
 from tessera.compiler.planning.tasks import TaskGraph
 from tessera.compiler.quantized import QuantizedNetwork
@@ -48,7 +48,7 @@ class PreparedNetwork:
     costs: CostTable
     data_bytes: int
     code_bytes: int
-    policy: FaultPolicy = FaultPolicy()
+    policy: FaultPolicy = DEFAULT_POLICY
     quantized: QuantizedNetwork | None = None
 
     @property
@@ -95,7 +95,7 @@ def prepare(
     config: NpuConfig,
     *,
     formats: Mapping[str, DramFormat] | None = None,
-    policy: FaultPolicy = FaultPolicy(),
+    policy: FaultPolicy = DEFAULT_POLICY,
     database: ProfileDatabase | None = None,
     memory: Memory = DEFAULT_MEMORY,
 ) -> PreparedNetwork:
@@ -110,8 +110,8 @@ def prepare(
     config
         The machine.
     formats
-        What inputs and outputs are in DRAM, by name; integers where nothing is said. What loads make of NaN and infinity
-        is taken from the policy.
+        What inputs and outputs are in DRAM, by name; integers where nothing is said. What loads make of NaN and
+        infinity is taken from the policy.
     policy
         What happens when something goes wrong.
     database

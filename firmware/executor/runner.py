@@ -55,7 +55,7 @@ class Runner:
         self._desk, self._tracker, self._events = desk, tracker, events
 
     async def run(self, segment: Segment) -> StreamState:
-        """Writes and starts a segment, collects outputs, and has it paused if something changes; its state at the end."""
+        """Runs a segment: collects outputs, and has it paused if something changes. Returns its state at the end."""
         await self._write(segment)
         await self._tracker.begin()
         await self._start(segment)

@@ -130,8 +130,9 @@ def make_segment(
 ) -> Segment | None:
     """Plans what is left of some works and lowers it; ``None`` if their tensors do not fit the chip together.
 
-    Every work has a place in DRAM. At first tensors lie in all lanes, so that whatever plan comes next can read them; if
-    they do not fit so, or not at all, plans that need less of the banks are tried, and at last one operation at a time.
+    Every work has a place in DRAM. At first tensors lie in all lanes, so that whatever plan comes next can read them;
+    if they do not fit so, or not at all, plans that need less of the banks are tried, and at last one operation at a
+    time.
     """
     jobs = tuple(_job(work, urgency, state, now, settings) for work, urgency in zip(works, urgencies))
     workload = Workload(jobs, {work.name: progress(work, state) for work in works}, now)

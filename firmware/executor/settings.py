@@ -14,8 +14,8 @@ class Preemption(enum.Enum):
     """What a change, as the arrival of a request, does to a plan that runs."""
 
     BUNDLE = "bundle"
-    """The plan is paused at its next bundle, and the rest is planned again. With the scheduler ``serial``, whose bundles
-    are single operations, an arrival waits for the operation that runs."""
+    """The plan is paused at its next bundle, and the rest is planned again. With the scheduler ``serial``, whose
+    bundles are single operations, an arrival waits for the operation that runs."""
     NONE = "none"
     """The plan runs to its end: an arrival waits for the networks that run."""
 

@@ -22,7 +22,7 @@ from tessera.rtl.isa import Unit
 from tessera.sim.cycles import Memory
 
 MEMORY_BOUND = 0.75
-"""Share of a stretch's cycles in which the load unit works, from which on the memory is taken for the cause of delays."""
+"""Share of a stretch's cycles in which the load unit works from which on delays are put down to the memory."""
 
 CHECKS = 4
 """How often it is looked whether a plan that runs is late."""
@@ -191,10 +191,10 @@ class Tracker:
             run = Run(names, DurationSource.MEASURED, stretch.cycles, stretch.planned_cycles, {"bytes": stretch.bytes})
             self._database.record_run(run, memory)
 
-    # ---------------------------------------------------------------------------------------------------------- adapting
+    # -------------------------------------------------------------------------------------------------------- adapting
 
     def _adapt(self, segment: Segment, stretch: Stretch) -> None:
-        """Changes what the next plan takes for true, if the stretch was too slow or moved too much, or was fast again."""
+        """Changes what the next plan takes for true, if the stretch was slow or moved too much, or was fast again."""
         current = _bandwidth(self._state, self._state.memory)
         # A paused plan has already begun to load for its next bundle, and waits for that.
         begun = min(stretch.bundles + 1, len(segment.plan.bundles))
@@ -231,7 +231,7 @@ class Tracker:
                 yield (
                     Adaptation(
                         operation_key(work.network.mapped, task.operation), lanes[task], "cycles", planned, seen,
-                        seen / planned, f"{task.operation} of {work.network.name} took {seen:.0f} cycles, not {planned}",
+                        seen / planned, f"{task.operation} of {task.job} took {seen:.0f} cycles, not {planned}",
                     ),
                     work,
                     task.operation,
