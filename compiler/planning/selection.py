@@ -131,7 +131,6 @@ class StreamPlanner:
         for share in BANK_SHARES:
             yield schedule(workload, self._machine(bank_share=share), "dp", objective)
         yield schedule(workload, self._machine(), "greedy", objective)
-        yield schedule(workload, self._machine(capacity=CAPACITY_STEPS[1]), "dp", objective)
 
     def _machine(self, *, bank_share: float = 1.0, capacity: float = 1.0) -> Machine:
         machine = Machine.of(self._config, self._memory, int(capacity * self._config.activation_words))
