@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import Enum
 
 from tessera.firmware.bus import Bus
@@ -11,7 +11,7 @@ from tessera.rtl.control.register_map import RegisterInfo, register_map
 from tessera.rtl.isa import CONTEXTS, INSTRUCTION_BYTES, ErrorCode, Unit
 from tessera.sim.contexts import Context, ContextState, all_contexts, contexts_of
 from tessera.sim.counts import COUNT_NAMES, Counts
-from tessera.sim.windows import MemoryWindow, MemoryWindows
+from tessera.sim.windows import EVERYWHERE, MemoryWindow, MemoryWindows
 
 RESET_POLLS = 100_000
 """Readings of the status register after which a reset that has not taken effect counts as failed."""
@@ -122,6 +122,9 @@ class StreamState:
 class Npu:
     """One NPU behind a bus.
 
+    Windows that stay the same from start to start are written once, so one object alone must drive a stream of the
+    hardware.
+
     Parameters
     ----------
     bus
@@ -133,6 +136,7 @@ class Npu:
     def __init__(self, bus: Bus, stream: int = 0):
         self._bus = bus
         self._prefix = f"stream[{stream}]"
+        self._written: dict[str, int] = {}
 
     async def load_stream(self, address: int, code: bytes) -> None:
         """Writes an encoded stream to DRAM.
@@ -187,7 +191,9 @@ class Npu:
             watchdog_cycles=watchdog_cycles,
             report_progress=False,
         )
-        (await self.wait(timeout_cycles)).raise_error(self._prefix)
+        await self._bus.wait_for_interrupt(timeout_cycles)
+        await self._write("irq_status", await self._read("irq_status"))
+        (await self._outcome()).raise_error(self._prefix)
         return await self.measurements()
 
     async def start(
@@ -195,7 +201,7 @@ class Npu:
         address: int,
         *,
         contexts: Mapping[int, Context],
-        code: MemoryWindow = MemoryWindow(),
+        code: MemoryWindow = EVERYWHERE,
         watchdog_cycles: int = WATCHDOG_CYCLES,
         report_progress: bool = True,
     ) -> None:
@@ -228,6 +234,8 @@ class Npu:
         every_context = (1 << CONTEXTS) - 1 if report_progress else 0
         enabled = {"done": 1, "error": 1, "paused": 1}
         progress = {"context_error": every_context, "context_finished": every_context}
+        if not await self._read("irq_enable"):  # the whole NPU was reset, or is new
+            self._written.clear()
         await self._write("irq_status", _all_ones(self._register("irq_status")))
         await self._write("irq_enable", self._register("irq_enable").encode(**enabled, **progress))
         await self._write("address", address)
@@ -235,7 +243,7 @@ class Npu:
         for number, context in enumerate(settings):
             await self._write_window(f"context[{number}].load_window", context.load)
             await self._write_window(f"context[{number}].store_window", context.store)
-            await self._write(f"context[{number}].mode", int(context.contain))
+            await self._update(f"context[{number}].mode", int(context.contain))
         await self._write("watchdog", self._register("watchdog").encode(limit=watchdog_cycles))
         await self._write("control", self._register("control").encode(start=1))
 
@@ -257,21 +265,26 @@ class Npu:
 
     async def state(self) -> StreamState:
         """What became of the stream that was started last."""
+        return replace(
+            await self._outcome(),
+            bundle=await self._read("bundle"),
+            instructions=await self._read("instructions"),
+            contexts=tuple([await self._context_state(number) for number in range(CONTEXTS)]),
+        )
+
+    async def _outcome(self) -> StreamState:
+        """The state without its progress and its contexts, which takes few accesses."""
         status, fields = await self._read("status"), self._register("status").fields
         phase = next((phase for phase in _STOPPED if fields[phase.value].extract(status)), Phase.IDLE)
         running = bool(fields["running"].extract(status))
         error, index = ErrorCode.NONE, 0
         if phase is Phase.FAILED:
             error, index = ErrorCode(await self._read("error")), await self._read("error_index")
-        contexts = tuple([await self._context_state(number) for number in range(CONTEXTS)])
         return StreamState(
             phase=Phase.RUNNING if running and phase is not Phase.FAILED else phase,
             stuck=running and phase is Phase.FAILED,
-            bundle=await self._read("bundle"),
-            instructions=await self._read("instructions"),
             error=error,
             error_index=index,
-            contexts=contexts,
         )
 
     async def bundle(self) -> int:
@@ -286,8 +299,14 @@ class Npu:
     async def _write_window(self, name: str, window: MemoryWindow) -> None:
         """Writes a window, or only the limit of one that is closed for everything."""
         if window.limit:
-            await self._write(f"{name}.base", window.base)
-        await self._write(f"{name}.limit", window.limit)
+            await self._update(f"{name}.base", window.base)
+        await self._update(f"{name}.limit", window.limit)
+
+    async def _update(self, name: str, value: int) -> None:
+        """Writes a register that keeps its value, unless it has the value already."""
+        if self._written.get(name) != value:
+            await self._write(name, value)
+            self._written[name] = value
 
     async def measurements(self) -> RunResult:
         """What the NPU's own counters say of the stream that was started last."""

@@ -19,7 +19,7 @@ from tessera.rtl.config import NpuConfig
 from tessera.rtl.isa import MemoryFormat
 from tessera.sim.golden.evaluate import evaluate
 from tessera.sim.golden.network import Convolution, IntegerNetwork, operation_macs
-from tessera.sim.program import DramFormat, Program
+from tessera.sim.program import DramFormat, DramTensor, Program
 from tessera.sim.tensor_layout import decode_floats, encode_floats
 
 Arrays = Mapping[str, np.ndarray]
@@ -105,8 +105,9 @@ def run_network(
         The simulation failed.
     """
     before = host_before(network.quantized, inputs)
-    golden = _golden(network, before)
-    inferences = run_program(network.program, _in_dram(network.program, before), options, on_progress)
+    program = network.program
+    golden = golden_outputs(network.integer, program.inputs, program.outputs, before)
+    inferences = run_program(program, in_dram(program.inputs, before), options, on_progress)
     outputs = inferences.outputs
     return NetworkResult(
         outputs=host_after(network.quantized, outputs, before),
@@ -116,10 +117,11 @@ def run_network(
     )
 
 
-def _in_dram(program: Program, before: HostInputs) -> dict[str, np.ndarray]:
-    """What the host writes for each input, (samples, C, H, W): integers, or the real numbers themselves."""
+def in_dram(tensors: Mapping[str, DramTensor], before: HostInputs) -> dict[str, np.ndarray]:
+    """What the host writes for each input tensor, (samples, C, H, W): integers, or the real numbers themselves; raises
+    `CompilerError` if one is too large for its floating-point format."""
     inputs = dict(before.integers)
-    for name, tensor in program.inputs.items():
+    for name, tensor in tensors.items():
         if tensor.format.is_float:
             inputs[name] = before.values[name].reshape(inputs[name].shape)
             _check_representable(name, inputs[name], tensor.format.memory_format)
@@ -137,17 +139,22 @@ def _check_representable(name: str, values: np.ndarray, memory_format: MemoryFor
         )
 
 
-def _golden(network: CompiledNetwork, before: HostInputs) -> dict[str, np.ndarray]:
+def golden_outputs(
+    network: IntegerNetwork,
+    inputs: Mapping[str, DramTensor],
+    outputs: Mapping[str, DramTensor],
+    before: HostInputs,
+) -> dict[str, np.ndarray]:
     """What the host must find for each output, by the golden model: integers, or the real numbers that they become."""
-    inputs = _in_dram(network.program, before)
-    for name, tensor in network.program.inputs.items():
+    values = in_dram(inputs, before)
+    for name, tensor in inputs.items():
         if tensor.format.is_float:
-            inputs[name] = tensor.format.integers(inputs[name], tensor.type)
-    outputs = evaluate(network.integer, inputs)
-    for name, tensor in network.program.outputs.items():
+            values[name] = tensor.format.integers(values[name], tensor.type)
+    found = evaluate(network, values)
+    for name, tensor in outputs.items():
         if tensor.format.is_float:
-            outputs[name] = tensor.format.reals(outputs[name])
-    return outputs
+            found[name] = tensor.format.reals(found[name])
+    return found
 
 
 def ideal_cycles(network: IntegerNetwork, config: NpuConfig) -> float:

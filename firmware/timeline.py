@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from tessera.compiler.lowering.plan_program import PlanProgram
 from tessera.compiler.quantized import QuantizedConvolution, QuantizedNetwork
 from tessera.rtl.isa import LaneProgram, PostProcess, Source, Unit, Wait, Window, lanes_of_mask, units_of_mask
 from tessera.sim.occupancy import starts
@@ -55,7 +56,9 @@ def operation_times(program: Program, start: Sequence[int], end: Sequence[int]) 
     return list(found.values())
 
 
-def instruction_times(program: Program, completions: Sequence[tuple[int, int]]) -> tuple[list[int], list[int]]:
+def instruction_times(
+    program: Program | PlanProgram, completions: Sequence[tuple[int, int]]
+) -> tuple[list[int], list[int]]:
     """Start and end of each instruction, from the machine's trace.
 
     A unit works through its instructions in order, so the n-th completion of a unit ends its n-th instruction. When one

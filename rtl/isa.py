@@ -410,8 +410,9 @@ class Transfer(CountedInstruction):
 
     A transfer uses the memory window of its ``context``. Where a context *contains* its errors, the first READ_ERROR,
     WRITE_ERROR, NOT_A_NUMBER or WINDOW of its transfers is noted there and the stream goes on; from then on the
-    context's transfers are *squashed*: they complete, but begin no access to the bus and write no memory. The failing transfer
-    itself is squashed from the error on: what it moved before that is undefined, within its own blocks.
+    context's transfers are *squashed*: they complete, but begin no access to the bus and write no memory. Of the
+    transfer that fails, and of those of the context under way at that time, a part may have been moved. What a failed
+    context's conversions count is undefined.
     """
 
     context: int = _field(CONTEXT_BITS, "context whose memory window and error handling apply")

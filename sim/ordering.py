@@ -86,7 +86,7 @@ class StreamOrder:
     def __init__(self, config: NpuConfig, *, hazards: bool = True):
         self.config = config
         self.counts: Clock = _zero()
-        self._history = _AccessHistory(config) if hazards else None
+        self._history = AccessHistory(config) if hazards else None
         self._accesses: tuple[Instruction | None, list[Access]] = None, []  # those that were asked for last
         self._known = [_zero() for _ in Unit]
         self._completions: list[list[Clock]] = [[_zero()] for _ in Unit]
@@ -199,7 +199,7 @@ class StreamOrder:
         return clock
 
 
-class _AccessHistory:
+class AccessHistory:
     """For every address the last instruction of each unit that read it, and that wrote it."""
 
     def __init__(self, config: NpuConfig):

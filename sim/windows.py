@@ -42,6 +42,10 @@ class MemoryWindow:
         return self.base <= first and first + length <= self.limit
 
 
+EVERYWHERE = MemoryWindow()
+"""The whole address space."""
+
+
 @dataclass(frozen=True)
 class MemoryWindows:
     """The windows of a stream: for its instructions, for what it loads, and for what it stores.

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import random
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 import numpy as np
+from random_plans import PlanCase
 from random_streams import RandomStream
 
 from tessera.compiler.stream_checker import check_program, violations
@@ -17,11 +20,17 @@ from tessera.firmware.cosimulation import (
     simulate,
     unpack_outputs,
 )
+from tessera.firmware.plan_run import plan_starts, unpack_plan_outputs
 from tessera.rtl.config import NpuConfig
+from tessera.rtl.isa import CONTEXTS, Load, Store, encode_stream
+from tessera.sim.contexts import Context
 from tessera.sim.golden.evaluate import evaluate
 from tessera.sim.golden.network import IntegerNetwork
 from tessera.sim.program import Program
 from tessera.sim.stream import StreamModel
+
+CONTEXTS_OF_STREAMS = {number: Context(contain=number % 2 == 0) for number in range(CONTEXTS)}
+"""Contexts in which random streams run: some contain errors, of which there are none."""
 
 
 def assert_streams_agree(config: NpuConfig, streams: dict[str, RandomStream], options: Options) -> None:
@@ -38,8 +47,15 @@ def assert_streams_agree(config: NpuConfig, streams: dict[str, RandomStream], op
 
 def stream_problems(config: NpuConfig, streams: Sequence[RandomStream], options: Options) -> list[str]:
     """What differs between stream model and RTL for each stream; an empty text if nothing does."""
+    streams = [_in_contexts(item, seed) for seed, item in enumerate(streams)]
     starts = [
-        Start(((0, item.dram),), item.code_address, ((0, len(item.dram)),), operations=item.operations)
+        Start(
+            ((0, item.dram),),
+            item.code_address,
+            ((0, len(item.dram)),),
+            operations=item.operations,
+            contexts=CONTEXTS_OF_STREAMS,
+        )
         for item in streams
     ]
     results, _ = simulate(config, starts, options)
@@ -47,13 +63,28 @@ def stream_problems(config: NpuConfig, streams: Sequence[RandomStream], options:
     return [_problem(model, item, result) for item, result in zip(streams, results, strict=True)]
 
 
+def _in_contexts(stream: RandomStream, seed: int) -> RandomStream:
+    """The stream with its transfers in random contexts, and some of its stores marked as finishing something."""
+    rng = random.Random(seed)
+    instructions = []
+    for instruction in stream.instructions:
+        if isinstance(instruction, Load | Store):
+            finished = {"finished": rng.randrange(2)} if isinstance(instruction, Store) else {}
+            instruction = replace(instruction, context=rng.randrange(CONTEXTS), **finished)
+        instructions.append(instruction)
+    code = encode_stream(instructions)
+    dram = stream.dram[: stream.code_address] + code + stream.dram[stream.code_address + len(code) :]
+    return replace(stream, instructions=tuple(instructions), dram=dram)
+
+
 def _problem(model: StreamModel, stream: RandomStream, result: StartResult) -> str:
     """Runs a stream on the model; what differs from the RTL's result."""
-    model.clear_counts()
     model.write_memory(0, stream.dram)
-    model.execute(stream.instructions)
+    model.execute_code(stream.code_address, contexts=CONTEXTS_OF_STREAMS)
     if result.run is None:
         return result.error
+    if result.state.contexts != tuple(model.context_states):
+        return f"the contexts are {result.state.contexts}, not {model.context_states}"
     wrong = _differences(result.reads[0], model.read_memory(0, len(stream.dram)))
     if wrong:
         return f"{len(wrong)} bytes differ, the first at DRAM address {wrong[0]:#x}"
@@ -105,6 +136,44 @@ def _stream_outputs(config: NpuConfig, program: Program, inputs: Integers, outpu
     return np.stack(
         [model.run(program, {name: values[i] for name, values in inputs.items()})[output] for i in range(samples)]
     )
+
+
+def assert_plans_agree(config: NpuConfig, cases: dict[str, PlanCase], options: Options) -> dict[str, int]:
+    """Every network of every plan has the outputs on the RTL that the golden model finds for it alone; returns the
+    cycles of each plan."""
+    starts = [plan_starts(case.program, case.inputs)[0] for case in cases.values()]
+    results, _ = simulate(config, starts, options)
+    cycles = {}
+    for (name, case), result in zip(cases.items(), results, strict=True):
+        assert result.run is not None, f"{name}: {result.error}"
+        problem = plan_problem(case, unpack_plan_outputs(case.program, [result]), "RTL")
+        assert not problem, f"{name}: {problem}"
+        cycles[name] = result.run.cycles
+    return cycles
+
+
+def plan_problem(case: PlanCase, outputs: Mapping[str, Integers], source: str) -> str:
+    """Where outputs of a plan's jobs are not those of the golden model; an empty text if nowhere."""
+    for job, network in case.networks.items():
+        golden = evaluate(network, dict(case.inputs[job]))
+        for output in network.outputs:
+            if not np.array_equal(outputs[job][output], golden[output]):
+                return f"{source} and golden differ in {job}.{output}"
+    return ""
+
+
+def plan_on_stream_model(case: PlanCase) -> dict[str, dict[str, np.ndarray]]:
+    """The outputs of a plan's jobs in the stream model, which begins with banks full of ones."""
+    program = case.program
+    model = StreamModel(program.config, program.end_address)
+    for memory in (model.activations, model.weights, model.parameters, model.tables):
+        memory[...] = 1
+    (start,) = plan_starts(program, case.inputs)
+    for address, data in start.writes:
+        model.write_memory(address, data)
+    model.execute(program.instructions)
+    reads = tuple(model.read_memory(address, length) for address, length in start.reads)
+    return unpack_plan_outputs(program, [StartResult(None, reads)])
 
 
 def _differences(first: bytes, second: bytes) -> Sequence[int]:

@@ -2,9 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, TypeVar
 
 from tessera.compiler.planning import Job, Mode, Task, TaskGraph, Tensor
+
+Option = TypeVar("Option")
+
+
+def pick(rng: Any, options: Sequence[Option]) -> Option:
+    """One of some options."""
+    return options[int(rng.integers(len(options)))]
 
 
 def random_graph(rng: Any, size: int, *, scale: int = 1000, memory: float = 8.0, words: int = 1024) -> TaskGraph:
@@ -39,7 +47,7 @@ def random_graph(rng: Any, size: int, *, scale: int = 1000, memory: float = 8.0,
 
 
 def _random_task(rng: Any, index: int, predecessors: tuple[int, ...], scale: int, memory: float) -> Task:
-    least = int(rng.choice([1, 1, 2, 2, 4]))
+    least = pick(rng, (1, 1, 2, 2, 4))
     cycles = int(rng.integers(scale // 8 + 1, 2 * scale))
     gain = float(rng.uniform(1.2, 2.0))
     counts = [lanes for lanes in (1, 2, 4) if lanes >= least][: 1 + int(rng.integers(3))]
@@ -55,7 +63,8 @@ def _random_task(rng: Any, index: int, predecessors: tuple[int, ...], scale: int
         )
         for step, lanes in enumerate(counts)
     ]
-    return Task(f"op{index}", tuple(modes), predecessors, dram_bytes, int(rng.integers(0, 64)))
+    transfer = pick(rng, (0, 0, 0, cycles // 2))
+    return Task(f"op{index}", tuple(modes), predecessors, dram_bytes, int(rng.integers(0, 64)), transfer)
 
 
 def random_jobs(rng: Any, count: int, size: int, **options: Any) -> tuple[Job, ...]:

@@ -20,6 +20,7 @@ from onnx import TensorProto, helper, numpy_helper
 from tessera.cli import main
 from tessera.cli.run import check_waves
 from tessera.compiler import read_qonnx
+from tessera.compiler.planning.profile_database import UNKNOWN_MARGIN
 from tessera.sim.cosim import Simulator
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -168,7 +169,10 @@ WRONG_USAGE: dict[str, tuple[list[str], str]] = {
     "calibration of no network": (["plan", str(MLP), "-c", "other=x.npz"], r"--calibration other=.*digits_mlp"),
     "name of two networks": (["run", "a/net.onnx", "b/net.onnx", "-i", "net=x.npz"], r"net=.*a/net\.onnx, b/net\.onnx"),
     "format that no machine has": (["profile", str(MLP), "--io-format", "fp8"], r"'fp8'.*integer, fp16, bf16, fp32"),
-    "two waveforms": (["run", str(MLP), str(MLP), "--input", "x.npz", "--waves", "w.vcd"], r"one network"),
+    "database of another kind": (
+        ["profile", str(MLP), "--database", str(MLP)],
+        r"database \S+ is damaged .*--database",
+    ),
 }
 
 
@@ -295,11 +299,27 @@ def test_network_larger_than_the_machine(tessera: Command, samples: Path, tmp_pa
     _assert_refused(outcome, r"accumulator.* \d+")
 
 
-@pytest.mark.parametrize("command", ["quantize", "finetune", "plan", "run", "profile", "verilog"])
+@pytest.mark.parametrize("command", ["quantize", "finetune", "plan", "run", "profile", "report", "verilog"])
 def test_help(tessera: Command, command: str) -> None:
     outcome = tessera(command, "--help")
     assert outcome.status == 0
     assert "--json" in outcome.out
+
+
+def test_profile_predicts_without_the_rtl(tessera: Command, samples: Path, tmp_path: Path) -> None:
+    """Operations on each number of lanes that their depth allows; nothing is measured yet, and the margin a guess."""
+    database, path = tmp_path / "profile.sqlite", tmp_path / "profile.json"
+    arguments = ("profile", MLP, "-c", samples, "-a", 4, "--source", "predicted", "--database", database)
+    outcome = tessera(*arguments, "--json", path)
+    assert outcome.status == 0, outcome.err
+    (network,) = json.loads(path.read_text())["networks"]
+    assert network["predicted_cycles"] > 0
+    assert "cycles" not in network
+    rows = {(row["name"], row["lanes"]): row for row in network["by_lanes"]}
+    assert rows["linear1", 1]["predicted"] > rows["linear1", 2]["predicted"] > rows["linear1", 4]["predicted"]
+    assert {(row["measured"], row["margin"]) for row in rows.values()} == {(None, UNKNOWN_MARGIN)}
+    assert database.exists()
+    _assert_refused(tessera(*arguments, "--json", database), r"needs that file for something else")
 
 
 def test_quantize_and_plan(tessera: Command, samples: Path, tmp_path: Path) -> None:
@@ -392,7 +412,7 @@ def test_two_networks(tessera: Command, samples: Path, tmp_path: Path) -> None:
     assert outcome.status == 0, outcome.err
     assert outcome.out.count("is quantised already and keeps its depths") == 1
     rows = json.loads(summary.read_text())["networks"]
-    assert [row["name"] for row in rows] == ["digits_mlp", "net", "net"]
+    assert [row["name"] for row in rows] == ["digits_mlp", "net", "out"]
     _assert_refused(tessera("plan", MLP, network, *calibrations[:2]), r"net\.onnx is a float network.*--calibration")
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from collections import deque
+from dataclasses import replace
 from itertools import pairwise
 
 import pytest
@@ -470,7 +471,7 @@ def test_code_window(executed):
             base = (first + (0x2000 if end else 0)) >> 8
             window = {"base": base, "limit": limit + (0x20 if end else 0)}
             everything = {"base": 0, "limit": 1 << 32}
-            ctx.set(dut.new_windows, {"code": window, "load": everything, "store": everything})
+            ctx.set(dut.new_windows, {"code": window, "load": [everything] * 4, "store": [everything] * 4})
             assert await run_to_stop(ctx, dut) == expected
             bursts.append((window, list(models[0].bursts)))
             models[0].bursts.clear()
@@ -516,3 +517,68 @@ def test_full_speed():
     times = [time for _, time in units.accept_times]
     assert [late - early for early, late in pairwise(times)] == [2] * 59
     assert Decoder.LATENCY + UnitQueue.LATENCY == 3
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_pause_stops_at_the_next_bundle(seed):
+    """All that comes before the bundle is completed, nothing that follows begins, and the host learns which it is."""
+    rng = random.Random(f"pause {seed}")
+    stream, bundles = [], 0
+    for instruction in random_stream(rng, 60)[:-1]:
+        if rng.random() < 0.2:
+            bundles += 1
+            stream.append(isa.Bundle(index=100 * bundles))
+        stream.append(instruction)
+    stream.append(isa.End())
+    units = []
+
+    async def bench(ctx, dut):
+        await pulse(ctx, dut.pause)  # not while the stream is stopped
+        await pulse(ctx, dut.start)
+        await ctx.tick().repeat(rng.randrange(10, 400))
+        asked, was_running = ctx.get(dut.index), ctx.get(dut.running)
+        await pulse(ctx, dut.pause)
+        halted, ended = 0, int(not was_running)
+        while ctx.get(dut.running):
+            halted, ended = halted + ctx.get(dut.halted), ended + ctx.get(dut.ended)
+            await ctx.tick()
+        executed = ctx.get(dut.index)
+        assert (ctx.get(dut.paused), ctx.get(dut.stream_done)) == (halted, ended) and halted + ended == 1
+        *_, last = [item.index for item in stream[:executed] if isinstance(item, isa.Bundle)] or [0]
+        assert ctx.get(dut.bundle) == last
+        skipped = [index for index in range(asked + 1, executed - 1) if isinstance(stream[index], isa.Bundle)]
+        assert isinstance(stream[executed - 1], isa.Bundle if halted else isa.End) and not skipped
+        for unit in Unit:
+            wanted = sum(unit in item.units() and not isinstance(item, isa.Wait) for item in stream[:executed])
+            assert units[0].completed[unit] == wanted
+        await pulse(ctx, dut.start)
+        await ctx.tick().until(~dut.running)
+        assert (ctx.get(dut.paused), ctx.get(dut.stream_done)) == (0, 1), "the request is forgotten"
+
+    simulate(stream, bench, seed=seed, on_units=units.append)
+
+
+def test_a_contained_error_does_not_stop_the_stream():
+    """It is kept with its context until the next start; later ones of the context are not looked at."""
+    load, store = (replace(program(unit, 1), context=2) for unit in (Unit.LOAD, Unit.STORE))
+    stream = [load, program(Unit.STORE, 2), replace(load, columns=3), replace(store, finished=1), isa.End()]
+
+    async def bench(ctx, dut):
+        ctx.set(dut.contain, 0b0100)
+        raised, finished = [], 0
+        await pulse(ctx, dut.start)
+        ctx.set(dut.contain, 0)  # taken over at the start
+        while ctx.get(dut.running):
+            raised.append(ctx.get(dut.context_raised))
+            finished |= ctx.get(dut.context_finished)
+            await ctx.tick()
+        errors = ctx.get(dut.context_errors)
+        assert (errors[2].code, errors[2].index) == (ErrorCode.READ_ERROR, 0)
+        assert [errors[context].code for context in (0, 1, 3)] == [ErrorCode.NONE] * 3
+        assert ctx.get(dut.failed_contexts) == 0b0100
+        assert (ctx.get(dut.stream_done), sum(raised), max(raised)) == (1, 4, 4)
+        assert finished in (0, 0b0100)  # the store may have come first
+        await pulse(ctx, dut.start)
+        assert (ctx.get(dut.failed_contexts), ctx.get(dut.context_errors)[2].code) == (0, ErrorCode.NONE)
+
+    simulate(stream, bench, failing=(Unit.LOAD, 0))

@@ -13,6 +13,7 @@ import pytest
 from amaranth.hdl import Module
 from amaranth.lib import wiring
 from rtl_solver import Rtl, integer, prove, z3
+from test_window_formal import transfer_invariant
 
 from tessera.rtl.array.accumulators import Accumulators
 from tessera.rtl.axi import address_layout
@@ -21,7 +22,7 @@ from tessera.rtl.control import queue
 from tessera.rtl.control.queue import WaitCondition
 from tessera.rtl.control.tokens import TokenCounters
 from tessera.rtl.dma.block import BurstGate, OpenBlocks
-from tessera.rtl.dma.load import ReadRequester
+from tessera.rtl.dma.load import ReadRequester, load_settings
 from tessera.rtl.interfaces import layout_of
 from tessera.rtl.isa import TOKEN_BITS, Unit, Wait
 from tessera.rtl.window import is_inside
@@ -148,18 +149,19 @@ def has_room(values: Values) -> object:
 def credit_invariant(values: Values) -> object:
     """A burst that waits had room when it was offered, and has it still: beats arrive meanwhile, none is asked for."""
     fits = z3.ULE(number(values["outstanding"]), ReadRequester.OUTSTANDING_BEATS)
-    return z3.And(fits, z3.Implies(values["gate.offered"] == 1, has_room(values)))
+    return z3.And(fits, z3.Implies(values["bursts.gate.offered"] == 1, has_room(values)))
 
 
 def prove_credit(folder: Path) -> None:
     """The read requester counts the beats that are to come, never more than it may ask for, without wrapping around."""
     rtl = Rtl(ReadRequester(NpuConfig.preset("tiny"), axi_id=1), folder)
     values, hardware = rtl.reset()
-    prove(z3.And(values["outstanding"] == 0, values["gate.offered"] == 0), hardware)
+    prove(z3.And(values["outstanding"] == 0, values["bursts.gate.offered"] == 0), hardware)
     now, then, hardware = rtl.cycle()
     memory = z3.Implies(now["returned"] == 1, now["outstanding"] != 0)  # no more beats come than were asked for
-    constant = now["window"] == then["window"]
+    constant = now["windows"] == then["windows"]
     given = [*hardware, now["rst"] == 0, memory, constant, credit_invariant(now)]
+    given.append(transfer_invariant(now, load_settings))  # proven in its own test
     prove(has_room(now), given)
     prove(credit_invariant(then), given)
     accepted = z3.And(now["ar__valid"] == 1, now["ar__ready"] == 1)

@@ -15,6 +15,7 @@ from tessera.compiler.lowering import lower
 from tessera.firmware.cosimulation import Options, Start, run_program, simulate
 from tessera.rtl.config import NpuConfig, digits_of_depth
 from tessera.rtl.isa import (
+    Bundle,
     Depth,
     End,
     Fence,
@@ -287,6 +288,15 @@ def test_single_instructions_on_the_rtl() -> None:
         assert abs(spent[0] - spent[1]) <= 2, f"{group}: {spent[0]} cycles on the RTL, {spent[1]} predicted"
         previous = index
         index += 1
+
+
+@pytest.mark.cosim
+def test_bundles_on_the_rtl() -> None:
+    """A bundle costs its fetch and a dispatch, and waits for nothing."""
+    for bundles in (0, 1, 40):
+        stream = [load(30), *[Bundle(index=1)] * bundles, load(30), End()]
+        [result], _ = simulate(TINY, [Start(((0x8000, encode_stream(stream)),), 0x8000, ())])
+        assert abs(result.run.cycles - predict(stream, TINY).total) <= 2, bundles
 
 
 def completions(trace: list[tuple[int, int]], stream: list[Instruction]) -> list[int]:

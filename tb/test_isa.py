@@ -123,14 +123,18 @@ def test_disassembly():
     stream = [
         isa.Wait(targets=1 << Unit.LANE0 | 1 << Unit.PPU1, sources=1 << Unit.LOAD, counts=(3, *(0,) * 9)),
         isa.LaneProgram(lanes=0b0011, depth=Depth.A8, signed=1, origin_x=-1, channel_steps=4),
-        isa.Load(target=isa.LoadTarget.WEIGHTS, address=0x1000, columns=16),
+        isa.Bundle(index=2),
+        isa.Load(target=isa.LoadTarget.WEIGHTS, address=0x1000, columns=16, context=3),
+        isa.Store(finished=1),
         isa.End(),
     ]
     assert list(isa.disassemble(stream)) == [
         "     0  wait   targets=lane0+ppu1 sources=load counts=3,0,0,0,0,0,0,0,0,0",
         "     1  lane   lanes=0011 depth=A8 signed=1 origin_x=-1 channel_steps=4",
-        "     2  load   address=0x1000 columns=16 target=WEIGHTS",
-        "     3  end",
+        "     2  bundle index=2",
+        "     3  load   context=3 address=0x1000 columns=16 target=WEIGHTS",
+        "     4  store  finished=1",
+        "     5  end",
     ]
 
 
@@ -318,7 +322,8 @@ def test_decoder_agrees_with_the_models(config, seed):
                 assert found.units == units, data.hex()
                 kind = type(isa.decode(data))
                 legal.add(kind)
-                assert (found.wait, found.fence, found.end) == (kind is isa.Wait, kind is isa.Fence, kind is isa.End)
+                marks = {"wait": isa.Wait, "fence": isa.Fence, "bundle": isa.Bundle, "end": isa.End}
+                assert all(found[mark] == (kind is marked) for mark, marked in marks.items())
 
     sim = Simulator(dut)
     sim.add_clock(1e-8)

@@ -145,7 +145,7 @@ def test_skid_buffer(tmp_path: Path) -> None:
 
 def test_a_unit_has_no_more_instructions_than_its_queue_remembers(tmp_path: Path) -> None:
     """The instructions in a unit are counted without overflow, nor underflow if the unit completes only what it has."""
-    queue = UnitQueue(NpuConfig.preset("tiny"), Unit.LOAD)
+    queue = UnitQueue(NpuConfig.preset("tiny"), Unit.STORE)
     memory = fifo_queue(UnitQueue.MAX_IN_FLIGHT, "in_flight")
     rtl = Rtl(queue, tmp_path, memories=True)
     values, hardware = rtl.reset()
@@ -158,7 +158,7 @@ def test_a_unit_has_no_more_instructions_than_its_queue_remembers(tmp_path: Path
     prove(z3.And(memory.invariant(then), z3.Implies(accepted, z3.ULT(in_flight, UnitQueue.MAX_IN_FLIGHT))), given)
     completed = z3.If(now["done"] == 1, one, none)
     prove(memory.count(then) == in_flight + z3.If(accepted, one, none) - completed, given)
-    oldest = z3.Concat(now["operation"], now["oldest"])
+    oldest = z3.Concat(now["finished"], now["context"], now["operation"], now["oldest"])
     prove(z3.Implies(in_flight != 0, oldest == memory.items(now)[0]), given)
 
 

@@ -15,6 +15,7 @@ from tessera.compiler.lowering.synchronise import synchronise
 from tessera.compiler.stream_checker import StreamViolationError, check_program, violations
 from tessera.rtl.config import NpuConfig
 from tessera.rtl.isa import (
+    Bundle,
     Depth,
     End,
     Instruction,
@@ -151,6 +152,22 @@ class TestBrokenStreams:
         self.reject([*self.stream[:-1], part, End()], "has a tile whose last program is partial")
         self.reject([*self.stream[:index], wider, *self.stream[index:]], "it goes on with a tile of")
         self.reject(change(self.stream, index, partial=1), "was not asked for")
+
+    def test_bundle(self) -> None:
+        """The host may pause the stream at a bundle, so nothing may be left there that a pause would lose."""
+        last = len(self.stream) - 1
+        for index in (0, last):
+            assert not problems(self.program, [*self.stream[:index], Bundle(index=7), *self.stream[index:]])
+        after_lane, after_window = (position(self.stream, kind) + 1 for kind in (LaneProgram, Window))
+        left = "that are not post-processed before"
+        self.reject([*self.stream[:after_lane], Bundle(), *self.stream[after_lane:]], left)
+        self.reject(
+            [*self.stream[:after_window], Bundle(), *self.stream[after_window:]],
+            "has a window that is not post-processed before",
+        )
+        part = dataclasses.replace(self.stream[after_lane - 1], partial=1)
+        stream = [*self.stream[: after_lane - 1], part, Bundle(), *self.stream[after_lane - 1 :]]
+        self.reject(stream, "has a tile whose last program is partial")
 
     def test_two_windows(self) -> None:
         index = position(self.stream, Window)

@@ -9,6 +9,7 @@ import pytest
 from onnx_networks import OnnxBuilder
 
 from tessera.compiler import calibrate, import_onnx, prepare, quantize
+from tessera.compiler.lowering.plan_program import PlanProgram
 from tessera.firmware.inference import compile_network
 from tessera.firmware.timeline import bundles, instruction_times, operation_times
 from tessera.rtl.config import NpuConfig
@@ -26,7 +27,7 @@ def program_of(network: str) -> Program:
     return compile_network(quantize(graph, calibrate(graph, samples)), NpuConfig.preset("tiny")).program
 
 
-def trace_of(program: Program, prediction: Prediction) -> list[tuple[int, int]]:
+def trace_of(program: Program | PlanProgram, prediction: Prediction) -> list[tuple[int, int]]:
     """The trace of a machine that does exactly what the cycle model says."""
     masks: dict[int, int] = {}
     for instruction, end in zip(program.instructions, prediction.end.tolist(), strict=True):

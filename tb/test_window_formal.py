@@ -3,13 +3,16 @@
 For the load engine's and the store engine's address side, from the operands of an instruction to the address channel,
 and for the instruction fetch:
 
-1. *Safety*: whenever the address channel is valid, its burst lies wholly in the window, and does not cross 4 KiB.
-2. *Stability*: an address that is offered stays as it is until it is accepted, whatever ``stop`` does.
+1. *Safety*: whenever the address channel is valid, its burst lies wholly in the window (of a transfer: in that of its
+   context), and does not cross 4 KiB.
+2. *Stability*: an address that is offered stays as it is until it is accepted, whatever ``stop`` does, and whichever
+   contexts fail.
+3. *Squashing*: no burst is offered for a context that has failed, except one that was offered before.
 
 Both are shown for every state that fulfils an invariant, and the invariant by induction: it holds after reset, and in
 the cycle after any in which it holds. So they hold in every cycle, for every instruction that the decoder lets through
-(its rows have at least one element, see `tessera.rtl.legality`) and for every window that is constant while the unit
-works, which `InstructionStream` sees to.
+(its rows have at least one element, see `tessera.rtl.legality`) and for all windows that are constant while the unit
+works, and contexts that stay failed, which `InstructionStream` sees to.
 """
 
 from __future__ import annotations
@@ -26,7 +29,8 @@ from tessera.rtl.config import AXI_BURST_BYTES, NpuConfig
 from tessera.rtl.control.fetch import InstructionFetch
 from tessera.rtl.dma import block, load, store
 from tessera.rtl.dma.block import block_layout
-from tessera.rtl.isa import INSTRUCTION_BYTES
+from tessera.rtl.dma.bursts import TransferBursts
+from tessera.rtl.isa import CONTEXT_BITS, CONTEXTS, INSTRUCTION_BYTES
 from tessera.rtl.window import window_layout
 
 pytestmark = pytest.mark.formal
@@ -50,9 +54,9 @@ def number(vector: object, layout: data.StructLayout, name: str) -> object:
     return integer(field(vector, layout, name), BITS, signed=False)
 
 
-def is_safe(values: Values, channel: str, beat_bytes: int) -> object:
+def is_safe(values: Values, channel: str, beat_bytes: int, window: object) -> object:
     """The burst on the address channel, if there is one, lies in the window and in a page."""
-    payload, window = values[f"{channel}__payload"], values["window"]
+    payload = values[f"{channel}__payload"]
     first = number(payload, address_layout(), "addr")
     last = first + (number(payload, address_layout(), "len") + 1) * beat_bytes - 1
     base, limit = (number(window, window_layout(), name) * AXI_BURST_BYTES for name in ("base", "limit"))
@@ -76,10 +80,50 @@ def has_columns(values: Values, settings: Callable[[], data.StructLayout]) -> ob
 
 def transfer_invariant(values: Values, settings: Callable[[], data.StructLayout]) -> object:
     """The block that is walked has columns, the row that is split has beats left."""
-    columns = field(values["walker.block"], block_layout(settings()), "columns")
+    columns = field(values["bursts.walker.block"], block_layout(settings()), "columns")
     return z3.And(
-        z3.Implies(values["walker.rows__valid"] == 1, columns != 0),
-        z3.Implies(values["splitter.bursts__valid"] == 1, values["splitter.beats"] != 0),
+        z3.Implies(values["bursts.walker.rows__valid"] == 1, columns != 0),
+        z3.Implies(values["bursts.splitter.bursts__valid"] == 1, values["bursts.splitter.beats"] != 0),
+        context_invariant(values, settings),
+    )
+
+
+def window_of_burst(values: Values) -> object:
+    """The window of the context of the burst that is split off."""
+    size, context = window_layout().size, values["bursts.splitter.context"]
+    windows = [z3.Extract(size * (index + 1) - 1, size * index, values["windows"]) for index in range(CONTEXTS)]
+    chosen = windows[0]
+    for index in range(1, CONTEXTS):
+        chosen = z3.If(context == index, windows[index], chosen)
+    return chosen
+
+
+def has_failed(values: Values) -> object:
+    """The context of the burst that is split off has failed."""
+    return z3.Extract(0, 0, z3.LShR(values["failed"], z3.ZeroExt(CONTEXTS - CONTEXT_BITS, context_of(values)))) == 1
+
+
+def context_of(values: Values) -> object:
+    """The context of the burst that is split off."""
+    return values["bursts.splitter.context"]
+
+
+def context_invariant(values: Values, settings: Callable[[], data.StructLayout]) -> object:
+    """The gate looks at the window of the burst's context; a row that is not the last is followed by one of the same
+    context; and what is squashed is a burst of a context that has failed, and was not offered.
+    """
+    layout = block_layout(settings())
+    low = layout["settings"].offset + settings()["context"].offset
+    walked = z3.Extract(low + CONTEXT_BITS - 1, low, values["bursts.walker.block"])
+    active = values["bursts.splitter.bursts__valid"] == 1
+    follows = z3.And(values["bursts.walker.rows__valid"] == 1, walked == context_of(values))
+    squashes = z3.And(active, has_failed(values), values["bursts.gate.offered"] == 0)
+    return z3.And(
+        z3.Implies(active, values["bursts.window"] == window_of_burst(values)),
+        z3.Implies(z3.And(active, values["bursts.splitter.last"] == 0), follows),
+        z3.Implies(values["bursts.fsm_state"] != 0, squashes),
+        z3.Implies(values["bursts.gate.offered"] == 1, active),
+        values["bursts.fsm_state"] != 3,
     )
 
 
@@ -94,9 +138,12 @@ def prove_transfers(rtl: Rtl, config: NpuConfig, channel: str, settings: Callabl
     values, hardware = rtl.reset()
     prove(transfer_invariant(values, settings), hardware)
     now, then, hardware = rtl.cycle()
-    given = [*hardware, has_columns(now, settings), transfer_invariant(now, settings), now["window"] == then["window"]]
+    given = [*hardware, has_columns(now, settings), transfer_invariant(now, settings)]
+    given += [now["windows"] == then["windows"], now["failed"] & ~then["failed"] == 0]
     prove(transfer_invariant(then, settings), given)
-    prove(is_safe(now, channel, config.beat_bytes), given)
+    prove(is_safe(now, channel, config.beat_bytes, window_of_burst(now)), given)
+    offers = z3.And(now[f"{channel}__valid"] == 1, has_failed(now))
+    prove(z3.Implies(offers, now["bursts.gate.offered"] == 1), given)
     prove(stays(now, then, channel), [*given, *credit_invariant(now, channel)])
 
 
@@ -128,10 +175,10 @@ def test_fetch_stays_in_its_window(name: str, tmp_path: Path) -> None:
     values, hardware = rtl.reset()
     prove(z3.And(values["axi__ar__valid"] == 0, is_aligned(values["next_address"])), hardware)
     now, then, hardware = rtl.cycle()
-    given = [*hardware, now["window"] == then["window"], is_safe(now, "axi__ar", config.beat_bytes)]
+    given = [*hardware, now["window"] == then["window"], is_safe(now, "axi__ar", config.beat_bytes, now["window"])]
     given += [is_aligned(now["address"]), is_aligned(now["next_address"])]
     prove(is_aligned(then["next_address"]), given)
-    prove(is_safe(then, "axi__ar", config.beat_bytes), given)
+    prove(is_safe(then, "axi__ar", config.beat_bytes, then["window"]), given)
     prove(stays(now, then, "axi__ar"), given)
 
 
@@ -139,6 +186,16 @@ def test_fetch_stays_in_its_window(name: str, tmp_path: Path) -> None:
 def test_a_gate_that_looks_at_too_little_is_found(unit: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Without the comparison with the limit there is a counterexample."""
     monkeypatch.setattr(block, "is_inside", lambda window, address: address[8:] >= window.base)
+    requester, channel, settings = REQUESTERS[unit]
+    rtl = Rtl(requester(CONFIGS["tiny"], axi_id=1), tmp_path)
+    with pytest.raises(AssertionError, match="disproved, for example by "):
+        prove_transfers(rtl, CONFIGS["tiny"], channel, settings)
+
+
+@pytest.mark.parametrize("unit", REQUESTERS)
+def test_a_window_of_another_context_is_found(unit: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where every context has the window of the first one there is a counterexample."""
+    monkeypatch.setattr(TransferBursts, "_window_of", lambda bursts, context: bursts.windows[0])
     requester, channel, settings = REQUESTERS[unit]
     rtl = Rtl(requester(CONFIGS["tiny"], axi_id=1), tmp_path)
     with pytest.raises(AssertionError, match="disproved, for example by "):

@@ -117,7 +117,8 @@ def choose_partition(work: Work, workers: Workers, groups: tuple[int, int] | Non
     """The partition with the shortest estimated duration, or one nearly as short with more channel groups.
 
     Channel groups have weights of their own, so that each lane loads fewer, and more of them can be loaded ahead; pixel
-    groups all need the same. Among equals the one with the fewest tiles is taken. ``groups`` are the pixel groups and channel groups that it must have, if they are given.
+    groups all need the same. Among equals the one with the fewest tiles is taken. ``groups`` are the pixel groups and
+    channel groups that it must have, if they are given.
     """
     allowed = [groups] if groups else _groups(work, workers)
     candidates = [candidate for each in allowed for candidate in _partitions(work, workers, *each)]

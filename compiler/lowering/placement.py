@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
+from typing import Any
 
 from tessera.compiler.lowering.storage import Storage
 from tessera.rtl.config import NpuConfig
@@ -38,8 +39,8 @@ class Ring:
         self._next = 0
 
     def share(self, needed: int, sharers: int) -> Ring:
-        """The next ``needed`` addresses as a ring of their own; at most an equal part of the range for each sharer, and at
-        least one address where there is any."""
+        """The next ``needed`` addresses as a ring of their own; at most an equal part of the range for each sharer, and
+        at least one address where there is any."""
         most = max(self.size // sharers, min(1, self.size))
         size = min(needed, most)
         return Ring(size, self.allocate(size), most)
@@ -114,7 +115,7 @@ Placed = dict[Name, tuple[Lifetime, int]]
 
 
 def place(
-    lifetimes: Sequence[Lifetime], size: int, fixed: Mapping[Name, int] = MappingProxyType({})
+    lifetimes: Sequence[Lifetime], size: int, fixed: Mapping[Any, int] = MappingProxyType({})
 ) -> dict[Name, int] | None:
     """Gives every lifetime words in a bank of ``size`` words; those alive at the same time never overlap.
 

@@ -235,9 +235,9 @@ def _moves(placement: PlanPlacement, jobs: Mapping[str, _Job]) -> list[PlanStep]
 class _SlotRings:
     """Shares of the memories that slots use in turn, so that the slots of a bundle do not wait for each other.
 
-    A slot has the weight banks of its lanes. Of the memories for parameters and tables it has what it needs, but at most
-    an equal part: the pieces of slots and bundles follow one another round and round, so that what was used last is
-    overwritten last.
+    A slot has the weight banks of its lanes. Of the memories for parameters and tables it has what it needs, but at
+    most an equal part: the pieces of slots and bundles follow one another round and round, so that what was used last
+    is overwritten last.
     """
 
     def __init__(self, config: NpuConfig):
@@ -322,14 +322,13 @@ def _one_by_one(bundles: Sequence[list[PlanStep]], config: NpuConfig, memory: Me
 
 def _mark_finished(steps: list[PlanStep]) -> list[PlanStep]:
     """The steps with the last store of each inference marked."""
-    last = {(step.task.job, step.task.inference): index for index, step in enumerate(steps) if _is_store(step)}
-    for index in last.values():
-        steps[index] = replace(steps[index], instruction=replace(steps[index].instruction, finished=1))
+    last: dict[tuple[str, int], tuple[int, Store]] = {}
+    for index, step in enumerate(steps):
+        if step.task is not None and isinstance(step.instruction, Store):
+            last[step.task.job, step.task.inference] = index, step.instruction
+    for index, store in last.values():
+        steps[index] = replace(steps[index], instruction=replace(store, finished=1))
     return steps
-
-
-def _is_store(step: PlanStep) -> bool:
-    return step.task is not None and isinstance(step.instruction, Store)
 
 
 def _finish(

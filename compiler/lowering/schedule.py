@@ -8,6 +8,7 @@ from collections.abc import Iterable, Iterator, Sequence
 import numpy as np
 
 from tessera.compiler.lowering.builder import StepType
+from tessera.compiler.lowering.load_order import let_loads_pass
 from tessera.compiler.lowering.synchronise import synchronise, synchronise_steps
 from tessera.rtl.config import NpuConfig
 from tessera.rtl.isa import (
@@ -27,7 +28,12 @@ from tessera.sim.ordering import StreamOrder
 
 
 def schedule(steps: Sequence[StepType], config: NpuConfig, memory: Memory = DEFAULT_MEMORY) -> list[StepType]:
-    """The steps in the order of their predicted starts, with the waits that this order needs."""
+    """The steps in the order of their predicted starts, with the waits that this order needs.
+
+    Loads that need not wait pass those that must, so that the bus does not rest.
+    """
+    starts, ends = _earliest_times(steps, config, memory)
+    steps = let_loads_pass(steps, config, starts, ends)
     return synchronise_steps([step for _, step in in_order_of_starts(steps, config, memory)], config)
 
 
@@ -42,9 +48,17 @@ def in_order_of_starts(
     front of a bundle that they belong to.
     """
     instructions = synchronise([step.instruction for step in steps], config)
-    starts = predict(instructions, config, memory, dispatch=False).start
-    keys = _Keys(config, starts.tolist()).of(instructions)
+    prediction = predict(instructions, config, memory, dispatch=False)
+    keys = _Keys(config, prediction.start.tolist()).of(instructions)
     return [(keys[index], steps[index]) for index in np.argsort(keys, kind="stable")]
+
+
+def _earliest_times(steps: Sequence[StepType], config: NpuConfig, memory: Memory) -> tuple[list[int], list[int]]:
+    """The cycles at which the steps could start and end, in their order."""
+    instructions = synchronise([step.instruction for step in steps], config)
+    prediction = predict(instructions, config, memory, dispatch=False)
+    kept = [index for index, instruction in enumerate(instructions) if not isinstance(instruction, Wait | Fence)]
+    return prediction.start[kept].tolist(), prediction.end[kept].tolist()
 
 
 class _Keys:
@@ -85,8 +99,11 @@ class _Keys:
             self._least[unit] = max(self._least[unit], *(self._keys[index] for index in awaited))
 
     def _begin_bundle(self) -> None:
-        """A bundle begins behind all that is before it, and nothing of it but loads is in front."""
-        begin = max(self._keys, default=0)
+        """A bundle begins behind all that is before it, and nothing of it but loads is in front.
+
+        Loads that are used before it stand before their users, and so before it.
+        """
+        begin = max(least for unit, least in zip(Unit, self._least, strict=True) if unit is not Unit.LOAD)
         self._keys.append(begin)
         self._least = [least if unit is Unit.LOAD else begin for unit, least in zip(Unit, self._least, strict=True)]
 

@@ -98,9 +98,8 @@ def uniform_program(mapped: MappedNetwork, lanes: int) -> Program:
     kept = [index for index, each in enumerate(plan.instructions) if not isinstance(each, BundleMark)]
     instructions = tuple(_unmarked(plan.instructions[index]) for index in kept)
     image = job.data.ljust(plan.code_address - job.data_address, b"\0") + encode_stream(instructions)
-    placement = place_tensors(
-        mapped, {each.name: where for each, where in plan.placement.ranges.items() if not each.role}
-    )
+    roots = {each.name: where for each, where in plan.placement.ranges.items() if not each.role}
+    placement = place_tensors(mapped, roots)
     tensors = job.tensors[0]
     return Program(
         name=name,

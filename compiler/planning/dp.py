@@ -12,7 +12,7 @@ from tessera.compiler.planning.model import MAX_CONTEXTS, BundleWork, Machine, M
 from tessera.compiler.planning.objective import Objective
 from tessera.compiler.planning.plan import ExecutionPlan
 from tessera.compiler.planning.problem import Outcome, Problem, Vector
-from tessera.compiler.planning.serial import alone, serial_outcome
+from tessera.compiler.planning.serial import alone, job_ranks, serial_outcome
 
 MAX_EXACT_JOBS = 2
 """Jobs for which the search is exact."""
@@ -25,8 +25,8 @@ LABELS = 3000
 
 MIN_BEAM, MAX_BEAM = 4, 48
 
-NEW_JOBS = 2
-"""Jobs that have not begun which a search with a beam looks at."""
+NEW_JOBS = 3
+"""Jobs that have not begun which a search with a beam looks at, if more have not than there are contexts."""
 
 
 def dp(problem: Problem, objective: Objective = Objective.MAKESPAN, *, beam: int | None = None) -> ExecutionPlan:
@@ -107,6 +107,7 @@ class _Search:
     def __init__(self, problem: Problem, objective: Objective, own: Sequence[int], beam: int, incumbent: float):
         self._problem, self._objective, self._own, self._beam = problem, objective, own, beam
         self._incumbent = incumbent
+        self._ranks = job_ranks(problem, objective)
         self._best: _Label | None = None
         self._layers: dict[int, dict[Vector, list[_Label]]] = {}
         self._rests: dict[Vector, _Rest] = {}
@@ -146,15 +147,22 @@ class _Search:
                     self._insert(_Label(work.targets, moment, cost, weighted, bound, label, work))
 
     def _jobs(self, vector: Vector) -> list[int]:
-        """Those in progress, and those that have not begun: all, or the next by arrival and priority."""
+        """Those in progress, and of those that have not begun all, or the most promising."""
         states = self._problem.of(vector)
         going = [index for index, state in enumerate(states) if state.started and not state.finished]
         new = [index for index, state in enumerate(states) if not state.started]
         room = MAX_CONTEXTS - len(going)
-        if not self._beam:
-            return going + (new if room else [])
-        new.sort(key=lambda index: (self._problem.jobs[index].arrival, -self._problem.jobs[index].priority, index))
-        return sorted(going + new[: min(room, max(NEW_JOBS, room))])
+        if self._beam and len(new) > room > 0:
+            new = self._promising(vector, new)[: max(room, NEW_JOBS)]
+        return sorted(going + new) if room else going
+
+    def _promising(self, vector: Vector, new: list[int]) -> list[int]:
+        """Jobs that have not begun: the first by the objective, the largest, that most bound by memory, the rest."""
+        states = self._problem.of(vector)
+        by_rank = sorted(new, key=lambda index: (self._problem.jobs[index].arrival, self._ranks[index]))
+        largest = min(new, key=lambda index: (-states[index].lane_cycles, index))
+        memory = min(new, key=lambda index: (-states[index].traffic / max(1, states[index].lane_cycles), index))
+        return list(dict.fromkeys([by_rank[0], largest, memory, *by_rank]))
 
     def _finish(self, label: _Label, work: BundleWork, ends: Sequence[int]) -> tuple[float, float]:
         cost, weighted = label.cost, label.weighted

@@ -9,7 +9,6 @@ from tessera.compiler.lowering.mapping import MappedNetwork
 from tessera.compiler.planning.costs import Cost, CostTable, network_costs
 from tessera.compiler.planning.operation_key import kind_of, operation_key
 from tessera.compiler.planning.profile_database import Duration, DurationSource, Observation, ProfileDatabase
-from tessera.sim.cycles import DEFAULT_MEMORY, Memory
 
 DurationTable = Mapping[str, Mapping[int, Duration]]
 """By operation, by number of lanes."""
@@ -28,7 +27,6 @@ def known_durations(
     mapped: MappedNetwork,
     database: ProfileDatabase,
     source: DurationSource = DurationSource.MEASURED,
-    memory: Memory = DEFAULT_MEMORY,
     predicted: CostTable | None = None,
 ) -> DurationTable:
     """The durations of a network's operations on every number of lanes.
@@ -42,8 +40,6 @@ def known_durations(
     source
         ``MEASURED``: what was measured, where it was; ``PREDICTED``: predictions alone. A prediction that an executor
         had to adapt is taken with the factor that it found.
-    memory
-        The memory with which it will run.
     predicted
         The predictions, if they are there already.
 
@@ -60,7 +56,7 @@ def known_durations(
         key, kind = operation_key(mapped, name), kind_of(mapped.operations[name])
         table[name] = {}
         for lanes, cost in by_lanes.items():
-            found = database.duration(key, lanes, source, memory) if source is DurationSource.MEASURED else None
+            found = database.duration(key, lanes, source) if source is DurationSource.MEASURED else None
             if found is None:
                 cost = replace(cost, cycles=round(cost.cycles * database.factor(key, lanes)))
                 found = Duration(cost, DurationSource.PREDICTED, 1, database.margin(kind, lanes))

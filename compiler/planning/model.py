@@ -19,6 +19,7 @@ from fractions import Fraction
 from functools import cached_property
 from typing import NamedTuple
 
+from tessera.compiler.planning.tasks import Task
 from tessera.rtl.config import NpuConfig
 from tessera.rtl.isa import PPU_SLICES
 from tessera.sim.cycles import Memory
@@ -83,6 +84,11 @@ class Machine:
     def ahead_limit(self) -> int:
         """Units that fit the weight banks."""
         return self.lanes * self.weight_bank_bytes * self.byte
+
+
+def traffic_of(task: Task, machine: Machine) -> int:
+    """Units of bytes of a task; loads that take longer than their bytes count as the bytes that would take as long."""
+    return max(task.dram_bytes * machine.byte, task.transfer_cycles * machine.bandwidth.numerator)
 
 
 class SlotWork(NamedTuple):

@@ -5,7 +5,6 @@ The steps of a stream are owned by whatever the caller wants to tell apart: oper
 
 from __future__ import annotations
 
-from bisect import bisect_right
 from collections import defaultdict, deque
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -17,6 +16,7 @@ from tessera.compiler.mixed_precision.costs import transfer_bytes
 from tessera.rtl.config import NpuConfig
 from tessera.rtl.isa import (
     INSTRUCTION_BYTES,
+    PPU_SLICES,
     LaneProgram,
     Load,
     LoadTarget,
@@ -31,7 +31,13 @@ from tessera.sim.occupancy import lane_cycles, post_cycles, starts
 
 CONFLICT_FACTOR = 2
 """A window takes at most so many times the cycles that it takes undisturbed, by conflicts on the ports of the banks.
-What seems more is waiting to be dispatched, behind work of other operations, which no trace shows."""
+What seems more is waiting to be fetched and dispatched, which no trace shows."""
+
+LANE_CONFLICTS = 8
+"""A lane program, whose lanes come first at the ports, takes at most this part more than undisturbed..."""
+
+LANE_START_UP = 32
+"""... and these cycles, for its token and its first weights."""
 
 Owner = Any
 """What steps belong to: the name of an operation, or the task of a plan."""
@@ -110,20 +116,26 @@ def occupancies(steps: Sequence[StreamStep], config: NpuConfig, ends: Sequence[i
         For each step the cycle in which it had finished.
     """
     begun = starts([step.instruction for step in steps], config, ends)
-    backlog = _Backlog(steps, ends)
+    accumulators, slices = _Accumulators(config), _Slices(config)
     windows: dict[int, deque[tuple[int, int]]] = defaultdict(deque)
     found: dict[Owner, Occupancy] = defaultdict(Occupancy)
     for step, start, end in zip(steps, begun, ends, strict=True):
         instruction, operation = step.instruction, found[step.owner]
         if isinstance(instruction, LaneProgram):
-            kept = end - max(start, backlog.before(end - lane_cycles(instruction, config), step.owner))
+            least = lane_cycles(instruction, config)
+            free, owner = accumulators.free(instruction)
+            begin = max(start, min(free, end - least))
+            start = start if owner == step.owner else begin
+            kept = begin - start + min(end - begin, least + least // LANE_CONFLICTS + LANE_START_UP)
             for lane in lanes_of_mask(instruction.lanes):
                 operation.units[lane] += kept
             operation.summed = max(operation.summed, end)
+            slices.sum(instruction, end)
         elif isinstance(instruction, Window):
             windows[instruction.slice].append((start, instruction.kernel_height * instruction.kernel_width))
         elif isinstance(instruction, PostProcess):
             read, positions = (0, 1) if instruction.source is Source.LANES else windows[instruction.slice].popleft()
+            accumulators.release(instruction, end, slices.own(instruction, step.owner, start, end))
             least = post_cycles(instruction, positions, config)
             if instruction.source is Source.WINDOW:
                 kept = end - max(start, read)
@@ -134,26 +146,53 @@ def occupancies(steps: Sequence[StreamStep], config: NpuConfig, ends: Sequence[i
     return {owner: operation for owner, operation in found.items() if operation.units}
 
 
-class _Backlog:
-    """What an operation's lanes wait for that is not its own: post-processing that other operations have left."""
+class _Accumulators:
+    """When a lane's accumulators, of which it has two memories, were free for its next tile, and by whose doing."""
 
-    def __init__(self, steps: Sequence[StreamStep], ends: Sequence[int]):
-        timed = zip(steps, ends, strict=True)
-        posts = [(end, step.owner) for step, end in timed if isinstance(step.instruction, PostProcess)]
-        posts.sort(key=lambda post: post[0])
-        self._ends = [end for end, _ in posts]
-        self._owners = [owner for _, owner in posts]
-        self._other = [-1] * len(posts)  # the last one before each that has another owner
-        for index in range(1, len(posts)):
-            same = self._owners[index] == self._owners[index - 1]
-            self._other[index] = self._other[index - 1] if same else index - 1
+    def __init__(self, config: NpuConfig):
+        self._released: list[deque[tuple[int, Owner]]] = [deque([(0, None), (0, None)]) for _ in range(config.lanes)]
+        self._open = [False] * config.lanes
 
-    def before(self, cycle: int, owner: Owner) -> int:
-        """The last cycle, up to a given one, in which a post-process of another owner ended; 0 if none did."""
-        index = bisect_right(self._ends, cycle) - 1
-        if index >= 0 and self._owners[index] == owner:
-            index = self._other[index]
-        return self._ends[index] if index >= 0 else 0
+    def free(self, program: LaneProgram) -> tuple[int, Owner]:
+        """The cycle for a lane program, 0 if it adds to a tile that is begun, and whose post-processing it waited for;
+        ``None`` if that was held up itself."""
+        lanes = lanes_of_mask(program.lanes)
+        cycle, owner = max(
+            ((0, None) if self._open[lane] else self._released[lane].popleft() for lane in lanes),
+            key=lambda released: released[0],
+        )
+        for lane in lanes:
+            self._open[lane] = bool(program.partial)
+        return cycle, owner
+
+    def release(self, post: PostProcess, end: int, owner: Owner) -> None:
+        """A post-process that ended in a cycle has freed what it took."""
+        for lane in lanes_of_mask(post.lanes):
+            self._released[lane].append((end, owner))
+
+
+class _Slices:
+    """Tells whether post-processes were as early as their own operation let them be, or held up: by another operation's
+    that the slice had to do before, or because they were told to wait, for their parameters."""
+
+    def __init__(self, config: NpuConfig):
+        self._tiles: list[deque[int]] = [deque() for _ in range(config.lanes)]
+        self._last: list[tuple[int, Owner]] = [(0, None)] * PPU_SLICES
+
+    def sum(self, program: LaneProgram, end: int) -> None:
+        """A lane program ended in a cycle."""
+        if not program.partial:
+            for lane in lanes_of_mask(program.lanes):
+                self._tiles[lane].append(end)
+
+    def own(self, post: PostProcess, owner: Owner, start: int, end: int) -> Owner:
+        """The owner of a post-process that kept its slice between two cycles; ``None`` if it was held up."""
+        summed = max((self._tiles[lane].popleft() for lane in lanes_of_mask(post.lanes)), default=0)
+        free, before = self._last[post.slice]
+        if start > max(free, summed) or (start > summed and before != owner):
+            owner = None
+        self._last[post.slice] = end, owner
+        return owner
 
 
 def traffic(steps: Sequence[StreamStep], config: NpuConfig) -> dict[Owner, Traffic]:

@@ -223,14 +223,13 @@ class ProfileDatabase:
                 rows,
             )
 
-    def duration(
-        self, operation: str, lanes: int, source: DurationSource, memory: Memory = DEFAULT_MEMORY
-    ) -> Duration | None:
-        """What was observed of an operation, if anything; with this memory, or else with another one."""
+    def duration(self, operation: str, lanes: int, source: DurationSource) -> Duration | None:
+        """What was observed of an operation, if anything: with the memory with which it took least, since a slow memory
+        can only add to what it takes, by keeping its instructions waiting."""
         rows = self._rows(
             f"SELECT count, least, most, {', '.join(_COSTS)} FROM durations WHERE operation = ? AND lanes = ? "
-            "AND configuration = ? AND version = ? AND source = ? ORDER BY memory <> ?, count DESC LIMIT 1",
-            (operation, lanes, self._configuration, self._version, source, memory_key(memory)),
+            "AND configuration = ? AND version = ? AND source = ? ORDER BY cycles, memory LIMIT 1",
+            (operation, lanes, self._configuration, self._version, source),
         )
         for count, least, most, *costs in rows:
             cost = Cost(*map(round, costs))
@@ -249,9 +248,10 @@ class ProfileDatabase:
             ("", ()),
         ):
             rows = self._rows(
-                "SELECT m.cycles / p.cycles FROM durations m JOIN durations p USING "
+                "SELECT min(m.cycles) / min(p.cycles) FROM durations m JOIN durations p USING "
                 "(operation, lanes, configuration, version) WHERE m.source = 'measured' AND p.source = 'predicted' "
-                f"AND p.cycles > 0 AND configuration = ? AND version = ? {condition}",
+                f"AND p.cycles > 0 AND configuration = ? AND version = ? {condition} "
+                "GROUP BY operation, lanes",
                 (self._configuration, self._version, *values),
             )
             if len(rows) >= LEAST_PAIRS or (rows and not condition):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from tessera.compiler.planning.model import Machine, SlotWork
+from tessera.compiler.planning.model import Machine, SlotWork, traffic_of
 from tessera.compiler.planning.tasks import Job, Task
 from tessera.compiler.planning.workload import Progress
 
@@ -94,7 +94,7 @@ class JobStates:
         ]
         self._least = (
             [min(mode.cycles * mode.lanes for mode in task.modes) for task in self.tasks],
-            [task.dram_bytes for task in self.tasks],
+            [traffic_of(task, machine) for task in self.tasks],
             [min(mode.post_cycles for mode in task.modes) for task in self.tasks],
         )
         self._inner, self._outer = self._paths(last=False), self._paths(last=True)
@@ -237,7 +237,7 @@ class JobStates:
             codes=codes,
             cycles=sequence.end,
             last_start=sequence.last_start,
-            traffic=sum(task.dram_bytes for task in tasks) * self.machine.byte,
+            traffic=sum(traffic_of(task, self.machine) for task in tasks),
             post_cycles=sum(mode.post_cycles for mode in modes),
             bank_bytes=sum(mode.weight_bytes for mode in modes),
             needs=frozenset(
@@ -262,7 +262,7 @@ class JobStates:
         after = self.job.inferences - inferences - 1  # inferences after the one in progress
         left = [index for index in range(len(self.tasks)) if after >= 0 and not done >> index & 1]
         after = max(after, 0)
-        lane_cycles, dram_bytes, post_cycles = (
+        lane_cycles, traffic, post_cycles = (
             sum(least[index] for index in left) + after * sum(least) for least in self._least
         )
         return JobState(
@@ -274,7 +274,7 @@ class JobStates:
             words=self._words(done, 0),
             peak=max(self._peak(done) if left else 0, self._peak(0) if after else 0),
             lane_cycles=lane_cycles,
-            traffic=dram_bytes * self.machine.byte,
+            traffic=traffic,
             post_cycles=post_cycles,
             path=self._path(left, after) if left else 0,
         )

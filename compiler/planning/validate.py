@@ -278,17 +278,18 @@ class _Timeline:
 
     def _loads(self, bundle: Bundle, modes: list[list[Mode]], start: int) -> int:
         """First whole cycle by which everything that a bundle moves has been moved."""
-        total = sum(self._task(task).dram_bytes for slot in bundle.slots for task in slot.tasks)
+        tasks = [self._task(task) for slot in bundle.slots for task in slot.tasks]
+        total = sum(max(Fraction(task.dram_bytes), task.transfer_cycles * self._rate) for task in tasks)
         if not self._prefetch:
             return math.ceil(start + total / self._rate)
         bank = self._machine.weight_bank_bytes
         fullest = max(sum(mode.weight_bytes for mode in own) for own in modes)
         room = (
-            math.floor(Fraction(total * bank, fullest))
+            Fraction(math.floor(total) * bank // fullest)
             if fullest > bank
             else total + self._machine.lanes * (bank - fullest)
         )
-        room = min(room, self._machine.lanes * bank)
+        room = min(room, Fraction(self._machine.lanes * bank))
         begin = max(self._bus_free, start - room / self._rate)
         self._bus_free = begin + total / self._rate
         return max(start, math.ceil(self._bus_free))

@@ -234,7 +234,8 @@ class BurstSplitter(wiring.Component):
         burst_beats = self._config.burst_beats
         span, burst = self.spans.payload, self.bursts.payload
         active = Signal()
-        last, context = Signal(reset_less=True), Signal.like(span.context, reset_less=True)
+        last = Signal(reset_less=True)
+        context = Signal.like(span.context, reset_less=True)
         beat = Signal(len(span.address) - beat_bits, reset_less=True)
         beats = Signal(len(span.bytes) + 1 - beat_bits, reset_less=True)
         to_boundary = burst_beats - beat[: address_bits(burst_beats)]

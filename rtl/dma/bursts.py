@@ -106,11 +106,14 @@ class TransferBursts(wiring.Component):
             open_blocks.done.eq(self.done),
         ]
         with m.If(splitter.spans.ready):
-            m.d.sync += window.eq(self.windows[row.settings.context])
+            m.d.sync += window.eq(self._window_of(row.settings.context))
         stuck = splitter.bursts.valid & blocked & ~gate.offered & self.enable
         begins, ends = self._squash(m, stuck & open_blocks.none & self.drained, walker, splitter)
         m.d.comb += [open_blocks.issued.eq(last_accepted | begins), self.ended.eq(last_accepted | ends)]
         return m
+
+    def _window_of(self, context: Value) -> data.View:
+        return self.windows[context]
 
     def _squash(self, m: Module, wanted: Value, walker: RowWalker, splitter: BurstSplitter) -> tuple[Signal, Signal]:
         """Drops the rest of the block at the gate, in the data side and then here; returns when that begins and ends.

@@ -1,4 +1,4 @@
-"""The command line: ``tessera quantize | plan | run | profile | verilog``.
+"""The command line: ``tessera quantize | plan | run | profile | report | verilog``.
 
 Exit status 0: fine; 1: the work failed (a simulation, or a result that is not bit-exact); 2: wrong usage (an option,
 a file, a network that the machine cannot run).

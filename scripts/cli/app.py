@@ -9,7 +9,7 @@ from contextlib import contextmanager
 
 import typer
 
-from tessera.cli import INTERRUPTED, TERMINATED, finetune, plan, profile, quantize, run, verilog
+from tessera.cli import INTERRUPTED, TERMINATED, finetune, plan, profile, quantize, report, run, verilog
 from tessera.cli.console import ERRORS, FAILURES, print_error
 
 app = typer.Typer(
@@ -20,7 +20,15 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for command in (quantize.quantize, finetune.finetune, plan.plan, run.run, profile.profile, verilog.verilog):
+for command in (
+    quantize.quantize,
+    finetune.finetune,
+    plan.plan,
+    run.run,
+    profile.profile,
+    report.report,
+    verilog.verilog,
+):
     app.command()(command)
 
 

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from tessera.cli.console import ResultError, UsageError, check_output, console, print_table, progress_bar, write_json
+from tessera.cli.database import open_database
 from tessera.cli.networks import host_operations, load_network, quantization_options
 from tessera.cli.options import (
     ActivationsOption,
@@ -25,11 +26,35 @@ from tessera.cli.options import (
     match_files,
     parse_io_format,
 )
+from tessera.cli.planned_run import run_stored
+from tessera.cli.planning import (
+    PLANNING_PARAMETERS,
+    ArrivalOption,
+    BandwidthOption,
+    CostsOption,
+    DeadlineOption,
+    InferencesOption,
+    LatencyOption,
+    ObjectiveName,
+    ObjectiveOption,
+    PriorityOption,
+    SchedulerOption,
+    check_stored,
+    dram,
+    load_planned,
+    make_plan,
+    name_networks,
+    plan_options,
+    refuse_given,
+    was_given,
+)
 from tessera.compiler import load_inputs
 from tessera.compiler.calibration_data import load_labels
 from tessera.compiler.errors import check_file
 from tessera.compiler.lowering.mapping import map_to_machine
-from tessera.compiler.planning.profile_database import DatabaseError, ProfileDatabase, default_path
+from tessera.compiler.planning.plan_file import read_plan
+from tessera.compiler.planning.profile_database import DurationSource, ProfileDatabase
+from tessera.compiler.planning.schedulers import DEFAULT
 from tessera.firmware.cosimulation import Options
 from tessera.firmware.inference import CompiledNetwork, compile_network, run_network
 from tessera.firmware.profiling import record_inferences
@@ -37,9 +62,11 @@ from tessera.firmware.summary import NetworkSummary, run_summary, summarize
 from tessera.rtl.config import NpuConfig
 from tessera.sim.cosim import Simulator
 from tessera.sim.counts import Counts
+from tessera.sim.cycles import DEFAULT_MEMORY, Memory
 
 
 def run(
+    context: typer.Context,
     networks: Annotated[list[Path], typer.Argument(help="Networks (ONNX or QONNX).", metavar="NETWORK...")],
     inputs: Annotated[
         list[str],
@@ -48,6 +75,18 @@ def run(
         ),
     ],
     npu: NpuOption = "edge",
+    plan: Annotated[
+        Path | None, typer.Option("--plan", help="Run this plan of tessera plan --output.", metavar="FILE")
+    ] = None,
+    scheduler: SchedulerOption = DEFAULT,
+    objective: ObjectiveOption = ObjectiveName.MAKESPAN,
+    priority: PriorityOption = None,
+    deadline: DeadlineOption = None,
+    arrival: ArrivalOption = None,
+    inferences: InferencesOption = None,
+    bandwidth: BandwidthOption = None,
+    latency: LatencyOption = DEFAULT_MEMORY.latency,
+    costs: CostsOption = DurationSource.MEASURED,
     calibration: CalibrationsOption = None,
     activations: ActivationsOption = None,
     weights: WeightsOption = None,
@@ -62,43 +101,62 @@ def run(
     database: DatabaseOption = None,
     json: JsonOption = None,
 ) -> None:
-    """Run networks on the co-simulated RTL and compare every result with the golden model."""
-    check_output(json, *networks, waves)
+    """Run networks on the co-simulated RTL, several as a plan, and compare every result with the golden model."""
+    check_output(json, *networks, waves, plan)
     check_waves(waves, simulator)
     config = NpuConfig.load(npu)
-    if waves is not None and len(networks) > 1:
-        raise UsageError("--waves writes one file; run one network at a time with it")
-    files = match_inputs(networks, inputs)
+    names = name_networks(networks)
+    files = match_inputs(names, inputs)
     check_output(json, *files.values())
     memory_format = parse_io_format(io_format)
+    memory = dram(config, bandwidth, latency)
     options = quantization_options(
         networks, calibration, activations, weights, layer, shape, power_of_two_io=memory_format.is_float
     )
-    compiled = {path: compile_network(load_network(path, options), config, memory_format) for path in networks}
-    simulation = Options(simulator=simulator, waveform=waves)
-    with _open_database(database, config) as opened:
-        summaries = [_run(path, compiled[path], files[path], samples, simulation, opened) for path in networks]
-    report(summaries)
+    simulation = Options(simulator=simulator, memory=_simulated(memory, config), waveform=waves)
+    asked = plan_options(
+        names,
+        scheduler,
+        objective,
+        memory,
+        costs,
+        priority=priority,
+        deadline=deadline,
+        arrival=arrival,
+        inferences=inferences,
+    )
+    with open_database(database, config) as opened:
+        if plan is None and len(networks) == 1 and not was_given(context, PLANNING_PARAMETERS):
+            compiled = compile_network(load_network(networks[0], options), config, memory_format)
+            (file,) = files.values()
+            summary = _run(networks[0], compiled, file, samples, simulation, opened)
+            report([summary])
+            values = run_summary(config, simulator, [summary])
+        else:
+            stored = None if plan is None else read_plan(plan)[0]
+            planned = load_planned(names, options, config, memory_format)
+            if plan is None or stored is None:
+                stored = make_plan(planned, asked, config, memory_format, opened)
+            else:
+                refuse_given(context, sorted(PLANNING_PARAMETERS), "--plan")
+                check_stored(plan, stored, planned, config, memory_format)
+                if not was_given(context, {"bandwidth", "latency"}):
+                    simulation = replace(simulation, memory=_simulated(stored.memory, config))
+            values = run_stored(stored, planned, files, samples, simulation, opened)
     if json is not None:
-        write_json(json, run_summary(config, simulator, summaries))
-    wrong = [summary.name for summary in summaries if not summary.bit_exact]
+        write_json(json, values)
+    wrong = [row["name"] for row in values["networks"] if not row["bit_exact"]]
     if wrong:
         raise ResultError(f"the RTL's results differ from the golden model's: {', '.join(wrong)}")
 
 
-@contextmanager
-def _open_database(file: Path | None, config: NpuConfig) -> Iterator[ProfileDatabase | None]:
-    """The profile database. That in the user's cache folder is a help, not a need: a run goes on without it."""
-    try:
-        opened = ProfileDatabase(default_path() if file is None else file, config)
-    except DatabaseError as error:
-        if file is not None:
-            raise
-        console.print(f"{error}. The run goes on without it.")
-        yield None
-        return
-    with opened:
-        yield opened
+def _simulated(memory: Memory, config: NpuConfig) -> dict[str, float]:
+    """The simulated DRAM that is like one of the cycle model."""
+    return {
+        "read_latency": memory.latency,
+        "write_latency": memory.latency,
+        "bandwidth": memory.bytes_per_cycle or config.beat_bytes,
+    }
 
 
 def check_waves(waves: Path | None, simulator: Simulator) -> None:
@@ -112,8 +170,8 @@ def check_waves(waves: Path | None, simulator: Simulator) -> None:
     waves.parent.mkdir(parents=True, exist_ok=True)
 
 
-def match_inputs(networks: list[Path], texts: list[str]) -> dict[Path, Path]:
-    """The input file of each network, before anything is compiled.
+def match_inputs(names: Mapping[str, Path], texts: list[str]) -> dict[str, Path]:
+    """The input file of each network by its name, before anything is compiled.
 
     Raises
     ------
@@ -122,12 +180,17 @@ def match_inputs(networks: list[Path], texts: list[str]) -> dict[Path, Path]:
     CompilerError
         A file does not exist.
     """
-    files = match_files("--input", networks, texts)
-    for path in networks:
-        if path not in files:
-            raise UsageError(f"{path} has no input; add --input {path.stem}=FILE.npz")
-        check_file(files[path])
-    return files
+    paths = list(dict.fromkeys(names.values()))
+    numbered = {name for name, path in names.items() if name != path.stem}
+    own = {name: Path(file) for name, _, file in (text.partition("=") for text in texts) if name in numbered}
+    common = match_files("--input", paths, [text for text in texts if text.partition("=")[0] not in numbered])
+    files = {name: own.get(name, common.get(path)) for name, path in names.items()}
+    found = {name: file for name, file in files.items() if file is not None}
+    for name, path in names.items():
+        if name not in found:
+            raise UsageError(f"{path} has no input; add --input {name}=FILE.npz")
+        check_file(found[name])
+    return found
 
 
 def _run(

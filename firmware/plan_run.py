@@ -1,0 +1,161 @@
+"""Runs programs of execution plans on the co-simulated RTL."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from tessera.compiler.lowering.plan_program import PlanProgram
+from tessera.compiler.planning import TaskId
+from tessera.firmware.cosimulation import Integers, Options, Start, StartResult, simulate
+from tessera.firmware.driver import WATCHDOG_CYCLES, RunResult
+from tessera.rtl.isa import lanes_of_mask
+from tessera.sim.contexts import Context
+from tessera.sim.cosim import CosimError, CosimResult
+from tessera.sim.counts import Counts
+from tessera.sim.cycles import longest_silence
+from tessera.sim.program import DramTensor
+from tessera.sim.windows import MemoryWindows
+
+JobIntegers = Mapping[str, Integers]
+"""For each job the arrays (samples, C, H, W) of its inputs or outputs, by name."""
+
+
+@dataclass(frozen=True)
+class PlanResult:
+    """A plan's results for a number of runs, each of which takes as many samples of a job as it has inferences.
+
+    Attributes
+    ----------
+    outputs
+        For each job and each of its outputs an array (samples, C, H, W): integers, or float32 where it is floating
+        point in DRAM. The samples of a run follow one another in the order of the inferences.
+    runs
+        The driver's measurements of each run.
+    task_counts
+        For each task what the NPU counted for it in each run. Tasks that share a number (see `PlanProgram.numbers`),
+        as the inferences of a job do, share their counts.
+    trace
+        For the first run, (cycle since its start, mask of the units that completed an instruction), rising.
+    simulation
+        The simulation as a whole.
+    """
+
+    outputs: dict[str, dict[str, np.ndarray]]
+    runs: tuple[RunResult, ...]
+    task_counts: dict[TaskId, tuple[Counts, ...]]
+    trace: tuple[tuple[int, int], ...]
+    simulation: CosimResult
+
+
+def run_plan(
+    program: PlanProgram,
+    inputs: JobIntegers,
+    options: Options | None = None,
+    on_progress: Callable[[dict[str, Any]], None] | None = None,
+) -> PlanResult:
+    """Runs a plan's program on samples, as often as they need.
+
+    Parameters
+    ----------
+    program
+        The program.
+    inputs
+        For each job and each of its inputs an array (samples, C, H, W): integers, or real numbers where it is floating
+        point in DRAM. The number of samples is the same multiple of the inferences for all jobs.
+    options, on_progress
+        As for `tessera.firmware.cosimulation.run_program`.
+
+    Raises
+    ------
+    ValueError
+        The numbers of samples do not fit the plan.
+    CosimError
+        The simulation failed, the NPU stopped with an error, or an accumulator overflowed.
+    """
+    results, simulation = simulate(program.config, plan_starts(program, inputs), options, on_progress)
+    runs = []
+    for index, result in enumerate(results):
+        if result.run is None:
+            raise CosimError(f"run {index} of the plan: {result.error}")
+        if result.run.counts.overflow:
+            raise CosimError(f"run {index} of the plan: {_overflow_sentence(program, result)}")
+        runs.append(result.run)
+    counts = {
+        task: tuple(result.operation_counts[number] for result in results) for task, number in program.numbers.items()
+    }
+    trace = tuple((cycle, mask) for cycle, mask in simulation.value["trace"])
+    return PlanResult(unpack_plan_outputs(program, results), tuple(runs), counts, trace, simulation)
+
+
+def plan_starts(program: PlanProgram, inputs: JobIntegers) -> list[Start]:
+    """A start per run of the plan; the first one also writes weights, parameters and code. See `run_plan`.
+
+    Every job has its own context, which stays in the job's own memory; an error of any stops the plan.
+    """
+    reads = tuple((tensor.address, tensor.size) for _, _, tensor in _outputs(program))
+    watchdog = max(WATCHDOG_CYCLES, 2 * longest_silence(program.instructions, program.config))
+    operations = tuple(sorted(set(program.numbers.values())))
+    windows = MemoryWindows(code=program.code_window)
+    contexts = {job.context: Context(job.load_window, job.store_window) for job in program.jobs.values()}
+    starts = []
+    for run in range(_number_of_runs(program, inputs)):
+        constants = tuple(program.writes) if run == 0 else ()
+        writes = (*constants, *_input_writes(program, inputs, run))
+        starts.append(Start(writes, program.code_address, reads, windows, watchdog, operations, contexts))
+    return starts
+
+
+def unpack_plan_outputs(program: PlanProgram, results: Sequence[StartResult]) -> dict[str, dict[str, np.ndarray]]:
+    """The outputs of the runs of a plan, see `PlanResult.outputs`."""
+    found: dict[str, dict[str, list[np.ndarray]]] = {
+        job: {name: [] for name in memory.outputs} for job, memory in program.jobs.items()
+    }
+    for result in results:
+        for (job, name, tensor), data in zip(_outputs(program), result.reads, strict=True):
+            found[job][name].append(tensor.unpack(data, program.config))
+    return {job: {name: np.stack(values) for name, values in of_job.items()} for job, of_job in found.items()}
+
+
+def _outputs(program: PlanProgram) -> Iterator[tuple[str, str, DramTensor]]:
+    """(job, output, where it is) of every inference of every job."""
+    for job, memory in program.jobs.items():
+        for tensors in memory.tensors:
+            for name in memory.outputs:
+                yield job, name, tensors[name]
+
+
+def _number_of_runs(program: PlanProgram, inputs: JobIntegers) -> int:
+    runs: dict[str, float] = {}
+    for name, job in program.jobs.items():
+        for input_name in job.inputs:
+            runs[f"{name}.{input_name}"] = len(inputs[name][input_name]) / len(job.tensors)
+    if len(set(runs.values())) != 1 or next(iter(runs.values())) % 1:
+        raise ValueError(
+            f"the inputs have samples for different numbers of runs of the plan: {runs}; give each network the same "
+            "multiple of its inferences"
+        )
+    return int(next(iter(runs.values())))
+
+
+def _input_writes(program: PlanProgram, inputs: JobIntegers, run: int) -> Iterator[tuple[int, bytes]]:
+    for name, job in program.jobs.items():
+        for inference, tensors in enumerate(job.tensors):
+            for each in job.inputs:
+                values = inputs[name][each][run * len(job.tensors) + inference]
+                yield tensors[each].address, tensors[each].pack(values, program.config)
+
+
+def _overflow_sentence(program: PlanProgram, result: StartResult) -> str:
+    """Which lanes have overflowed, in which operations."""
+    tasks = [task for task, number in program.numbers.items() if result.operation_counts[number].overflow]
+    names = dict.fromkeys(f"{task.job}.{task.operation}" for task in tasks)
+    numbers = {program.numbers[task] for task in tasks}
+    lanes = lanes_of_mask(sum((result.operation_counts[number] for number in numbers), Counts()).overflow)
+    return (
+        f"accumulators of the lanes {', '.join(map(str, lanes))} have overflowed in {', '.join(names)}, although the "
+        "compiler proved that they cannot; its results are wrong"
+    )

@@ -1,0 +1,99 @@
+"""``tessera report``: a page and a trace of a plan and of its run."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from json import loads
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from tessera.cli.console import UsageError, check_output, console, write_file, write_json
+from tessera.cli.options import JsonOption
+from tessera.compiler.errors import check_file
+from tessera.compiler.planning.plan_file import StoredPlan
+from tessera.firmware.plan_report import Report
+from tessera.firmware.plan_timeline import PlanTimeline
+from tessera.firmware.plan_timeline_json import timeline_from_json
+from tessera.firmware.plan_trace import trace_events
+
+
+def report(
+    files: Annotated[
+        list[Path],
+        typer.Argument(help="A plan (tessera plan --output), the summary of its run (tessera run --json), or both."),
+    ],
+    output: Annotated[Path, typer.Option("--output", "-o", help="The page, one HTML file.", metavar="FILE")] = Path(
+        "report.html"
+    ),
+    trace: Annotated[Path | None, typer.Option("--trace", help="A trace for Perfetto, JSON.", metavar="FILE")] = None,
+    json: JsonOption = None,
+) -> None:
+    """Draw a plan, and what became of it, as one HTML page: lanes, post-processing and memory over time."""
+    check_output(output, *files)
+    check_output(trace, *files, output)
+    check_output(json, *files, output, trace)
+    page = read_report(files)
+    write_file(output, page.html().encode())
+    console.print(f"page: {output}", soft_wrap=True)
+    if trace is not None:
+        write_json(trace, trace_events(page.timelines))
+        console.print(f"trace: {trace}", soft_wrap=True)
+    if json is not None:
+        write_json(json, {"npu": page.stored.npu} | {name: _totals(own) for name, own in page.timelines.items()})
+
+
+def _totals(timeline: PlanTimeline) -> dict[str, Any]:
+    """What a timeline comes to, for programs."""
+    return {
+        "cycles": timeline.cycles,
+        "lane_utilization": round(timeline.lane_utilization, 4),
+        "idle_lane_cycles": sum(timeline.idle_cycles),
+        "dram_read_bytes": timeline.dram_bytes(read=True),
+        "dram_write_bytes": timeline.dram_bytes(read=False),
+        "networks": [{"name": job, "end": timeline.job_end(job)} for job in timeline.jobs],
+    }
+
+
+def read_report(files: Sequence[Path]) -> Report:
+    """What plan files and summaries of runs of one plan say.
+
+    Raises
+    ------
+    CompilerError
+        A file does not exist.
+    UsageError
+        A file is neither, or they are of different plans.
+    """
+    stored: StoredPlan | None = None
+    timelines: dict[str, PlanTimeline] = {}
+    networks: list[Mapping[str, Any]] = []
+    for file in files:
+        values, found, own = _read(file)
+        if stored is not None and found.plan != stored.plan:
+            raise UsageError(f"{file} is of another plan than {files[0]}; give files of one plan")
+        stored, timelines = found, timelines | own
+        networks = values["networks"] if "measured" in own else networks
+    assert stored is not None
+    return Report(stored, {name: timelines[name] for name in ("planned", "measured") if name in timelines}, networks)
+
+
+def _read(file: Path) -> tuple[dict[str, Any], StoredPlan, dict[str, PlanTimeline]]:
+    check_file(file)
+    try:
+        values = loads(file.read_text(encoding="utf-8"))
+        if "timelines" not in values:
+            raise UsageError(
+                f"{file} has no timelines of a plan; make a plan with tessera plan --output, or run one with tessera "
+                "run --json"
+            )
+        stored = StoredPlan.from_json(values.get("plan", values))
+        return values, stored, {name: timeline_from_json(own) for name, own in values["timelines"].items()}
+    except UsageError:
+        raise
+    except (KeyError, IndexError, TypeError, ValueError, AttributeError, RecursionError, OSError):
+        raise UsageError(
+            f"{file} is neither a plan nor the summary of a plan's run that this version reads; make one with tessera "
+            "plan --output or tessera run --json"
+        ) from None

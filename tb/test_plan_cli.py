@@ -1,0 +1,291 @@
+"""Several networks on the command line: plan, run and report, and every mistake as one sentence that leaves nothing."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from test_cli import MLP, Command, Outcome, samples, tessera
+from test_npu_cli import NETWORK_KEYS, RUN_KEYS, SLOT_KEYS
+
+__all__ = ["samples", "tessera"]
+
+CNN = MLP.with_name("digits_cnn.onnx")
+
+PLAN = ("plan", MLP, CNN, "--npu", "tiny", "-a", 4, "-w", 4, "--costs", "predicted")
+
+
+def refused(outcome: Outcome, sentence: str) -> None:
+    """One sentence with what is wrong, and exit status 2."""
+    assert outcome.status == 2, outcome.out
+    assert re.search(sentence, " ".join(outcome.err.split())), outcome.err
+    assert outcome.err.count("\n") == 1
+
+
+_stored: list[bytes] = []
+"""The plan file of `stored`, once it was made."""
+
+
+@pytest.fixture
+def stored(tessera: Command, samples: Path, tmp_path: Path) -> Path:
+    """A plan file of two networks; it is made once."""
+    path = tmp_path / "plan.json"
+    if not _stored:
+        outcome = tessera(*PLAN, "-c", samples, "-o", path)
+        assert outcome.status == 0, outcome.err
+        _stored.append(path.read_bytes())
+    path.write_bytes(_stored[0])
+    return path
+
+
+def test_plan(tessera: Command, samples: Path, tmp_path: Path) -> None:
+    """Options of each network, bundles as text, and the result as JSON."""
+    path = tmp_path / "result.json"
+    options = ("--inferences", "digits_mlp=2", "--priority", "digits_cnn=2.5", "--deadline", "digits_mlp=900000")
+    options += ("--arrival", "digits_cnn=10", "--objective", "weighted", "--bandwidth", 4, "--latency", 60)
+    outcome = tessera(*PLAN, "-c", samples, *options, "--print", "--json", path)
+    assert outcome.status == 0, outcome.err
+    result = json.loads(path.read_text())
+    mlp, cnn = result["networks"]
+    assert (mlp["name"], mlp["inferences"], mlp["deadline"]) == ("digits_mlp", 2, 900000)
+    assert (cnn["name"], cnn["priority"], cnn["arrival"]) == ("digits_cnn", 2.5, 10)
+    plan = result["plan"]
+    assert plan["memory"] == {"latency": 60, "bytes_per_cycle": 4}
+    assert (plan["scheduler"], plan["objective"], plan["costs"]) == ("dp", "weighted_completion", "predicted")
+    tasks = [
+        (slot["network"], task["inference"], task["operation"])
+        for bundle in plan["bundles"]
+        for slot in bundle["slots"]
+        for task in slot["tasks"]
+    ]
+    assert len(tasks) == len(set(tasks))
+    for inference in range(2):
+        operations = [operation for job, index, operation in tasks if (job, index) == ("digits_mlp", inference)]
+        assert operations == ["linear1", "linear2", "classifier"]
+    assert all(row["start"] < row["end"] <= result["predicted_cycles"] for row in result["networks"])
+    lines = outcome.out.splitlines()
+    assert sum(line.startswith("bundle ") for line in lines) == len(plan["bundles"])
+    assert any("linear2 A4W4 (inference 1)" in line for line in lines)
+    assert any("stay on chip" in line for line in lines)
+    assert not any("LANE" in line or line.endswith("end") for line in lines)
+
+
+@pytest.mark.parametrize("scheduler", ["dp", "greedy", "serial", "native"])
+def test_schedulers(tessera: Command, samples: Path, tmp_path: Path, scheduler: str) -> None:
+    """Every scheduler makes a plan that can be lowered."""
+    path = tmp_path / "plan.json"
+    assert tessera(*PLAN, "-c", samples, "--scheduler", scheduler, "-o", path).status == 0
+    assert json.loads(path.read_text())["scheduler"] == scheduler
+
+
+def test_one_network(tessera: Command, samples: Path, tmp_path: Path) -> None:
+    """One network is compiled as ever; asked for a plan, it is planned."""
+    path = tmp_path / "plan.json"
+    outcome = tessera("plan", MLP, "-c", samples, "--npu", "tiny", "--print")
+    assert "program digits_mlp for tiny" in outcome.out
+    outcome = tessera("plan", MLP, "-c", samples, "--npu", "tiny", "-o", path, "--print", "--verbose")
+    assert outcome.status == 0, outcome.err
+    assert "program of a plan for tiny" in outcome.out
+    assert [network["name"] for network in json.loads(path.read_text())["networks"]] == ["digits_mlp"]
+
+
+def test_one_file_twice(tessera: Command, samples: Path, tmp_path: Path) -> None:
+    """A network that is given twice has two names, which options take."""
+    path = tmp_path / "plan.json"
+    common = ("plan", MLP, MLP, "--npu", "tiny", "-c", samples, "-o", path)
+    outcome = tessera(*common, "--priority", "digits_mlp-2=3")
+    assert outcome.status == 0, outcome.err
+    assert "is named digits_mlp-2, because there is another network digits_mlp" in outcome.out
+    networks = {network["name"]: network for network in json.loads(path.read_text())["networks"]}
+    assert networks.keys() == {"digits_mlp", "digits_mlp-2"}
+    assert networks["digits_mlp-2"]["priority"] == 3
+
+
+WRONG_PLANS: dict[str, tuple[list[object], str]] = {
+    "no such scheduler": (["--scheduler", "best"], r"--scheduler best.*dp, greedy, serial, native"),
+    "priority of no network": (["--priority", "other=2"], r"--priority other=2.*no network 'other'.*digits_mlp"),
+    "priority without a name": (["--priority", "2"], r"--priority '2' has no name; write NAME=2"),
+    "priority that is no number": (["--priority", "digits_cnn=high"], r"'high' is not a number"),
+    "priority below 0": (["--priority", "digits_cnn=-1"], r"'digits_cnn' has the priority -1.*positive"),
+    "priority beyond all": (["--priority", "digits_cnn=inf"], r"'digits_cnn' has the priority inf"),
+    "priority given twice": (["--priority", "digits_cnn=1", "--priority", "digits_cnn=2"], r"there is another one"),
+    "deadline in fractions": (["--deadline", "digits_cnn=1.5"], r"'1\.5' is not a whole number of cycles"),
+    "deadline before arrival": (
+        ["--deadline", "digits_cnn=100", "--arrival", "digits_cnn=200"],
+        r"deadline at cycle 100, but arrives at 200",
+    ),
+    "deadline that cannot be met": (["--deadline", "digits_cnn=3"], r"cannot meet its deadline at cycle 3"),
+    "arrival in the past": (["--arrival", "digits_mlp=-5"], r"arrives at cycle -5"),
+    "no inferences": (["--inferences", "digits_mlp=0"], r"is to run 0 times; give at least 1"),
+    "more than the bus": (["--bandwidth", 1000], r"--bandwidth 1000.*from 1/256 to"),
+    "no bandwidth": (["--bandwidth", 0], r"--bandwidth 0"),
+}
+
+
+@pytest.mark.parametrize("case", WRONG_PLANS)
+def test_wrong_plans(tessera: Command, samples: Path, tmp_path: Path, case: str) -> None:
+    """Options that make no sense are refused, and no file is written."""
+    arguments, sentence = WRONG_PLANS[case]
+    before = sorted(tmp_path.iterdir())
+    outputs = ("-o", tmp_path / "plan.json", "--json", tmp_path / "result.json")
+    refused(tessera(*PLAN, "-c", samples, *outputs, *arguments), sentence)
+    assert sorted(tmp_path.iterdir()) == before
+
+
+def test_too_many_networks(tessera: Command, samples: Path) -> None:
+    """More networks than the machine has contexts."""
+    refused(tessera("plan", *[MLP] * 5, "--npu", "tiny", "-c", samples), r"5 networks.*4 contexts.*at most 4")
+
+
+Change = Callable[[dict[str, Any]], object]
+
+FOREIGN_PLANS: dict[str, tuple[Change, list[object], str]] = {
+    "other version": (
+        lambda plan: plan.update(version="0.0.1-x"),
+        [],
+        r"made by version 0\.0\.1-x.*plan again with tessera plan",
+    ),
+    "other configuration": (
+        lambda plan: plan.update(configuration="huge-1", npu="huge"),
+        [],
+        r"made for configuration 'huge' \(huge-1\), not for 'tiny'.*--npu",
+    ),
+    "other networks": (
+        lambda plan: plan["networks"].pop(),
+        [],
+        r"is a plan for the networks digits_mlp, not for digits_mlp, digits_cnn",
+    ),
+    "changed network": (lambda plan: None, ["-w", 8], r"network 'digits_mlp' has changed since"),
+    "other format": (lambda plan: plan.update(io_format="fp16"), [], r"in fp16; give --io-format fp16"),
+    "a task left out": (
+        lambda plan: plan["bundles"][-1]["slots"][0]["tasks"].pop(),
+        [],
+        r".",
+    ),
+    "an operation twice": (
+        lambda plan: plan["bundles"].append(plan["bundles"][0]),
+        [],
+        r"bundle \d+.*operation",
+    ),
+    "lanes that are not there": (
+        lambda plan: plan["bundles"][0]["slots"][0].update(lanes=[4, 5]),
+        [],
+        r"bundle 0.*lane",
+    ),
+    "no plan": (lambda plan: plan.pop("bundles"), [], r"is no plan that this version reads.*tessera plan --output"),
+    "a scheduler beside it": (lambda plan: None, ["--scheduler", "dp"], r"--scheduler does nothing beside --plan"),
+}
+
+
+@pytest.mark.parametrize("case", FOREIGN_PLANS)
+def test_foreign_plans(tessera: Command, samples: Path, stored: Path, tmp_path: Path, case: str) -> None:
+    """A plan for something else is refused before anything starts."""
+    change, arguments, sentence = FOREIGN_PLANS[case]
+    plan = json.loads(stored.read_text())
+    change(plan)
+    stored.write_text(json.dumps(plan))
+    before = sorted(tmp_path.iterdir())
+    run = ("run", MLP, CNN, "--npu", "tiny", "-a", 4, "-w", 4, "-c", samples, "-i", samples)
+    refused(tessera(*run, "--plan", stored, "--json", tmp_path / "run.json", *arguments), sentence)
+    assert sorted(tmp_path.iterdir()) == before
+
+
+def test_samples_that_are_too_few(tessera: Command, samples: Path) -> None:
+    """A network needs a sample for each of its inferences."""
+    run = ("run", MLP, CNN, "--npu", "tiny", "-c", samples, "-i", samples, "--costs", "predicted")
+    refused(tessera(*run, "--inferences", "digits_cnn=7"), r"'digits_cnn' runs 7 times in the plan, but has 6 samples")
+
+
+def test_report_of_a_plan(tessera: Command, stored: Path, tmp_path: Path) -> None:
+    """A page and a trace of a plan alone."""
+    page, trace = tmp_path / "page.html", tmp_path / "trace.json"
+    totals = tmp_path / "totals.json"
+    outcome = tessera("report", stored, "-o", page, "--trace", trace, "--json", totals)
+    assert outcome.status == 0, outcome.err
+    plan, found = json.loads(stored.read_text()), json.loads(totals.read_text())
+    assert found["planned"]["cycles"] == plan["timelines"]["planned"]["cycles"]
+    assert {network["name"] for network in found["planned"]["networks"]} == {"digits_mlp", "digits_cnn"}
+    assert page.read_text().startswith("<!DOCTYPE html>")
+    processes = {event["pid"] for event in json.loads(trace.read_text())["traceEvents"]}
+    assert processes == {1}
+
+
+def test_reports_that_cannot_be(tessera: Command, samples: Path, stored: Path, tmp_path: Path) -> None:
+    """Files that are no plans, or of different plans, are refused, and no page is written."""
+    page = tmp_path / "page.html"
+    other = tmp_path / "other.json"
+    assert tessera(*PLAN, "-c", samples, "--scheduler", "native", "-o", other).status == 0
+    refused(tessera("report", stored, other, "-o", page), r"other\.json is of another plan than .*plan\.json")
+    refused(tessera("report", tmp_path / "none.json", "-o", page), r"there is no file .*none\.json")
+    refused(tessera("report", samples, "-o", page), r"samples\.npz is neither a plan nor the summary")
+    other.write_text('{"networks": []}')
+    refused(tessera("report", other, "-o", page), r"other\.json has no timelines of a plan")
+    other.write_text('{"timelines": {"planned": {"cycles": "x"}}}')
+    refused(tessera("report", other, "-o", page), r"neither a plan nor the summary")
+    refused(tessera("report", stored, "-o", stored), r"cannot write .*plan\.json")
+    assert not page.exists()
+
+
+@pytest.mark.cosim
+def test_run_and_report(tessera: Command, samples: Path, stored: Path, tmp_path: Path) -> None:
+    """Two networks side by side on the RTL: bit-exact, with the plan's bundles, and a page with both timelines."""
+    path, page = tmp_path / "run.json", tmp_path / "page.html"
+    run = ("run", MLP, CNN, "--npu", "tiny", "-a", 4, "-w", 4, "-c", samples, "-i", samples, "-n", 2)
+    outcome = tessera(*run, "--plan", stored, "--json", path)
+    assert outcome.status == 0, outcome.err
+    summary = json.loads(path.read_text())
+    assert summary.keys() >= RUN_KEYS
+    for network in summary["networks"]:
+        assert network.keys() >= NETWORK_KEYS | {"accuracy"}
+        assert (network["bit_exact"], network["samples"]) == (True, 2)
+        assert network["accuracy"] == network["golden_accuracy"]
+    assert summary["plan_cycles"] == pytest.approx(summary["predicted_cycles"], rel=0.1)
+    plan = json.loads(stored.read_text())
+    assert len(summary["bundles"]) == len(plan["bundles"])
+    for found, planned in zip(summary["bundles"], plan["bundles"], strict=True):
+        tasks = [
+            (slot["network"], task["operation"], slot["lanes"]) for slot in planned["slots"] for task in slot["tasks"]
+        ]
+        assert [(slot["network"], slot["op"], slot["lanes"]) for slot in found["slots"]] == tasks
+        assert all(slot.keys() >= SLOT_KEYS for slot in found["slots"])
+        assert 0 <= found["start"] < found["end"] <= summary["plan_cycles"]
+    outcome = tessera("report", stored, path, "-o", page)
+    assert outcome.status == 0, outcome.err
+    assert page.read_text().count("bit-exact") == 2
+
+
+@pytest.mark.cosim
+def test_run_plans_by_itself(tessera: Command, samples: Path, tmp_path: Path) -> None:
+    """Without a plan file the networks are planned in passing, here on a slow memory, one of them twice as often."""
+    path = tmp_path / "run.json"
+    twice = tmp_path / "twice.npz"
+    np.savez(twice, input=np.random.default_rng(3).random((2, 1, 8, 8), np.float32))
+    run = (
+        "run",
+        MLP,
+        MLP,
+        "--npu",
+        "tiny",
+        "-a",
+        4,
+        "-w",
+        4,
+        "-c",
+        samples,
+        "-i",
+        samples,
+        "-i",
+        f"digits_mlp-2={twice}",
+    )
+    outcome = tessera(*run, "--inferences", "digits_mlp=3", "--bandwidth", 2, "--costs", "predicted", "--json", path)
+    assert outcome.status == 0, outcome.err
+    summary = json.loads(path.read_text())
+    assert [row["samples"] for row in summary["networks"]] == [6, 2]
+    assert all(row["bit_exact"] for row in summary["networks"])
+    assert summary["plan"]["memory"]["bytes_per_cycle"] == 2
+    assert summary["plan_cycles"] == pytest.approx(summary["predicted_cycles"], rel=0.1)
