@@ -130,14 +130,14 @@ def test_a_request_that_waits_is_raised() -> None:
     """Beside a stream of more urgent ones it is served when its waiting counts, and not before."""
     rng = np.random.default_rng(5)
     poor = request(rng, "poor", 0, priority=1.0)
-    rich = [request(rng, f"rich{index}", 1, priority=8.0, arrival=700 * index) for index in range(10)]
+    rich = [request(rng, f"rich{index}", 1, priority=8.0, arrival=900 * index) for index in range(10)]
     ends = {}
-    for waiting in (None, 1500):
+    for waiting in (None, 1000):
         scenario = scenario_of(poor, *rich, scheduler="serial", ageing=Ageing(waiting=waiting))
         result = run(scenario)
         check_outputs(scenario, result)
         ends[waiting] = result.requests["poor"].ended
-    assert ends[1500] < ends[None]
+    assert ends[1000] < ends[None]
 
 
 def test_a_deadline_raises() -> None:

@@ -16,7 +16,6 @@ from tessera.compiler.planning.tasks import TaskGraph
 from tessera.compiler.quantized import QuantizedNetwork
 from tessera.rtl.config import NpuConfig
 from tessera.rtl.isa import INSTRUCTION_BYTES
-from tessera.sim.cycles import DEFAULT_MEMORY, Memory
 from tessera.sim.golden.network import IntegerNetwork
 from tessera.sim.program import DramFormat, DramTensor, Program
 
@@ -97,7 +96,6 @@ def prepare(
     formats: Mapping[str, DramFormat] | None = None,
     policy: FaultPolicy = DEFAULT_POLICY,
     database: ProfileDatabase | None = None,
-    memory: Memory = DEFAULT_MEMORY,
 ) -> PreparedNetwork:
     """Maps a network to a machine and finds its costs.
 
@@ -116,8 +114,6 @@ def prepare(
         What happens when something goes wrong.
     database
         Where measured durations are, and what was adapted; without it all are predicted.
-    memory
-        The DRAM.
 
     Raises
     ------
@@ -131,7 +127,7 @@ def prepare(
     meter = _Meter()
     costs: CostTable = network_costs(mapped, meter)
     if database is not None:
-        costs = costs_of(known_durations(mapped, database, memory=memory, predicted=costs))
+        costs = costs_of(known_durations(mapped, database, predicted=costs))
     return PreparedNetwork(name, mapped, costs, meter.data_bytes, meter.code_bytes, policy, quantized)
 
 
