@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping
+from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 from tessera.compiler.planning.profile_database import ProfileDatabase
@@ -65,6 +67,8 @@ class Scenario:
         The executor's part of the DRAM.
     settings
         How it decides.
+    database
+        File of the profile database, if there is one.
     """
 
     config: NpuConfig
@@ -73,6 +77,7 @@ class Scenario:
     events: tuple[PriorityChange | Cancellation | Disturbance | Corruption, ...] = ()
     dram: MemoryWindow = MemoryWindow(0, 1 << 20)
     settings: Settings = Settings()
+    database: Path | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -85,14 +90,22 @@ class ScenarioResult:
     networks: dict[str, PreparedNetwork]
 
 
-async def play(scenario: Scenario, bus: Any, database: ProfileDatabase | None = None) -> ScenarioResult:
+async def play(scenario: Scenario, bus: Any) -> ScenarioResult:
     """Runs a scenario on a bus, a `tessera.firmware.bus.TimedBus` whose memory can be configured if that is asked for.
 
     Raises
     ------
     ExecutorError, CompilerError
-        The scenario makes no sense.
+        The scenario makes no sense, or the database cannot be used.
     """
+    with ExitStack() as stack:
+        database = None
+        if scenario.database is not None:
+            database = stack.enter_context(ProfileDatabase(scenario.database, scenario.config))
+        return await _play(scenario, bus, database)
+
+
+async def _play(scenario: Scenario, bus: Any, database: ProfileDatabase | None) -> ScenarioResult:
     executor = Executor(bus, scenario.config, scenario.dram, scenario.settings, database)
     for network in scenario.networks:
         executor.load(network)

@@ -31,9 +31,9 @@ from tessera.sim.windows import MemoryWindow
 MEMORY = MemoryWindow(0, 1 << 18)
 
 
-def run(scenario: Scenario, memory: Memory = DEFAULT_MEMORY, database: ProfileDatabase | None = None) -> ScenarioResult:
+def run(scenario: Scenario, memory: Memory = DEFAULT_MEMORY) -> ScenarioResult:
     """Plays a scenario on a machine with some memory."""
-    return asyncio.run(play(scenario, ModelBus(TINY, memory=memory), database))
+    return asyncio.run(play(scenario, ModelBus(TINY, memory=memory)))
 
 
 def scenario_of(*requests: Request, **settings: object) -> Scenario:
@@ -174,10 +174,11 @@ def test_a_slower_memory_is_planned_with(tmp_path: Path) -> None:
     """A plan that is late is paused, the rest is planned with the bandwidth that was seen, and the next run, too."""
     rng = np.random.default_rng(8)
     scenario = scenario_of(*(request(rng, f"r{index}", index, 3) for index in range(3)))
+    scenario = replace(scenario, database=tmp_path / "profile.sqlite")
     results = []
     for _ in range(2):
+        results.append(run(scenario, Memory(bytes_per_cycle=1.0)))
         with ProfileDatabase(tmp_path / "profile.sqlite", TINY) as database:
-            results.append(run(scenario, Memory(bytes_per_cycle=1.0), database))
             adaptations = database.adaptations()
             assert len(database.runs()) == len(results)
         check_outputs(scenario, results[-1])
@@ -205,8 +206,9 @@ def test_slower_operations_are_planned_with(tmp_path: Path) -> None:
             hopeful = with_factor(hopeful, operation, lanes, 0.2)
     samples = [random_inputs(np.random.default_rng(index), golden) for index in range(3)]
     scenario = replace(scenario_of(Request("r", "wide", samples)), networks=(hopeful,))
+    scenario = replace(scenario, database=tmp_path / "profile.sqlite")
+    result = run(scenario)
     with ProfileDatabase(tmp_path / "profile.sqlite", TINY) as database:
-        result = run(scenario, database=database)
         found = [each for each in database.adaptations() if each.quantity == "cycles"]
         known = database.duration(found[0].operation, found[0].lanes, DurationSource.MEASURED)
     check_outputs(scenario, result, {"wide": golden})

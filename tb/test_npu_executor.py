@@ -3,18 +3,27 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
 from executor_cases import TINY, check_outputs, network, random_scenario, request
+from random_networks import random_inputs
 
+from tessera.compiler import read_quantized
+from tessera.compiler.integer import to_integer
+from tessera.compiler.planning.operation_key import operation_key
+from tessera.compiler.planning.profile_database import DurationSource, ProfileDatabase
 from tessera.firmware.cosimulation import Options
-from tessera.firmware.executor import Settings
+from tessera.firmware.executor import Request, Settings, prepare
 from tessera.firmware.executor_scenario import Corruption, Disturbance, Scenario, ScenarioResult
 from tessera.firmware.executor_simulation import simulate_scenario
+from tessera.rtl.config import NpuConfig
 from tessera.sim.windows import MemoryWindow
 
 pytestmark = pytest.mark.cosim
+
+MODELS = Path(__file__).resolve().parent.parent / "models" / "mixed"
 
 
 def kinds(result: ScenarioResult) -> set[str]:
@@ -69,3 +78,28 @@ def test_faults_touch_only_what_they_must() -> None:
         assert check_outputs(disturbed, result) == ["a", "b", "c"]
         if happened == "fault":
             assert [event.request for event in result.log if event.kind == "fault"] == ["b"]
+
+
+def test_shipped_networks_on_edge(tmp_path: Path) -> None:
+    """An urgent keyword network arrives while a residual network runs: it does not wait long."""
+    config = NpuConfig.preset("edge")
+    files = {"large": "digits32_resnet8_30", "urgent": "keywords_dscnn_45"}
+    quantized = {name: read_quantized(MODELS / f"{file}.onnx").network for name, file in files.items()}
+    golden = {name: to_integer(each) for name, each in quantized.items()}
+    rng = np.random.default_rng(0)
+    large, urgent = (Request(name, name, [random_inputs(rng, golden[name])]) for name in files)
+    networks = tuple(prepare(name, each, config) for name, each in quantized.items())
+    database = tmp_path / "profile.sqlite"
+    scenario = Scenario(config, networks, (urgent,), (), MemoryWindow(0, 1 << 22), Settings(), database)
+    alone, _ = simulate_scenario(scenario)
+    pressing = replace(urgent, priority=100.0, arrival=9000)
+    together, _ = simulate_scenario(replace(scenario, requests=(large, pressing)))
+    check_outputs(replace(scenario, requests=(urgent,)), alone, golden)
+    assert check_outputs(replace(scenario, requests=(large, pressing)), together, golden) == ["large", "urgent"]
+    assert "paused" in kinds(together)
+    assert together.requests["urgent"].latency < 2 * alone.requests["urgent"].latency
+    with ProfileDatabase(database, config) as found:
+        for network in networks:
+            keys = [operation_key(network.mapped, name) for name in network.mapped.operations]
+            known = [found.duration(key, lanes, DurationSource.MEASURED) for key in keys for lanes in (1, 2, 4)]
+            assert sum(each is not None for each in known) >= len(keys)

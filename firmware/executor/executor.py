@@ -11,7 +11,7 @@ from tessera.compiler.planning import SCHEDULERS, Job, Machine, Workload
 from tessera.compiler.planning.profile_database import ProfileDatabase
 from tessera.compiler.planning.workload import check_workload
 from tessera.firmware.bus import TimedBus
-from tessera.firmware.driver import Npu, Phase
+from tessera.firmware.driver import Npu, NpuStuckError, Phase
 from tessera.firmware.executor.admission import displaces, next_segment
 from tessera.firmware.executor.answers import FaultDesk
 from tessera.firmware.executor.dram import DramAllocator
@@ -73,7 +73,7 @@ class Executor:
         tracker = Tracker(self._state, bus, self._npu, database)
         self._runner = Runner(self._state, bus, self._npu, self._desk, tracker, self._events)
         self._loaded: dict[str, PreparedNetwork] = {}
-        self._requests: list[Request] = []
+        self._submitted: dict[str, Work] = {}
         self._commands: list[_Command] = []
         self._numbers = itertools.count()
         self._next_raise: int | None = None
@@ -129,10 +129,10 @@ class Executor:
             There is none of this name, or a request for it is not over.
         """
         self._network(name)
-        for request in self._requests:
-            if request.network == name and not self.results[request.name].status.over:
+        for request, work in self._submitted.items():
+            if work.request.network == name and not work.result.status.over:
                 raise ExecutorError(
-                    f"network {name!r} cannot be unloaded while request {request.name!r} is not over; cancel that"
+                    f"network {name!r} cannot be unloaded while request {request!r} is not over; cancel that"
                 )
         del self._loaded[name]
 
@@ -170,11 +170,17 @@ class Executor:
         check_workload(Workload((job,)), Machine.of(self._state.config, self._state.settings.memory))
         arrival = max(request.arrival, self._state.now)
         result = RequestResult(
-            request.name, Status.WAITING, arrival, None, None, [None] * count, [None] * count, [network.name] * count
+            request.name,
+            Status.WAITING,
+            arrival,
+            outputs=[None] * count,
+            completions=[None] * count,
+            variants=[network.name] * count,
+            deadline=request.deadline,
         )
         work = make_work(request, result, network, range(count))
         self.results[request.name] = result
-        self._requests.append(request)
+        self._submitted[request.name] = work
         self.at(arrival, lambda: self._arrive(work))
 
     def _code_bytes(self, network: PreparedNetwork, inferences: int) -> int:
@@ -228,11 +234,11 @@ class Executor:
         self._state.add_event("arrived", work.name, f"priority {work.priority:g}", arrival=work.result.arrival)
 
     def _change_priority(self, name: str, priority: float) -> None:
-        for work in self._state.works:
-            if work.request.name == name:
-                self._state.add_event("changed", name, f"priority {work.priority:g} becomes {priority:g}")
-                work.priority = priority
-                self._state.changed = True
+        first = self._submitted[name]
+        self._state.add_event("changed", name, f"priority {first.priority:g} becomes {priority:g}")
+        for work in {first, *(each for each in self._state.works if each.request.name == name)}:
+            work.priority = priority
+        self._state.changed = True
 
     def _cancel(self, name: str) -> None:
         if not self.results[name].status.over:
@@ -294,6 +300,15 @@ class Executor:
             state.add_event("raised", order[0], reason, urgencies=state.urgencies())
             state.changed = True
 
+    async def _reset(self) -> None:
+        """Resets the NPU; if that does not help, nothing can run any more."""
+        try:
+            await self._npu.reset()
+        except NpuStuckError as error:
+            for result in self.results.values():
+                self._state.end(result, Status.FAILED, str(error))
+            raise
+
     async def _run_segment(self, segment: Segment) -> None:
         """Runs a segment, and notes what it leaves on chip."""
         state = self._state
@@ -301,7 +316,7 @@ class Executor:
         stream = await self._runner.run(segment)
         bundles = len(segment.plan.bundles)
         if stream.phase is Phase.FAILED:
-            await self._npu.reset()
+            await self._reset()
             self._desk.stream_failed(segment, stream)
         elif stream.phase is Phase.PAUSED:
             state.add_event("paused", "", f"at bundle {stream.bundle} of {bundles}", bundle=stream.bundle)

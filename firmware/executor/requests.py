@@ -82,6 +82,8 @@ class RequestResult:
         other scales or depths.
     reason
         Why it failed, in a sentence.
+    deadline
+        The request's.
     """
 
     name: str
@@ -93,6 +95,12 @@ class RequestResult:
     completions: list[int | None] = field(default_factory=list)
     variants: list[str] = field(default_factory=list)
     reason: str = ""
+    deadline: int | None = None
+
+    @property
+    def missed(self) -> bool:
+        """Whether it ended after its deadline."""
+        return self.ended is not None and self.deadline is not None and self.ended > self.deadline
 
     @property
     def latency(self) -> int | None:

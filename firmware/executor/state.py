@@ -88,7 +88,9 @@ class ExecutorState:
         """Notes that a request is over."""
         if not result.status.over:
             result.status, result.ended, result.reason = status, self.now, reason
-            self.add_event("ended", result.name, reason or "all outputs are there", status=status.value)
+            self.add_event(
+                "ended", result.name, reason or "all outputs are there", status=status.value, missed=result.missed
+            )
 
     def release(self) -> None:
         """Takes back the memory of what is over."""
