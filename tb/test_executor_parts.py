@@ -16,10 +16,25 @@ from random_networks import NetworkGenerator, random_inputs
 
 from tessera.compiler.errors import CompilerError
 from tessera.compiler.lowering.mapping import align
+from tessera.compiler.lowering.plan_memory import START
+from tessera.compiler.planning import Progress
 from tessera.compiler.planning.profile_database import DurationSource, ProfileDatabase
-from tessera.firmware.executor import Ageing, Executor, ExecutorError, Preemption, Request, Settings, Status, prepare
+from tessera.firmware.executor import (
+    Ageing,
+    Executor,
+    ExecutorError,
+    Preemption,
+    Request,
+    RequestResult,
+    Settings,
+    Status,
+    prepare,
+)
 from tessera.firmware.executor.dram import DramAllocator
 from tessera.firmware.executor.networks import with_factor
+from tessera.firmware.executor.requests import make_work
+from tessera.firmware.executor.segment import progress
+from tessera.firmware.executor.state import ExecutorState
 from tessera.firmware.executor.urgency import next_raise, urgency
 from tessera.firmware.executor_scenario import Scenario, ScenarioResult, play
 from tessera.firmware.model_bus import ModelBus, ModelBusError
@@ -149,6 +164,43 @@ def test_a_deadline_raises() -> None:
     result = run(scenario_of(replace(plain, deadline=deadline), *rich, scheduler="serial"))
     assert result.requests["late"].ended < without
     assert any(event.kind == "raised" for event in result.log)
+
+
+def test_a_raise_pauses_the_plan_that_runs() -> None:
+    """Nothing else happens while a long request runs before one that is about to miss its deadline."""
+    rng = np.random.default_rng(11)
+    long, short = request(rng, "long", 1, 12, priority=1000.0), request(rng, "short", 0)
+    common = {"scheduler": "serial", "inferences_ahead": 12, "ageing": Ageing(waiting=None, slack=10.0, urgent=1e6)}
+    late = run(scenario_of(long, short, **common)).requests["short"].ended
+    result = run(scenario_of(long, replace(short, deadline=late // 2), **common))
+    assert result.requests["short"].ended < late * 3 // 4
+    assert any(event.kind == "raised" for event in result.log)
+
+
+def test_what_was_collected_is_not_run_again() -> None:
+    """Also if all that was on chip is forgotten."""
+    asked = request(np.random.default_rng(0), "r", 0, 3)
+    prepared = network(0)[1]
+    result = RequestResult("r", Status.WAITING, 0)
+    work = make_work(asked, result, prepared, range(3))
+    assert progress(work, START) == Progress(0, 0)
+    work.collected.add(0)
+    assert progress(work, START) == Progress(1, 0)
+
+
+def test_memory_that_is_given_back_lets_others_try_again() -> None:
+    prepared = network(0)[1]
+    works = []
+    for name in ("over", "waits"):
+        asked = request(np.random.default_rng(0), name, 0)
+        works.append(make_work(asked, RequestResult(name, Status.WAITING, 0), prepared, range(1)))
+    state = ExecutorState(TINY, Settings(), DramAllocator(MEMORY), DEFAULT_MEMORY, works=list(works))
+    works[1].blocked = True
+    state.release()
+    assert works[1].blocked
+    works[0].failed = True
+    state.release()
+    assert state.works == works[1:] and not works[1].blocked
 
 
 def test_arrivals_wait_where_nothing_is_paused() -> None:
