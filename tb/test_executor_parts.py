@@ -170,7 +170,12 @@ def test_a_raise_pauses_the_plan_that_runs() -> None:
     """Nothing else happens while a long request runs before one that is about to miss its deadline."""
     rng = np.random.default_rng(11)
     long, short = request(rng, "long", 1, 12, priority=1000.0), request(rng, "short", 0)
-    common = {"scheduler": "serial", "inferences_ahead": 12, "ageing": Ageing(waiting=None, slack=10.0, urgent=1e6)}
+    common = {
+        "scheduler": "serial",
+        "inferences_ahead": 12,
+        "slower": 100.0,
+        "ageing": Ageing(waiting=None, slack=10.0, urgent=1e6),
+    }
     late = run(scenario_of(long, short, **common)).requests["short"].ended
     result = run(scenario_of(long, replace(short, deadline=late // 2), **common))
     assert result.requests["short"].ended < late * 3 // 4
