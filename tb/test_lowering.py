@@ -435,6 +435,23 @@ def test_ring() -> None:
     assert ring.allocate(10) == 0
 
 
+def test_shares_of_a_ring() -> None:
+    """Users at the same time have nothing in common, wherever the ring goes on, if there is an address for each."""
+    rng = np.random.default_rng(3)
+    for _ in range(300):
+        first = int(rng.integers(0, 9))
+        ring = Ring(int(rng.integers(1, 40)), first)
+        for _ in range(4):
+            needed = rng.integers(0, 30, rng.integers(1, 5)).tolist()
+            shares = ring.shares(needed)
+            taken = [address for own in shares for address in range(own.allocate(0), own.allocate(0) + own.size)]
+            assert all(first <= address < first + ring.size for address in taken)
+            assert [own.size for own in shares] == [
+                min(each, own.most) for each, own in zip(needed, shares, strict=True)
+            ]
+            assert len(taken) == len(set(taken)) or ring.size < len(needed)
+
+
 def test_fence_in_long_streams(monkeypatch: pytest.MonkeyPatch) -> None:
     """Fences bound the distance of waits, and never part a window from its post-process."""
     monkeypatch.setattr("tessera.compiler.lowering.synchronise.FENCE_INTERVAL", 3)

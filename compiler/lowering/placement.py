@@ -38,12 +38,15 @@ class Ring:
         self._first = first
         self._next = 0
 
-    def share(self, needed: int, sharers: int) -> Ring:
-        """The next ``needed`` addresses as a ring of their own; at most an equal part of the range for each sharer, and
-        at least one address where there is any."""
-        most = max(self.size // sharers, min(1, self.size))
-        size = min(needed, most)
-        return Ring(size, self.allocate(size), most)
+    def shares(self, needed: Sequence[int]) -> list[Ring]:
+        """The next addresses as a ring for each of some users, as large as what it needs, but at most an equal part,
+        and at least one address where there is any. They have nothing in common if there is an address for each."""
+        most = max(self.size // len(needed), min(1, self.size))
+        sizes = [min(each, most) for each in needed]
+        if sum(sizes) > self.size:
+            return [Ring(size, self.allocate(size), most) for size in sizes]
+        first = self.allocate(sum(sizes))
+        return [Ring(size, first + sum(sizes[:index]), most) for index, size in enumerate(sizes)]
 
     def allocate(self, length: int) -> int:
         """Address of a piece of ``length``, which must not exceed the size."""

@@ -35,6 +35,7 @@ from tessera.rtl.isa import (
     Transfer,
 )
 from tessera.sim.cycles import DEFAULT_MEMORY, Memory
+from tessera.sim.golden.network import Operation
 from tessera.sim.program import DramTensor, OnChipTensor
 from tessera.sim.windows import MemoryWindow
 
@@ -83,7 +84,8 @@ def lower_plan(
     for index, bundle in enumerate(plan.bundles):
         begin = PlanStep(Bundle(index=index % (1 << BUNDLE_BITS)), f"bundle {index}", bundle=index)
         emitted = [
-            _emit_slot(slot, jobs[slot.job], rings.of(slot, bundle, jobs[slot.job]), index) for slot in bundle.slots
+            _emit_slot(slot, jobs[slot.job], own, index)
+            for slot, own in zip(bundle.slots, rings.of(bundle, jobs), strict=True)
         ]
         bundles.append([begin, *_interleave(emitted, config, memory)])
     order = _overlapping if plan.prefetch else _one_by_one
@@ -245,17 +247,26 @@ class _SlotRings:
         self._parameters = Ring(config.parameter_blocks)
         self._tables = Ring(config.tables)
 
-    def of(self, slot: Slot, bundle: planning.Bundle, job: _Job) -> OnChipRings:
-        """The shares of a slot of a bundle."""
-        operations = [job.mapped.operations[task.operation] for task in slot.tasks]
-        cols = job.mapped.config.cols
-        blocks = sum(-(-job.mapped.network.tensors[each.output].channels // cols) for each in operations)
-        tables = sum(each.post.table is not None for each in operations)
-        return OnChipRings(
-            self._weights,
-            self._parameters.share(blocks, len(bundle.slots)),
-            self._tables.share(tables, len(bundle.slots)),
-        )
+    def of(self, bundle: planning.Bundle, jobs: Mapping[str, _Job]) -> list[OnChipRings]:
+        """The shares of the slots of a bundle."""
+        parameters = self._parameters.shares([_parameter_blocks(slot, jobs[slot.job]) for slot in bundle.slots])
+        tables = self._tables.shares([_tables(slot, jobs[slot.job]) for slot in bundle.slots])
+        return [OnChipRings(self._weights, *shares) for shares in zip(parameters, tables, strict=True)]
+
+
+def _parameter_blocks(slot: Slot, job: _Job) -> int:
+    """Blocks of the memory for parameters that all operations of a slot take."""
+    tensors, cols = job.mapped.network.tensors, job.mapped.config.cols
+    return sum(-(-tensors[each.output].channels // cols) for each in _operations(slot, job))
+
+
+def _tables(slot: Slot, job: _Job) -> int:
+    """Tables that the operations of a slot have."""
+    return sum(each.post.table is not None for each in _operations(slot, job))
+
+
+def _operations(slot: Slot, job: _Job) -> list[Operation]:
+    return [job.mapped.operations[task.operation] for task in slot.tasks]
 
 
 def _emit_slot(slot: Slot, job: _Job, rings: OnChipRings, bundle: int) -> list[PlanStep]:
