@@ -77,6 +77,7 @@ def lower_plan(
         There are more jobs than hardware contexts, an operation cannot be encoded, or a job's data do not fit their
         place in DRAM.
     """
+    _check_contexts(plan)
     placement = place_plan(plan, networks, config, state, spread=spread)
     jobs = _make_jobs(plan, networks, placement, state)
     rings = _SlotRings(config)
@@ -91,6 +92,15 @@ def lower_plan(
     order = _overlapping if plan.prefetch else _one_by_one
     steps = _mark_finished(order(bundles, config, memory))
     return _finish(steps, jobs, placement, config, dram or DramLayout())
+
+
+def _check_contexts(plan: ExecutionPlan) -> None:
+    jobs = {task.job for task in plan.tasks}
+    if len(jobs) > CONTEXTS:
+        raise CompilerError(
+            f"the plan has {len(jobs)} networks, but the machine has {CONTEXTS} contexts; plan at most {CONTEXTS} "
+            "networks at a time"
+        )
 
 
 @dataclass(frozen=True)
@@ -173,11 +183,6 @@ def _make_jobs(
     inferences: dict[str, int] = {}
     for task in plan.tasks:
         inferences[task.job] = max(inferences.get(task.job, 0), task.inference + 1)
-    if len(inferences) > CONTEXTS:
-        raise CompilerError(
-            f"the plan has {len(inferences)} networks, but the machine has {CONTEXTS} contexts; plan at most "
-            f"{CONTEXTS} networks at a time"
-        )
     jobs: dict[str, _Job] = {}
     first_number = 0
     for context, (name, count) in enumerate(inferences.items()):
