@@ -7,7 +7,9 @@ from dataclasses import dataclass, field, replace
 from itertools import chain
 from typing import TypeGuard
 
+from tessera.compiler import execution_plan as planning
 from tessera.compiler.errors import CompilerError
+from tessera.compiler.execution_plan import ExecutionPlan, Slot, TaskId
 from tessera.compiler.lowering.builder import LaneSet, OnChipRings, Step, StreamBuilder
 from tessera.compiler.lowering.mapping import MappedNetwork, align, place_in_dram, place_tensors
 from tessera.compiler.lowering.network import InferenceEmitter
@@ -17,8 +19,6 @@ from tessera.compiler.lowering.plan_program import JobMemory, PlanProgram
 from tessera.compiler.lowering.schedule import in_order_of_starts, schedule
 from tessera.compiler.lowering.synchronise import synchronise_steps
 from tessera.compiler.lowering.transfers import emit_load, emit_store
-from tessera.compiler.planning import plan as planning
-from tessera.compiler.planning.plan import ExecutionPlan, Slot, TaskId
 from tessera.rtl.config import AXI_ADDRESS_BITS, NpuConfig
 from tessera.rtl.isa import (
     BUNDLE_BITS,

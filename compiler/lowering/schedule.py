@@ -27,7 +27,6 @@ from tessera.rtl.isa import (
 from tessera.sim.cycles import DEFAULT_MEMORY, Memory, Prediction, Timing, predict
 from tessera.sim.ordering import StreamOrder
 
-
 ESTIMATE_PASSES = 3
 """Passes of the cycle model to compare two orders."""
 
@@ -80,8 +79,8 @@ def _earliest_times(steps: Sequence[StepType], config: NpuConfig, memory: Memory
 
 
 def _when_taken(instructions: Sequence[Instruction], prediction: Prediction, config: NpuConfig) -> list[int]:
-    """The starts, but for loads no earlier than when their unit and its queue have room for them: one that comes earlier
-    holds up all instructions behind it."""
+    """The starts, but for loads no earlier than when their unit and its queue have room for them: one that comes
+    earlier holds up all instructions behind it."""
     starts = prediction.start.tolist()
     held = Timing().in_flight + config.queue_depth
     loads = [index for index, instruction in enumerate(instructions) if isinstance(instruction, Load)]
