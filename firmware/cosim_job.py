@@ -27,8 +27,8 @@ async def run_starts(
 ) -> dict[str, Any]:
     """Runs every start of `tessera.firmware.cosimulation.simulate`; see there for the meaning.
 
-    Returns the record of each start, with the counts of its operations, and the trace of the first one in cycles since
-    its start.
+    Returns the record of each start, with the counts of its operations, and of the first and those that ask for it the
+    trace in cycles since its start.
 
     ``data_file`` holds the bytes of all writes, ``result_file`` gets the bytes of all reads, both in order.
     """
@@ -36,24 +36,24 @@ async def run_starts(
     bus.configure_stalls(**stalls)
     npu = Npu(bus)
     records: list[dict[str, Any]] = []
-    trace: list[tuple[int, int]] = []
     with Path(data_file).open("rb") as data, Path(result_file).open("wb") as results:
         for index, start in enumerate(starts):
             for address, length in start["writes"]:
                 await bus.write_memory(address, data.read(length))
-            if index == 0:
+            traced = index == 0 or start["traced"]
+            if traced:
                 await bus.start_trace()
             records.append(await _run(bus, npu, start, timeout_cycles))
             counts = await npu.operation_counts(start["operations"])
             records[-1]["operation_counts"] = [dataclasses.asdict(counts[number]) for number in start["operations"]]
-            if index == 0:
-                begin = bus.interrupt_cycle - records[0].get("cycles", 0)
-                trace = [(cycle - begin, mask) for cycle, mask in await bus.stop_trace()]
+            begin = bus.interrupt_cycle - records[-1].get("cycles", 0)
+            trace = await bus.stop_trace() if traced else []
+            records[-1]["trace"] = [(cycle - begin, mask) for cycle, mask in trace]
             for address, length in start["reads"]:
                 results.write(await bus.read_memory(address, length))
             if index % REPORT_EVERY == REPORT_EVERY - 1 or index == len(starts) - 1:
                 bus.report_progress(done=index + 1, cycles=bus.cycles)
-    return {"records": records, "trace": trace}
+    return {"records": records}
 
 
 async def _run(bus: CosimBus, npu: Npu, start: dict[str, Any], timeout_cycles: int) -> dict[str, Any]:

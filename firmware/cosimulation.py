@@ -50,6 +50,8 @@ class Start:
         The contexts by their numbers; ``None``: context 0 with the windows.
     pause_cycle
         Cycles after the start, at least 1, at which the host asks for a pause; ``None`` for never.
+    traced
+        Whether a trace is recorded; that of the first start always is.
     """
 
     writes: tuple[tuple[int, bytes], ...]
@@ -60,18 +62,21 @@ class Start:
     operations: tuple[int, ...] = ()
     contexts: Mapping[int, Context] | None = None
     pause_cycle: int | None = None
+    traced: bool = False
 
 
 @dataclass(frozen=True)
 class StartResult:
-    """What came of a start: the driver's measurements, the bytes that were read, or the NPU's error in words; and what
-    was counted for each operation that was asked for, up to an error too, and the stream's state."""
+    """What came of a start: the driver's measurements, the bytes that were read, or the NPU's error in words; what was
+    counted for each operation that was asked for, up to an error too; the stream's state; and if it was traced, (cycle
+    since the start, mask of the units that completed an instruction), rising."""
 
     run: RunResult | None
     reads: tuple[bytes, ...]
     error: str = ""
     operation_counts: Mapping[int, Counts] = field(default_factory=dict)
     state: StreamState = StreamState(Phase.IDLE)
+    trace: tuple[tuple[int, int], ...] = ()
 
 
 @dataclass(frozen=True)
@@ -197,12 +202,11 @@ def run_program(
         if result.run.counts.overflow:
             raise CosimError(f"sample {index} of {program.name}: {_overflow_sentence(program, result)}")
         runs.append(result.run)
-    trace = tuple((cycle, mask) for cycle, mask in simulation.value["trace"])
     counts = {
         name: tuple(result.operation_counts[number] for result in results)
         for name, number in program.operation_numbers.items()
     }
-    return Inferences(unpack_outputs(program, results), tuple(runs), counts, trace, simulation)
+    return Inferences(unpack_outputs(program, results), tuple(runs), counts, results[0].trace, simulation)
 
 
 def _overflow_sentence(program: Program, result: StartResult) -> str:
@@ -283,6 +287,7 @@ def _description(start: Start) -> dict[str, Any]:
         "operations": list(start.operations),
         "contexts": None if start.contexts is None else {n: c.as_dict() for n, c in start.contexts.items()},
         "pause_cycle": start.pause_cycle,
+        "traced": start.traced,
     }
 
 
@@ -296,11 +301,12 @@ def _results(starts: Sequence[Start], records: list[dict[str, Any]], data: bytes
         found = (Counts(**counts) for counts in record.pop("operation_counts"))
         operation_counts = dict(zip(start.operations, found, strict=True))
         state = _state(record.pop("state"))
+        trace = tuple((cycle, mask) for cycle, mask in record.pop("trace"))
         if "error" in record:
-            yield StartResult(None, tuple(reads), record["error"], operation_counts, state)
+            yield StartResult(None, tuple(reads), record["error"], operation_counts, state, trace)
         else:
             run = RunResult(**{**record, "counts": Counts(**record["counts"])})
-            yield StartResult(run, tuple(reads), operation_counts=operation_counts, state=state)
+            yield StartResult(run, tuple(reads), operation_counts=operation_counts, state=state, trace=trace)
 
 
 def _state(described: dict[str, Any]) -> StreamState:

@@ -87,8 +87,7 @@ def run_plan(
     counts = {
         task: tuple(result.operation_counts[number] for result in results) for task, number in program.numbers.items()
     }
-    trace = tuple((cycle, mask) for cycle, mask in simulation.value["trace"])
-    return PlanResult(unpack_plan_outputs(program, results), tuple(runs), counts, trace, simulation)
+    return PlanResult(unpack_plan_outputs(program, results), tuple(runs), counts, results[0].trace, simulation)
 
 
 def plan_starts(program: PlanProgram, inputs: JobIntegers) -> list[Start]:

@@ -33,6 +33,13 @@ hawq
 refinements
     What each refinement of the quantiser is worth on the shipped networks: none of them, each alone, all but each, all
     (`docs/decisions/0014-refinements.md`).
+plan
+    Several of the shipped networks of mixed precision at once on ``edge``, with DRAM of 16, 8 and 4 bytes per cycle
+    (latency 40 cycles): plans by dynamic programming against one operation at a time on only the lanes that its
+    precision needs (``native``), on the best lanes (``serial``), the same with weights that are loaded ahead as far as
+    the banks allow (``serial_prefetch``), and a list scheduler (``greedy``). Every integer of every result is compared
+    with the golden model. Then completion under priorities, networks whose tensors do not fit the chip, the response
+    time of an urgent network, and the seconds that planning takes.
 """
 
 from __future__ import annotations
@@ -50,6 +57,7 @@ from benchmark.hawq import measure_hawq
 from benchmark.methods import measure_methods
 from benchmark.mixed import measure_mixed
 from benchmark.page import write_page
+from benchmark.plans import measure_plans
 from benchmark.refinements import measure_refinements
 from benchmark.rows import Row
 from benchmark.runs import ROOT
@@ -69,6 +77,7 @@ GROUPS: dict[str, Callable[[], Iterator[Row]]] = {
     "methods": measure_methods,
     "hawq": measure_hawq,
     "refinements": measure_refinements,
+    "plan": measure_plans,
 }
 
 

@@ -278,8 +278,8 @@ def test_single_instructions_on_the_rtl() -> None:
     groups = single_instructions()
     stream = [instruction for group in groups for instruction in (*group, Fence())] + [End()]
     code = encode_stream(stream)
-    _, result = simulate(TINY, [Start(((0, code),), 0, ())])
-    measured = completions(result.value["trace"], stream)
+    (result,), _ = simulate(TINY, [Start(((0, code),), 0, ())])
+    measured = completions(result.trace, stream)
     predicted = predict(stream, TINY).end
     index = previous = 0
     for group in groups:

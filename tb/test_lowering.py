@@ -13,7 +13,7 @@ from tessera.compiler.errors import CompilerError
 from tessera.compiler.lowering import lower
 from tessera.compiler.lowering.builder import Step
 from tessera.compiler.lowering.partition import Work, Workers, choose_partition
-from tessera.compiler.lowering.placement import Ring, place, tensor_lifetimes
+from tessera.compiler.lowering.placement import Lifetime, Ring, place, tensor_lifetimes
 from tessera.compiler.lowering.synchronise import synchronise_steps
 from tessera.compiler.stream_checker import check_program
 from tessera.rtl.config import NpuConfig
@@ -435,6 +435,23 @@ def test_ring() -> None:
     assert ring.allocate(10) == 0
 
 
+def test_shares_of_a_ring() -> None:
+    """Users at the same time have nothing in common, wherever the ring goes on, if there is an address for each."""
+    rng = np.random.default_rng(3)
+    for _ in range(300):
+        first = int(rng.integers(0, 9))
+        ring = Ring(int(rng.integers(1, 40)), first)
+        for _ in range(4):
+            needed = rng.integers(0, 30, rng.integers(1, 5)).tolist()
+            shares = ring.shares(needed)
+            taken = [address for own in shares for address in range(own.allocate(0), own.allocate(0) + own.size)]
+            assert all(first <= address < first + ring.size for address in taken)
+            assert [own.size for own in shares] == [
+                min(each, own.most) for each, own in zip(needed, shares, strict=True)
+            ]
+            assert len(taken) == len(set(taken)) or ring.size < len(needed)
+
+
 def test_fence_in_long_streams(monkeypatch: pytest.MonkeyPatch) -> None:
     """Fences bound the distance of waits, and never part a window from its post-process."""
     monkeypatch.setattr("tessera.compiler.lowering.synchronise.FENCE_INTERVAL", 3)
@@ -503,3 +520,27 @@ def test_schedule_does_not_depend_on_times(seed: int, monkeypatch: pytest.Monkey
 
     monkeypatch.setattr("tessera.compiler.lowering.schedule.predict", nonsense)
     run_and_compare(NetworkGenerator(rng, TINY).network(5), TINY)
+
+
+def test_stretches_of_time_are_placed_alone() -> None:
+    """What can be placed alone can be placed one after another, whatever strategy each needs."""
+    rng = np.random.default_rng(11)
+    print("seed 11")
+    lives, first, placeable = [], 0, 0
+    while placeable < 40:
+        starts = np.sort(rng.integers(0, 6, 8))
+        stretch = [
+            Lifetime((placeable, index), int(rng.integers(1, 40)), first + int(start), first + int(start) + 3)
+            for index, start in enumerate(starts)
+        ]
+        if place(stretch, 100) is not None:
+            lives += stretch
+            placeable += 1
+            first += 16
+    bases = place(lives, 100)
+    assert bases is not None
+    for life, other in itertools.combinations(lives, 2):
+        if life.meets(other):
+            assert bases[life.name] + life.words <= bases[other.name] or (
+                bases[other.name] + other.words <= bases[life.name]
+            )

@@ -38,12 +38,15 @@ class Ring:
         self._first = first
         self._next = 0
 
-    def share(self, needed: int, sharers: int) -> Ring:
-        """The next ``needed`` addresses as a ring of their own; at most an equal part of the range for each sharer, and
-        at least one address where there is any."""
-        most = max(self.size // sharers, min(1, self.size))
-        size = min(needed, most)
-        return Ring(size, self.allocate(size), most)
+    def shares(self, needed: Sequence[int]) -> list[Ring]:
+        """The next addresses as a ring for each of some users, as large as what it needs, but at most an equal part,
+        and at least one address where there is any. They have nothing in common if there is an address for each."""
+        most = max(self.size // len(needed), min(1, self.size))
+        sizes = [min(each, most) for each in needed]
+        if sum(sizes) > self.size:
+            return [Ring(size, self.allocate(size), most) for size in sizes]
+        first = self.allocate(sum(sizes))
+        return [Ring(size, first + sum(sizes[:index]), most) for index, size in enumerate(sizes)]
 
     def allocate(self, length: int) -> int:
         """Address of a piece of ``length``, which must not exceed the size."""
@@ -133,6 +136,20 @@ def place(
     The first word by name, or ``None`` if no placement was found.
     """
     lifetimes = sorted(lifetimes, key=lambda life: life.first)
+    placed = _place_together(lifetimes, size, fixed)
+    if placed is not None:
+        return placed
+    found: dict[Name, int] = {}
+    for stretch in _stretches(lifetimes):
+        placed = _place_together(stretch, size, fixed)
+        if placed is None:
+            return None
+        found |= placed
+    return found
+
+
+def _place_together(lifetimes: list[Lifetime], size: int, fixed: Mapping[Any, int]) -> dict[Name, int] | None:
+    """The first word of each by the first strategy that finds room for all."""
     given: Placed = {life.name: (life, fixed[life.name]) for life in lifetimes if life.name in fixed}
     free = [life for life in lifetimes if life.name not in fixed]
     for strategy in (_place_round_robin, _place_first_fit, _place_largest_first):
@@ -140,6 +157,20 @@ def place(
         if placed is not None:
             return {name: base for name, (_, base) in placed.items()}
     return None
+
+
+def _stretches(lifetimes: list[Lifetime]) -> Iterator[list[Lifetime]]:
+    """The lifetimes, by rising first step, divided where nothing lives on: no two stretches share a step."""
+    stretch: list[Lifetime] = []
+    last = -1
+    for life in lifetimes:
+        if stretch and life.first > last:
+            yield stretch
+            stretch = []
+        stretch.append(life)
+        last = max(last, life.last)
+    if stretch:
+        yield stretch
 
 
 def tensor_lifetimes(network: IntegerNetwork, config: NpuConfig) -> list[Lifetime]:

@@ -7,7 +7,9 @@ from dataclasses import dataclass, field, replace
 from itertools import chain
 from typing import TypeGuard
 
+from tessera.compiler import execution_plan as planning
 from tessera.compiler.errors import CompilerError
+from tessera.compiler.execution_plan import ExecutionPlan, Slot, TaskId
 from tessera.compiler.lowering.builder import LaneSet, OnChipRings, Step, StreamBuilder
 from tessera.compiler.lowering.mapping import MappedNetwork, align, place_in_dram, place_tensors
 from tessera.compiler.lowering.network import InferenceEmitter
@@ -17,8 +19,6 @@ from tessera.compiler.lowering.plan_program import JobMemory, PlanProgram
 from tessera.compiler.lowering.schedule import in_order_of_starts, schedule
 from tessera.compiler.lowering.synchronise import synchronise_steps
 from tessera.compiler.lowering.transfers import emit_load, emit_store
-from tessera.compiler.planning import plan as planning
-from tessera.compiler.planning.plan import ExecutionPlan, Slot, TaskId
 from tessera.rtl.config import AXI_ADDRESS_BITS, NpuConfig
 from tessera.rtl.isa import (
     BUNDLE_BITS,
@@ -35,6 +35,7 @@ from tessera.rtl.isa import (
     Transfer,
 )
 from tessera.sim.cycles import DEFAULT_MEMORY, Memory
+from tessera.sim.golden.network import Operation
 from tessera.sim.program import DramTensor, OnChipTensor
 from tessera.sim.windows import MemoryWindow
 
@@ -76,6 +77,7 @@ def lower_plan(
         There are more jobs than hardware contexts, an operation cannot be encoded, or a job's data do not fit their
         place in DRAM.
     """
+    _check_contexts(plan)
     placement = place_plan(plan, networks, config, state, spread=spread)
     jobs = _make_jobs(plan, networks, placement, state)
     rings = _SlotRings(config)
@@ -83,12 +85,22 @@ def lower_plan(
     for index, bundle in enumerate(plan.bundles):
         begin = PlanStep(Bundle(index=index % (1 << BUNDLE_BITS)), f"bundle {index}", bundle=index)
         emitted = [
-            _emit_slot(slot, jobs[slot.job], rings.of(slot, bundle, jobs[slot.job]), index) for slot in bundle.slots
+            _emit_slot(slot, jobs[slot.job], own, index)
+            for slot, own in zip(bundle.slots, rings.of(bundle, jobs), strict=True)
         ]
         bundles.append([begin, *_interleave(emitted, config, memory)])
     order = _overlapping if plan.prefetch else _one_by_one
     steps = _mark_finished(order(bundles, config, memory))
     return _finish(steps, jobs, placement, config, dram or DramLayout())
+
+
+def _check_contexts(plan: ExecutionPlan) -> None:
+    jobs = {task.job for task in plan.tasks}
+    if len(jobs) > CONTEXTS:
+        raise CompilerError(
+            f"the plan has {len(jobs)} networks, but the machine has {CONTEXTS} contexts; plan at most {CONTEXTS} "
+            "networks at a time"
+        )
 
 
 @dataclass(frozen=True)
@@ -171,11 +183,6 @@ def _make_jobs(
     inferences: dict[str, int] = {}
     for task in plan.tasks:
         inferences[task.job] = max(inferences.get(task.job, 0), task.inference + 1)
-    if len(inferences) > CONTEXTS:
-        raise CompilerError(
-            f"the plan has {len(inferences)} networks, but the machine has {CONTEXTS} contexts; plan at most "
-            f"{CONTEXTS} networks at a time"
-        )
     jobs: dict[str, _Job] = {}
     first_number = 0
     for context, (name, count) in enumerate(inferences.items()):
@@ -245,17 +252,26 @@ class _SlotRings:
         self._parameters = Ring(config.parameter_blocks)
         self._tables = Ring(config.tables)
 
-    def of(self, slot: Slot, bundle: planning.Bundle, job: _Job) -> OnChipRings:
-        """The shares of a slot of a bundle."""
-        operations = [job.mapped.operations[task.operation] for task in slot.tasks]
-        cols = job.mapped.config.cols
-        blocks = sum(-(-job.mapped.network.tensors[each.output].channels // cols) for each in operations)
-        tables = sum(each.post.table is not None for each in operations)
-        return OnChipRings(
-            self._weights,
-            self._parameters.share(blocks, len(bundle.slots)),
-            self._tables.share(tables, len(bundle.slots)),
-        )
+    def of(self, bundle: planning.Bundle, jobs: Mapping[str, _Job]) -> list[OnChipRings]:
+        """The shares of the slots of a bundle."""
+        parameters = self._parameters.shares([_parameter_blocks(slot, jobs[slot.job]) for slot in bundle.slots])
+        tables = self._tables.shares([_tables(slot, jobs[slot.job]) for slot in bundle.slots])
+        return [OnChipRings(self._weights, *shares) for shares in zip(parameters, tables, strict=True)]
+
+
+def _parameter_blocks(slot: Slot, job: _Job) -> int:
+    """Blocks of the memory for parameters that all operations of a slot take."""
+    tensors, cols = job.mapped.network.tensors, job.mapped.config.cols
+    return sum(-(-tensors[each.output].channels // cols) for each in _operations(slot, job))
+
+
+def _tables(slot: Slot, job: _Job) -> int:
+    """Tables that the operations of a slot have."""
+    return sum(each.post.table is not None for each in _operations(slot, job))
+
+
+def _operations(slot: Slot, job: _Job) -> list[Operation]:
+    return [job.mapped.operations[task.operation] for task in slot.tasks]
 
 
 def _emit_slot(slot: Slot, job: _Job, rings: OnChipRings, bundle: int) -> list[PlanStep]:

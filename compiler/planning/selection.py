@@ -10,13 +10,14 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 
+from tessera.compiler.errors import CompilerError
+from tessera.compiler.execution_plan import ExecutionPlan
 from tessera.compiler.lowering.mapping import MappedNetwork
 from tessera.compiler.lowering.plan import DramLayout, lower_plan
 from tessera.compiler.lowering.plan_memory import START, ChipState, PlacementError
 from tessera.compiler.lowering.plan_program import PlanProgram
 from tessera.compiler.planning.model import Machine
 from tessera.compiler.planning.objective import Objective
-from tessera.compiler.planning.plan import ExecutionPlan
 from tessera.compiler.planning.problem import Problem
 from tessera.compiler.planning.schedulers import schedule
 from tessera.compiler.planning.serial import alone
@@ -145,14 +146,17 @@ class StreamPlanner:
         lowered: Callable[[ExecutionPlan], PlannedStream],
     ) -> PlannedStream:
         """The plan of a scheduler, with as much of the activation banks as its tensors can be placed in."""
+        refused: CompilerError | None = None
         for capacity in CAPACITY_STEPS:
             machine = self._machine(bank_share=bank_share, capacity=capacity)
             try:
                 return lowered(schedule(workload, machine, scheduler, objective))
-            except PlacementError:
-                if capacity == CAPACITY_STEPS[-1]:
-                    raise
-        raise AssertionError("there is a last step")
+            except PlacementError as error:
+                refused = error
+            except CompilerError as error:  # at less than all, that the largest operation needs more
+                raise refused or error from None
+        assert refused is not None
+        raise refused
 
     def _lowered(
         self, plan: ExecutionPlan, workload: Workload, state: ChipState, dram: DramLayout | None, *, spread: bool

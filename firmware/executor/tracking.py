@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 
+from tessera.compiler.execution_plan import TaskId
 from tessera.compiler.planning.costs import Cost, operation_costs, read_next
 from tessera.compiler.planning.model import Machine
 from tessera.compiler.planning.occupancy import StreamStep
 from tessera.compiler.planning.operation_key import operation_key
-from tessera.compiler.planning.plan import TaskId
 from tessera.compiler.planning.profile_database import Adaptation, DurationSource, Observation, ProfileDatabase, Run
 from tessera.firmware.bus import TimedBus, TracingBus
 from tessera.firmware.driver import Npu, Phase, RunResult, StreamState

@@ -14,8 +14,10 @@ import matplotlib as mpl
 from matplotlib.figure import Figure
 
 from benchmark.pictures import draw_area, draw_cycles, draw_utilization
+from benchmark.plans.pages import draw_plans, plans_table
 from benchmark.refinements import refinements_table
 from benchmark.rows import Row
+from benchmark.tables import rows_table
 
 RECORD = "benchmark.json"
 PAGE = "benchmark.md"
@@ -26,10 +28,14 @@ PICTURES: Mapping[str, dict[str, tuple[str, Callable[[list[Row]], Figure | None]
         "benchmark-utilization.svg": ("Use of the multipliers", draw_utilization),
     },
     "area": {"benchmark-area.svg": ("LUTs on an ECP5", draw_area)},
+    "plan": {"benchmark-plan.svg": ("Speed-ups of plans by dynamic programming", draw_plans)},
 }
 """The pictures of a group: file, caption, and what draws it (``None`` if rows are missing)."""
 
-TABLES: Mapping[str, Callable[[list[Row]], Iterator[str]]] = {"refinements": refinements_table}
+TABLES: Mapping[str, Callable[[list[Row]], Iterator[str]]] = {
+    "refinements": refinements_table,
+    "plan": plans_table,
+}
 """What makes the lines of a group's table, where one line per row would be too many."""
 
 _INTRODUCTION = """\
@@ -60,7 +66,7 @@ def write_page(folder: Path, groups: Mapping[str, list[Row]], descriptions: Mapp
     lines = [_INTRODUCTION]
     for name, rows in record.items():
         lines += [f"## {name}", "", f"`make bench ONLY={name}`", "", descriptions[name], ""]
-        lines += [*_pictures(folder, name, rows), *TABLES.get(name, _table)(rows), ""]
+        lines += [*_pictures(folder, name, rows), *TABLES.get(name, rows_table)(rows), ""]
     page = folder / PAGE
     page.write_text("\n".join(lines).rstrip() + "\n", encoding="utf-8")
     return page
@@ -82,24 +88,3 @@ def _pictures(folder: Path, group: str, rows: list[Row]) -> Iterator[str]:
             with mpl.rc_context({"svg.hashsalt": file, "svg.fonttype": "none"}):
                 figure.savefig(folder / file, metadata={"Date": None})
             yield from (f"![{caption}]({file})", "")
-
-
-def _table(rows: list[Row]) -> Iterator[str]:
-    yield "| row | measured | unit | floor | aim | |"
-    yield "|---|--:|---|--:|--:|---|"
-    for row in rows:
-        cells = (f"`{row.name}`", _number(row.measured), row.unit, _number(row.floor), _number(row.aim), _verdict(row))
-        yield f"| {' | '.join(cells)} |"
-    yield from (f"\n`{row.name}`: {row.source}" for row in rows if row.source)
-
-
-def _number(value: float | None) -> str:
-    return "" if value is None else f"{value:,}"
-
-
-def _verdict(row: Row) -> str:
-    if not row.holds:
-        return "below the floor"
-    if row.aim is None:
-        return ""
-    return "reached" if row.reached else "missed"

@@ -8,7 +8,7 @@ import numpy as np
 import onnx
 
 from tessera.cli.console import ResultError
-from tessera.compiler import calibrate, import_onnx, prepare, quantize
+from tessera.compiler import QuantizedNetwork, calibrate, import_onnx, prepare, quantize
 from tessera.compiler.graph import Graph
 from tessera.compiler.refinements import NO_REFINEMENTS
 from tessera.firmware.cosimulation import Inferences, Options, run_program
@@ -22,11 +22,15 @@ SEED = 1
 
 
 def compile_file(path: Path, weight_depth: int, activation_depth: int) -> CompiledNetwork:
+    """A network as `quantize_seeded` makes it, for ``edge``."""
+    return compile_network(quantize_seeded(path, weight_depth, activation_depth), NpuConfig.preset("edge"))
+
+
+def quantize_seeded(path: Path, weight_depth: int, activation_depth: int) -> QuantizedNetwork:
     """Quantised with seeded noise and to the nearest weights, since cycles do not depend on the data."""
     graph = prepare(import_onnx(path))
     calibration = calibrate(graph, _noise(graph))
-    quantized = quantize(graph, calibration, activation_depth, weight_depth, refinements=NO_REFINEMENTS)
-    return compile_network(quantized, NpuConfig.preset("edge"))
+    return quantize(graph, calibration, activation_depth, weight_depth, refinements=NO_REFINEMENTS)
 
 
 def seeded_file(name: str, model: onnx.ModelProto) -> Path:
