@@ -241,10 +241,12 @@ class QuantizedNetwork:
         return replace(self, tensors=tensors, limits=None)
 
     def with_doubled_scale(self, tensor: str, times: int = 1) -> QuantizedNetwork:
-        """The network with the scale of a tensor, and of those that share storage with it, times ``2 ** times``; what it
-        can hold grows by as much, and its step, too."""
+        """The network with the scale of a tensor, and of those that share storage with it, times ``2 ** times``: what
+        it can hold grows by as much, and so does its step."""
         group = next((group for group in self._storage_groups() if tensor in group), {tensor})
-        changed = {name: replace(self.tensors[name], base_scale=self.tensors[name].base_scale * 2.0**times) for name in group}
+        changed = {
+            name: replace(self.tensors[name], base_scale=self.tensors[name].base_scale * 2.0**times) for name in group
+        }
         return replace(self, tensors={**self.tensors, **changed})
 
     def _storage_groups(self) -> list[set[str]]:

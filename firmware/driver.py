@@ -287,6 +287,10 @@ class Npu:
             error_index=index,
         )
 
+    async def bundle(self) -> int:
+        """Index of the bundle that the stream has begun last."""
+        return await self._read("bundle")
+
     async def _context_state(self, number: int) -> ContextState:
         name = f"context[{number}]"
         error, finished = ErrorCode(await self._read(f"{name}.error")), await self._read(f"{name}.finished")
@@ -313,9 +317,9 @@ class Npu:
         """For each unit the cycles of the last run in which it had work."""
         return {unit: await self._read(f"busy[{unit.value}]") for unit in Unit}
 
-    async def counts(self) -> Counts:
-        """What was counted since the last start, also if the stream was stopped."""
-        return Counts(**{name: await self._read(name) for name in COUNT_NAMES})
+    async def counts(self, names: Iterable[str] = COUNT_NAMES) -> Counts:
+        """What was counted since the last start, also if the stream was stopped; only some counts, if that is said."""
+        return Counts(**{name: await self._read(name) for name in names})
 
     async def operation_counts(
         self, operations: Iterable[int], names: Iterable[str] = COUNT_NAMES
@@ -328,8 +332,8 @@ class Npu:
         ValueError
             There is no operation of that number.
         """
-        happened = await self.counts()
-        names = [name for name in names if getattr(happened, name)]  # the others are 0 in each operation too
+        happened = await self.counts(wanted := tuple(names))
+        names = [name for name in wanted if getattr(happened, name)]  # the others are 0 in each operation too
         found = {}
         for operation in operations:
             await self._write("operation.select", self._register("operation.select").encode(index=operation))

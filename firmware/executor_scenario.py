@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping
+from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 from typing import Any
 
+from tessera.compiler.planning.profile_database import ProfileDatabase
 from tessera.firmware.executor import Event, Executor, PreparedNetwork, Request, RequestResult, Settings
 from tessera.rtl.config import NpuConfig
 from tessera.sim.windows import MemoryWindow
@@ -64,6 +67,8 @@ class Scenario:
         The executor's part of the DRAM.
     settings
         How it decides.
+    database
+        File of the profile database, if there is one.
     """
 
     config: NpuConfig
@@ -72,15 +77,17 @@ class Scenario:
     events: tuple[PriorityChange | Cancellation | Disturbance | Corruption, ...] = ()
     dram: MemoryWindow = MemoryWindow(0, 1 << 20)
     settings: Settings = Settings()
+    database: Path | None = None
 
 
 @dataclass(frozen=True, eq=False)
 class ScenarioResult:
-    """What came of a scenario: the requests by name, the executor's log, and the cycle at its end."""
+    """What came of a scenario: the requests by name, the log, the cycle at its end, and the networks by name."""
 
     requests: dict[str, RequestResult]
     log: tuple[Event, ...]
     cycles: int
+    networks: dict[str, PreparedNetwork]
 
 
 async def play(scenario: Scenario, bus: Any) -> ScenarioResult:
@@ -89,9 +96,17 @@ async def play(scenario: Scenario, bus: Any) -> ScenarioResult:
     Raises
     ------
     ExecutorError, CompilerError
-        The scenario makes no sense.
+        The scenario makes no sense, or the database cannot be used.
     """
-    executor = Executor(bus, scenario.config, scenario.dram, scenario.settings)
+    with ExitStack() as stack:
+        database = None
+        if scenario.database is not None:
+            database = stack.enter_context(ProfileDatabase(scenario.database, scenario.config))
+        return await _play(scenario, bus, database)
+
+
+async def _play(scenario: Scenario, bus: Any, database: ProfileDatabase | None) -> ScenarioResult:
+    executor = Executor(bus, scenario.config, scenario.dram, scenario.settings, database)
     for network in scenario.networks:
         executor.load(network)
     for request in scenario.requests:
@@ -104,7 +119,7 @@ async def play(scenario: Scenario, bus: Any) -> ScenarioResult:
         else:
             executor.at(event.cycle, _action(event, bus))
     results = await executor.run()
-    return ScenarioResult(results, tuple(executor.log.events), await bus.present_cycle())
+    return ScenarioResult(results, tuple(executor.log.events), await bus.present_cycle(), executor.networks)
 
 
 def _action(event: Disturbance | Corruption, bus: Any) -> Callable[[], Awaitable[None] | None]:

@@ -13,7 +13,7 @@ from tessera.firmware.driver import Phase
 from tessera.firmware.model_stream import NEVER, ModelStream
 from tessera.rtl.config import AXI_BURST_BYTES, NpuConfig
 from tessera.rtl.control.register_map import RegisterInfo, register_map
-from tessera.rtl.isa import CONTEXTS, ErrorCode, Load, Store
+from tessera.rtl.isa import CONTEXTS, ErrorCode, Load, Store, Unit
 from tessera.sim.contexts import Context, ContextState
 from tessera.sim.counts import COUNT_NAMES, Counts
 from tessera.sim.cycles import DEFAULT_MEMORY, Memory
@@ -83,11 +83,16 @@ class ModelBus:
         self._pending = 0  # bits of the interrupt status
         self._shown: tuple[Phase, list[ContextState]] = (Phase.IDLE, [ContextState()] * CONTEXTS)
         self._trace: list[tuple[int, int]] | None = None
+        self._silent = False
 
     # ------------------------------------------------------------------------------------------------- what users set
 
     def configure_memory(
-        self, *, memory: Memory | None = None, error_range: tuple[int, int] | None = None
+        self,
+        *,
+        memory: Memory | None = None,
+        error_range: tuple[int, int] | None = None,
+        silent: bool | None = None,
     ) -> None:
         """Changes the DRAM; what is None stays as it is.
 
@@ -97,15 +102,19 @@ class ModelBus:
             Latency and bandwidth from the next start of a stream on.
         error_range
             First address, and first address behind, of a range that is answered with an error; ``(0, 0)`` for none.
+        silent
+            True: it does not answer, so that streams hang, for good even if it answers later.
         """
         if memory is not None:
             self._memory = memory
         if error_range is not None:
             self.model.error_range = error_range
+        if silent is not None:
+            self._silent = silent
+            self._hang_if_silent()
 
-    def hang(self) -> None:
-        """From now on the stream that runs completes nothing, so that only the watchdog ends it."""
-        if self._stream is not None:
+    def _hang_if_silent(self) -> None:
+        if self._silent and self._stream is not None:
             self._stream.hang(self._now - self._started)
 
     # ---------------------------------------------------------------------------------------------------------- time
@@ -256,6 +265,7 @@ class ModelBus:
         self._stream = ModelStream(self.model, found, contexts, self._memory, watchdog)
         self._started, self._pending = self._now, 0
         self._shown = Phase.RUNNING, [ContextState()] * CONTEXTS
+        self._hang_if_silent()
 
     def _context(self, number: int) -> Context:
         name = f"context[{number}]"
@@ -273,11 +283,12 @@ class ModelBus:
             "status": lambda _: self._status(),
             "context": self._context_register,
             "operation": self._operation_register,
+            "busy": lambda name: 0 if self._stream is None else self._stream.busy(Unit(int(name[len("busy[") : -1]))),
         }
         stream, here = self._stream, self._now - self._started
         beat = self.model.config.beat_bytes
         values: dict[str, Any] = dict.fromkeys(
-            ("error", "error_index", "cycles", "instructions", "bundle", "read_beats", "write_beats", "busy"), 0
+            ("error", "error_index", "cycles", "instructions", "bundle", "read_beats", "write_beats"), 0
         )
         if stream is not None:
             stopped = here >= stream.stop.cycle
@@ -292,7 +303,7 @@ class ModelBus:
             }
         total = sum(self._counts(), Counts())
         values |= {name: getattr(total, name) for name in COUNT_NAMES}
-        return readings | {name: lambda _, value=value: value for name, value in values.items()}  # type: ignore[misc]
+        return readings | {name: lambda _, value=value: value for name, value in values.items()}
 
     def _status(self) -> int:
         fields, phase = self._info("status").fields, self._shown[0]

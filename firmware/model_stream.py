@@ -72,9 +72,7 @@ class ModelStream:
         What its transfers have moved so far.
     """
 
-    def __init__(
-        self, model: StreamModel, scan: Scan, contexts: Mapping[int, Context], memory: Memory, watchdog: int
-    ):
+    def __init__(self, model: StreamModel, scan: Scan, contexts: Mapping[int, Context], memory: Memory, watchdog: int):
         self.instructions = scan.instructions
         self._model, self._watchdog = model, watchdog
         times = predict(self.instructions, model.config, memory)
@@ -200,8 +198,16 @@ class ModelStream:
                 masks[last[unit]] = masks.get(last[unit], 0) | 1 << unit
         return sorted((end, mask) for end, mask in masks.items() if end <= cycle)
 
+    def busy(self, unit: Unit) -> int:
+        """Cycles in which a unit has worked on what was executed."""
+        total = until = 0
+        for instruction, begin, end in zip(self.instructions[: self._executed], self._begins, self._ends):
+            if not isinstance(instruction, Wait) and unit in instruction.units() and end < NEVER:
+                total += max(0, end - max(begin, until))
+                until = max(until, end)
+        return total
+
     @property
     def code_bytes(self) -> int:
         """Bytes of the instructions that were executed."""
         return self._executed * INSTRUCTION_BYTES
-

@@ -17,7 +17,7 @@ from typing import Any
 import jinja2
 import numpy as np
 
-from tessera.compiler.planning.plan import Bundle
+from tessera.compiler.execution_plan import Bundle
 from tessera.compiler.planning.plan_file import StoredPlan
 from tessera.firmware.plan_text import depth_name
 from tessera.firmware.plan_timeline import CODE, PlanTimeline, TaskTime, Work, within_bandwidth

@@ -158,6 +158,7 @@ def predict(
     *,
     timing: Timing = Timing(),
     dispatch: bool = True,
+    passes: int = MAX_PASSES,
 ) -> Prediction:
     """Predicts the duration of a stream.
 
@@ -170,9 +171,11 @@ def predict(
     dispatch
         False: every unit is given its instructions without delay, as if fetch were free and queues unlimited.
         Shows when instructions could work at the earliest.
+    passes
+        Passes at most, see ``MAX_PASSES``.
     """
     traffic, total, change = _Traffic(), 0, 0
-    for _ in range(MAX_PASSES if dispatch else 1):
+    for _ in range(passes if dispatch else 1):
         machine = _Machine(config, memory, timing, len(stream) if dispatch else None, traffic)
         times = [machine.execute(instruction) for instruction in stream]
         before, total = total, max((end for _, end in times), default=0)

@@ -299,7 +299,7 @@ def test_network_larger_than_the_machine(tessera: Command, samples: Path, tmp_pa
     _assert_refused(outcome, r"accumulator.* \d+")
 
 
-@pytest.mark.parametrize("command", ["quantize", "finetune", "plan", "run", "profile", "verilog"])
+@pytest.mark.parametrize("command", ["quantize", "finetune", "plan", "run", "profile", "report", "verilog"])
 def test_help(tessera: Command, command: str) -> None:
     outcome = tessera(command, "--help")
     assert outcome.status == 0

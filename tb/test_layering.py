@@ -58,6 +58,27 @@ def test_packages_import_only_earlier_ones(package: str) -> None:
     assert not wrong, "\n".join(wrong)
 
 
+@pytest.mark.parametrize(
+    ("lower", "upper"),
+    [
+        ("tessera.compiler.lowering", "tessera.compiler.planning"),
+        ("tessera.compiler.lowering", "tessera.compiler.mixed_precision"),
+    ],
+)
+def test_parts_of_the_compiler_import_one_way(lower: str, upper: str) -> None:
+    """Plans are lowered without knowing who made them."""
+    found = list(modules("compiler"))
+    assert any(module.startswith(upper) for module, _ in found)
+    wrong = [
+        f"{path.relative_to(ROOT)}:{line} imports {name}"
+        for module, path in found
+        if module.startswith(lower)
+        for line, name in imports(module, path)
+        if name.startswith(upper)
+    ]
+    assert not wrong, "\n".join(wrong)
+
+
 def test_imports_of_tests_and_scripts_are_not_used() -> None:
     outside = {path.stem for folder in ("tb", "scripts") for path in (ROOT / folder).glob("*.py")}
     wrong = [

@@ -13,7 +13,7 @@ from tessera.compiler.errors import CompilerError
 from tessera.compiler.lowering import lower
 from tessera.compiler.lowering.builder import Step
 from tessera.compiler.lowering.partition import Work, Workers, choose_partition
-from tessera.compiler.lowering.placement import Ring, place, tensor_lifetimes
+from tessera.compiler.lowering.placement import Lifetime, Ring, place, tensor_lifetimes
 from tessera.compiler.lowering.synchronise import synchronise_steps
 from tessera.compiler.stream_checker import check_program
 from tessera.rtl.config import NpuConfig
@@ -520,3 +520,27 @@ def test_schedule_does_not_depend_on_times(seed: int, monkeypatch: pytest.Monkey
 
     monkeypatch.setattr("tessera.compiler.lowering.schedule.predict", nonsense)
     run_and_compare(NetworkGenerator(rng, TINY).network(5), TINY)
+
+
+def test_stretches_of_time_are_placed_alone() -> None:
+    """What can be placed alone can be placed one after another, whatever strategy each needs."""
+    rng = np.random.default_rng(11)
+    print("seed 11")
+    lives, first, placeable = [], 0, 0
+    while placeable < 40:
+        starts = np.sort(rng.integers(0, 6, 8))
+        stretch = [
+            Lifetime((placeable, index), int(rng.integers(1, 40)), first + int(start), first + int(start) + 3)
+            for index, start in enumerate(starts)
+        ]
+        if place(stretch, 100) is not None:
+            lives += stretch
+            placeable += 1
+            first += 16
+    bases = place(lives, 100)
+    assert bases is not None
+    for life, other in itertools.combinations(lives, 2):
+        if life.meets(other):
+            assert bases[life.name] + life.words <= bases[other.name] or (
+                bases[other.name] + other.words <= bases[life.name]
+            )

@@ -204,8 +204,12 @@ def test_samples_that_are_too_few(tessera: Command, samples: Path) -> None:
 def test_report_of_a_plan(tessera: Command, stored: Path, tmp_path: Path) -> None:
     """A page and a trace of a plan alone."""
     page, trace = tmp_path / "page.html", tmp_path / "trace.json"
-    outcome = tessera("report", stored, "-o", page, "--trace", trace)
+    totals = tmp_path / "totals.json"
+    outcome = tessera("report", stored, "-o", page, "--trace", trace, "--json", totals)
     assert outcome.status == 0, outcome.err
+    plan, found = json.loads(stored.read_text()), json.loads(totals.read_text())
+    assert found["planned"]["cycles"] == plan["timelines"]["planned"]["cycles"]
+    assert {network["name"] for network in found["planned"]["networks"]} == {"digits_mlp", "digits_cnn"}
     assert page.read_text().startswith("<!DOCTYPE html>")
     processes = {event["pid"] for event in json.loads(trace.read_text())["traceEvents"]}
     assert processes == {1}

@@ -136,6 +136,20 @@ def place(
     The first word by name, or ``None`` if no placement was found.
     """
     lifetimes = sorted(lifetimes, key=lambda life: life.first)
+    placed = _place_together(lifetimes, size, fixed)
+    if placed is not None:
+        return placed
+    found: dict[Name, int] = {}
+    for stretch in _stretches(lifetimes):
+        placed = _place_together(stretch, size, fixed)
+        if placed is None:
+            return None
+        found |= placed
+    return found
+
+
+def _place_together(lifetimes: list[Lifetime], size: int, fixed: Mapping[Any, int]) -> dict[Name, int] | None:
+    """The first word of each by the first strategy that finds room for all."""
     given: Placed = {life.name: (life, fixed[life.name]) for life in lifetimes if life.name in fixed}
     free = [life for life in lifetimes if life.name not in fixed]
     for strategy in (_place_round_robin, _place_first_fit, _place_largest_first):
@@ -143,6 +157,20 @@ def place(
         if placed is not None:
             return {name: base for name, (_, base) in placed.items()}
     return None
+
+
+def _stretches(lifetimes: list[Lifetime]) -> Iterator[list[Lifetime]]:
+    """The lifetimes, by rising first step, divided where nothing lives on: no two stretches share a step."""
+    stretch: list[Lifetime] = []
+    last = -1
+    for life in lifetimes:
+        if stretch and life.first > last:
+            yield stretch
+            stretch = []
+        stretch.append(life)
+        last = max(last, life.last)
+    if stretch:
+        yield stretch
 
 
 def tensor_lifetimes(network: IntegerNetwork, config: NpuConfig) -> list[Lifetime]:

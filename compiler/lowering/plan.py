@@ -7,7 +7,9 @@ from dataclasses import dataclass, field, replace
 from itertools import chain
 from typing import TypeGuard
 
+from tessera.compiler import execution_plan as planning
 from tessera.compiler.errors import CompilerError
+from tessera.compiler.execution_plan import ExecutionPlan, Slot, TaskId
 from tessera.compiler.lowering.builder import LaneSet, OnChipRings, Step, StreamBuilder
 from tessera.compiler.lowering.mapping import MappedNetwork, align, place_in_dram, place_tensors
 from tessera.compiler.lowering.network import InferenceEmitter
@@ -17,8 +19,6 @@ from tessera.compiler.lowering.plan_program import JobMemory, PlanProgram
 from tessera.compiler.lowering.schedule import in_order_of_starts, schedule
 from tessera.compiler.lowering.synchronise import synchronise_steps
 from tessera.compiler.lowering.transfers import emit_load, emit_store
-from tessera.compiler.planning import plan as planning
-from tessera.compiler.planning.plan import ExecutionPlan, Slot, TaskId
 from tessera.rtl.config import AXI_ADDRESS_BITS, NpuConfig
 from tessera.rtl.isa import (
     BUNDLE_BITS,
@@ -77,6 +77,7 @@ def lower_plan(
         There are more jobs than hardware contexts, an operation cannot be encoded, or a job's data do not fit their
         place in DRAM.
     """
+    _check_contexts(plan)
     placement = place_plan(plan, networks, config, state, spread=spread)
     jobs = _make_jobs(plan, networks, placement, state)
     rings = _SlotRings(config)
@@ -91,6 +92,15 @@ def lower_plan(
     order = _overlapping if plan.prefetch else _one_by_one
     steps = _mark_finished(order(bundles, config, memory))
     return _finish(steps, jobs, placement, config, dram or DramLayout())
+
+
+def _check_contexts(plan: ExecutionPlan) -> None:
+    jobs = {task.job for task in plan.tasks}
+    if len(jobs) > CONTEXTS:
+        raise CompilerError(
+            f"the plan has {len(jobs)} networks, but the machine has {CONTEXTS} contexts; plan at most {CONTEXTS} "
+            "networks at a time"
+        )
 
 
 @dataclass(frozen=True)
@@ -173,11 +183,6 @@ def _make_jobs(
     inferences: dict[str, int] = {}
     for task in plan.tasks:
         inferences[task.job] = max(inferences.get(task.job, 0), task.inference + 1)
-    if len(inferences) > CONTEXTS:
-        raise CompilerError(
-            f"the plan has {len(inferences)} networks, but the machine has {CONTEXTS} contexts; plan at most "
-            f"{CONTEXTS} networks at a time"
-        )
     jobs: dict[str, _Job] = {}
     first_number = 0
     for context, (name, count) in enumerate(inferences.items()):

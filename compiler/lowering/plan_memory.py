@@ -6,11 +6,11 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 
 from tessera.compiler.errors import CompilerError
+from tessera.compiler.execution_plan import ExecutionPlan, TaskId
 from tessera.compiler.lowering.builder import LaneSet
 from tessera.compiler.lowering.mapping import MappedNetwork
 from tessera.compiler.lowering.placement import BankRange, Lifetime, place
 from tessera.compiler.lowering.tiling import OUTPUT, operands
-from tessera.compiler.planning.plan import ExecutionPlan, TaskId
 from tessera.rtl.config import NpuConfig
 
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from tessera.compiler.execution_plan import TaskId
 from tessera.compiler.lowering.plan_memory import PlanPlacement
-from tessera.compiler.planning.plan import TaskId
 from tessera.rtl.config import NpuConfig
 from tessera.rtl.isa import Instruction, encode_stream
 from tessera.sim.program import DramTensor

@@ -16,6 +16,7 @@ from tessera.rtl.isa import (
     Fence,
     Instruction,
     LaneProgram,
+    Load,
     PostProcess,
     Source,
     Unit,
@@ -23,18 +24,33 @@ from tessera.rtl.isa import (
     lanes_of_mask,
     units_of_mask,
 )
-from tessera.sim.cycles import DEFAULT_MEMORY, Memory, predict
+from tessera.sim.cycles import DEFAULT_MEMORY, Memory, Prediction, Timing, predict
 from tessera.sim.ordering import StreamOrder
+
+ESTIMATE_PASSES = 3
+"""Passes of the cycle model to compare two orders."""
 
 
 def schedule(steps: Sequence[StepType], config: NpuConfig, memory: Memory = DEFAULT_MEMORY) -> list[StepType]:
     """The steps in the order of their predicted starts, with the waits that this order needs.
 
-    Loads that need not wait pass those that must, so that the bus does not rest.
+    Loads that need not wait pass those that must, so that the bus does not rest. On a slow memory this can also hold up
+    others, mostly the instructions themselves: there the better of both orders is taken.
     """
     starts, ends = _earliest_times(steps, config, memory)
-    steps = let_loads_pass(steps, config, starts, ends)
+    passing = _ordered(let_loads_pass(steps, config, starts, ends), config, memory)
+    if memory.bytes_per_cycle is None or memory.bytes_per_cycle >= config.beat_bytes:
+        return passing
+    return min((passing, _ordered(steps, config, memory)), key=lambda order: _estimate(order, config, memory))
+
+
+def _ordered(steps: Sequence[StepType], config: NpuConfig, memory: Memory) -> list[StepType]:
     return synchronise_steps([step for _, step in in_order_of_starts(steps, config, memory)], config)
+
+
+def _estimate(steps: Sequence[StepType], config: NpuConfig, memory: Memory) -> int:
+    """Predicted cycles, to about a percent."""
+    return predict([step.instruction for step in steps], config, memory, passes=ESTIMATE_PASSES).total
 
 
 def in_order_of_starts(
@@ -49,7 +65,8 @@ def in_order_of_starts(
     """
     instructions = synchronise([step.instruction for step in steps], config)
     prediction = predict(instructions, config, memory, dispatch=False)
-    keys = _Keys(config, prediction.start.tolist()).of(instructions)
+    starts = _when_taken(instructions, prediction, config)
+    keys = _Keys(config, starts).of(instructions)
     return [(keys[index], steps[index]) for index in np.argsort(keys, kind="stable")]
 
 
@@ -59,6 +76,17 @@ def _earliest_times(steps: Sequence[StepType], config: NpuConfig, memory: Memory
     prediction = predict(instructions, config, memory, dispatch=False)
     kept = [index for index, instruction in enumerate(instructions) if not isinstance(instruction, Wait | Fence)]
     return prediction.start[kept].tolist(), prediction.end[kept].tolist()
+
+
+def _when_taken(instructions: Sequence[Instruction], prediction: Prediction, config: NpuConfig) -> list[int]:
+    """The starts, but for loads no earlier than when their unit and its queue have room for them: one that comes
+    earlier holds up all instructions behind it."""
+    starts = prediction.start.tolist()
+    held = Timing().in_flight + config.queue_depth
+    loads = [index for index, instruction in enumerate(instructions) if isinstance(instruction, Load)]
+    for before, index in zip(loads, loads[held:], strict=False):
+        starts[index] = max(starts[index], int(prediction.end[before]))
+    return starts
 
 
 class _Keys:

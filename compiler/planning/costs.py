@@ -12,12 +12,12 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
 
+from tessera.compiler.execution_plan import Bundle, ExecutionPlan, Slot, TaskId
 from tessera.compiler.lowering.mapping import MappedNetwork, place_tensors
 from tessera.compiler.lowering.plan import lower_plan
 from tessera.compiler.lowering.tiling import OUTPUT, operands
 from tessera.compiler.planning.dependencies import dependency_graph
 from tessera.compiler.planning.occupancy import Occupancy, Owner, StreamStep, occupancies, traffic, without_transfers
-from tessera.compiler.planning.plan import Bundle, ExecutionPlan, Slot, TaskId
 from tessera.compiler.planning.tasks import Mode, Task, TaskGraph, Tensor
 from tessera.rtl.config import NpuConfig, digits_of_depth
 from tessera.rtl.isa import Bundle as BundleMark

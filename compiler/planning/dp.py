@@ -6,11 +6,11 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from tessera.compiler.execution_plan import ExecutionPlan
 from tessera.compiler.planning.bundles import next_bundles
 from tessera.compiler.planning.greedy import greedy_outcome
 from tessera.compiler.planning.model import MAX_CONTEXTS, BundleWork, Machine, Moment, advance, begin
 from tessera.compiler.planning.objective import Objective
-from tessera.compiler.planning.plan import ExecutionPlan
 from tessera.compiler.planning.problem import Outcome, Problem, Vector
 from tessera.compiler.planning.serial import alone, job_ranks, serial_outcome
 

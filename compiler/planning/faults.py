@@ -20,7 +20,7 @@ class Fault(StrEnum):
     """What can go wrong."""
 
     OVERFLOW = "overflow"
-    """A sum has left the range of the accumulators, which the compiler proves to be impossible: the results are wrong."""
+    """A sum has left the range of the accumulators, which the compiler proves to be impossible: results are wrong."""
     UNDERFLOW = "underflow"
     """Values other than 0 became 0 in a conversion from or to floating point."""
     SATURATION = "saturation"
@@ -64,6 +64,13 @@ ALLOWED: Mapping[Fault, tuple[Action, ...]] = {
 }
 """What can be done about each; the first is the default."""
 
+COUNTED: Mapping[Fault, tuple[str, ...]] = {
+    Fault.OVERFLOW: ("overflow",),
+    Fault.UNDERFLOW: ("underflows",),
+    Fault.SATURATION: ("saturations", "overflows"),
+}
+"""The faults that show in what the machine counts for an operation, and in which counts (`tessera.sim.counts`)."""
+
 _NAN_POLICIES = {
     Action.STOP_NETWORK: NanPolicy.STOP_STREAM,
     Action.STOP_OPERATION: NanPolicy.STOP_OPERATION,
@@ -85,8 +92,8 @@ class FaultRule:
     value
         `Action.REPLACE`: the integer that is taken.
     attempts
-        Of repetitions: how many there are at most. When they have not helped, results that are only limited are kept, and
-        otherwise the request fails.
+        Of repetitions: how many there are at most. When they have not helped, results that are only limited are kept,
+        and otherwise the request fails.
     """
 
     action: Action
@@ -97,7 +104,7 @@ class FaultRule:
     def __str__(self) -> str:
         details = {
             Action.REPLACE: f" by {self.value}",
-            **{action: f" (at most {self.attempts})" for action in _REPEATS},
+            **dict.fromkeys(_REPEATS, f" (at most {self.attempts})"),
         }.get(self.action, "")
         return f"{self.action}{details}" + (f" above {self.limit:.3g} of the values" if self.limit else "")
 
@@ -134,17 +141,29 @@ class FaultPolicy:
                 return rules[fault]
         return FaultRule(ALLOWED[fault][0])
 
+    @property
+    def repeats_counted(self) -> bool:
+        """Whether an inference may have to run again because of what was counted."""
+        rules = (self.rules, *self.operations.values())
+        return any(fault in COUNTED and rule.action in _REPEATS for each in rules for fault, rule in each.items())
+
     def check_names(self, network: IntegerNetwork) -> None:
         """Raises `CompilerError` if there are rules for an operation that the network does not have."""
         known = {operation.name for operation in network.operations}
         for name in self.operations:
             if name not in known:
-                raise CompilerError(f"there are fault rules for {name!r}, but no such operation; name one of the network's")
+                raise CompilerError(
+                    f"there are fault rules for {name!r}, but no such operation; name one of the network's"
+                )
 
     def describe(self, operations: Iterable[str]) -> Iterator[str]:
         """A line for each operation: what happens at each fault."""
         for name in operations:
             yield f"{name}: " + "; ".join(f"{fault}: {self.rule(fault, name)}" for fault in Fault)
+
+
+DEFAULT_POLICY = FaultPolicy()
+"""The defaults for everything."""
 
 
 def _check_rule(fault: Fault, rule: FaultRule) -> None:

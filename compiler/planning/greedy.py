@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+from tessera.compiler.execution_plan import ExecutionPlan
 from tessera.compiler.planning.model import LANE_COUNTS, MAX_SLOTS, BundleWork, SlotWork, advance, begin
 from tessera.compiler.planning.objective import Objective
-from tessera.compiler.planning.plan import ExecutionPlan
 from tessera.compiler.planning.problem import Outcome, Problem, Vector
 from tessera.compiler.planning.serial import job_ranks, next_operation
 

@@ -14,9 +14,9 @@ from typing import Any
 import numpy as np
 
 from tessera.compiler.errors import CompilerError, check_file
+from tessera.compiler.execution_plan import Bundle, ExecutionPlan, Slot, TaskId
 from tessera.compiler.planning.objective import Objective
 from tessera.compiler.planning.operation_key import configuration_key, durations_version
-from tessera.compiler.planning.plan import Bundle, ExecutionPlan, Slot, TaskId
 from tessera.rtl.config import NpuConfig
 from tessera.rtl.verilog import hash_parts
 from tessera.sim.cycles import Memory

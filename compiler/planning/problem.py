@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
+from tessera.compiler.execution_plan import Bundle, ExecutionPlan, Slot, TaskId
 from tessera.compiler.planning.model import (
     MAX_CONTEXTS,
     BundleWork,
@@ -14,7 +15,6 @@ from tessera.compiler.planning.model import (
     begin,
     bundle_work,
 )
-from tessera.compiler.planning.plan import Bundle, ExecutionPlan, Slot, TaskId
 from tessera.compiler.planning.states import MAX_FILL, JobState, job_states
 from tessera.compiler.planning.workload import Workload, check_workload
 

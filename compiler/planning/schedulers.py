@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from tessera.compiler.errors import CompilerError
+from tessera.compiler.execution_plan import ExecutionPlan
 from tessera.compiler.planning.dp import dp
 from tessera.compiler.planning.greedy import greedy
 from tessera.compiler.planning.model import Machine
 from tessera.compiler.planning.objective import Objective
-from tessera.compiler.planning.plan import ExecutionPlan
 from tessera.compiler.planning.problem import Problem
 from tessera.compiler.planning.serial import native, serial
 from tessera.compiler.planning.workload import Workload

@@ -11,13 +11,13 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 
 from tessera.compiler.errors import CompilerError
+from tessera.compiler.execution_plan import ExecutionPlan
 from tessera.compiler.lowering.mapping import MappedNetwork
 from tessera.compiler.lowering.plan import DramLayout, lower_plan
 from tessera.compiler.lowering.plan_memory import START, ChipState, PlacementError
 from tessera.compiler.lowering.plan_program import PlanProgram
 from tessera.compiler.planning.model import Machine
 from tessera.compiler.planning.objective import Objective
-from tessera.compiler.planning.plan import ExecutionPlan
 from tessera.compiler.planning.problem import Problem
 from tessera.compiler.planning.schedulers import schedule
 from tessera.compiler.planning.serial import alone
@@ -26,7 +26,7 @@ from tessera.rtl.config import NpuConfig
 from tessera.rtl.isa import Store
 from tessera.sim.cycles import DEFAULT_MEMORY, Memory, Prediction, predict
 
-WORTH = 0.005
+WORTH = 0.03
 """How much shorter, as a fraction, a plan must be predicted to be than the serial one to be preferred: predictions of
 two streams of one workload err alike, but not by the same."""
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import replace
 
 from tessera.compiler.errors import CompilerError
+from tessera.compiler.execution_plan import ExecutionPlan
 from tessera.compiler.planning.model import BundleWork, advance, begin
 from tessera.compiler.planning.objective import Objective
-from tessera.compiler.planning.plan import ExecutionPlan
 from tessera.compiler.planning.problem import Outcome, Problem, Vector
 from tessera.compiler.planning.workload import Workload
 

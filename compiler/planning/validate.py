@@ -10,8 +10,8 @@ import math
 from fractions import Fraction
 
 from tessera.compiler.errors import CompilerError
+from tessera.compiler.execution_plan import Bundle, ExecutionPlan, Slot, TaskId
 from tessera.compiler.planning.model import Machine
-from tessera.compiler.planning.plan import Bundle, ExecutionPlan, Slot, TaskId
 from tessera.compiler.planning.tasks import Job, Mode, Task, TaskGraph
 from tessera.compiler.planning.workload import Workload
 

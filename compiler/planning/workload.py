@@ -7,8 +7,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
 from tessera.compiler.errors import CompilerError
+from tessera.compiler.execution_plan import Bundle
 from tessera.compiler.planning.model import Machine
-from tessera.compiler.planning.plan import Bundle
 from tessera.compiler.planning.tasks import Job, TaskGraph
 
 

@@ -18,8 +18,8 @@ def next_segment(state: ExecutorState) -> Segment | None:
 
 def displaces(state: ExecutorState, work: Work, segment: Segment) -> bool:
     """Whether a work would run if it was planned again: there is a context for it, or it is more urgent than one that
-    runs; not while one that is suspect runs alone."""
-    if any(each.suspect for each in segment.works.values()):
+    runs; not if there was no memory for it, nor while one that is suspect runs alone."""
+    if work.blocked or any(each.suspect for each in segment.works.values()):
         return False
     running = [each for each in segment.works.values() if not each.over]
     return len(running) < CONTEXTS or state.urgency_of(work) > min(map(state.urgency_of, running))
@@ -32,14 +32,14 @@ def _choose(state: ExecutorState) -> list[Work]:
     """
     chosen: list[Work] = []
     full = False
-    works = state.by_urgency()
+    works = [work for work in state.by_urgency() if not work.blocked] or state.by_urgency()
     suspects = [work for work in works if work.suspect]
     for work in suspects[:1] or works:
         if len(chosen) == CONTEXTS:
             break
         if work.place is None and not full:
             work.place = state.dram.allocate(work.network.dram_bytes(len(work.samples)))
-            full = work.place is None
+            full = work.blocked = work.place is None
             _log_place(state, work)
         if work.place is not None:
             chosen.append(work)
@@ -66,8 +66,9 @@ def _plan(state: ExecutorState, chosen: list[Work]) -> Segment | None:
     if segment is not None:
         code = state.dram.allocate(len(segment.program.code))
         if code is not None:
+            segment = segment.placed(code)
             _log_plan(state, segment)
-            return segment.placed(code)
+            return segment
     _relieve(state, chosen, "DRAM for the code" if segment else "memory on chip")
     return None
 
@@ -76,7 +77,11 @@ def _log_plan(state: ExecutorState, segment: Segment) -> None:
     plan = segment.plan
     state.add_event(
         "planned", "", f"{plan.scheduler}: {len(plan.bundles)} bundles of {', '.join(segment.works)}",
-        jobs=list(segment.works), cycles=segment.prediction, moved=len(segment.program.placement.moved), **usage(state),
+        jobs=list(segment.works),
+        cycles=segment.prediction,
+        code=segment.program.code_address,
+        moved=len(segment.program.placement.moved),
+        **usage(state),
     )  # fmt: skip
 
 
@@ -85,6 +90,7 @@ def _relieve(state: ExecutorState, chosen: list[Work], what: str) -> None:
     work = chosen[-1]
     if len(chosen) > 1:
         chosen.pop()
+        work.blocked = True
         state.restart(work, f"there is too little {what} for it beside the others")
         state.give_back(work)
     elif not state.restart(work, f"there is too little {what} to go on"):

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from tessera.compiler.errors import CompilerError
-from tessera.compiler.planning.faults import Action, Fault, FaultRule
+from tessera.compiler.planning.faults import COUNTED, Action, Fault, FaultRule
 from tessera.firmware.driver import StreamState
 from tessera.firmware.executor.errors import ExecutorError
 from tessera.firmware.executor.networks import PreparedNetwork
@@ -16,13 +16,6 @@ from tessera.firmware.executor.variants import deepened, renormalised
 from tessera.rtl.isa import ErrorCode
 from tessera.sim.contexts import ContextState
 from tessera.sim.counts import Counts
-
-COUNTED: Mapping[Fault, tuple[str, ...]] = {
-    Fault.OVERFLOW: ("overflow",),
-    Fault.UNDERFLOW: ("underflows",),
-    Fault.SATURATION: ("saturations", "overflows"),
-}
-"""The faults that show in the counts of operations, and in which."""
 
 _CONTEXT_FAULTS = {
     ErrorCode.READ_ERROR: Fault.BUS_ERROR,
@@ -53,6 +46,7 @@ class FaultDesk:
 
     def __init__(self, state: ExecutorState):
         self._state = state
+        self._variants: dict[tuple[str, str, Fault], PreparedNetwork | None] = {}
 
     # --------------------------------------------------------------------------------------- what a context has failed
 
@@ -87,7 +81,7 @@ class FaultDesk:
             self._stop(work, what)
             return
         variant: PreparedNetwork | None = None
-        if work.attempts[fault] < rule.attempts:
+        if work.attempts[fault, work.samples[inference]] < rule.attempts:
             try:
                 variant = self._variant(work, name, fault, rule)
             except CompilerError as error:
@@ -100,7 +94,14 @@ class FaultDesk:
                 self._log(work, fault, f"{what}: they stay limited, as there is no further remedy")
 
     def _variant(self, work: Work, name: str, fault: Fault, rule: FaultRule) -> PreparedNetwork | None:
-        """The network with which an inference is to run again."""
+        """The network with which an inference is to run again; each is made once."""
+        key = work.network.name, name, fault
+        if key not in self._variants:
+            self._variants[key] = self._make_variant(work, name, fault, rule)
+        return self._variants[key]
+
+    @staticmethod
+    def _make_variant(work: Work, name: str, fault: Fault, rule: FaultRule) -> PreparedNetwork | None:
         if rule.action is Action.RETRY:
             return work.network
         operation = work.network.mapped.operations[name]
@@ -117,7 +118,8 @@ class FaultDesk:
     def stream_failed(self, segment: Segment, stream: StreamState) -> None:
         """The whole stream has stopped: everything but inputs and outputs in DRAM is lost.
 
-        If it was of one network, that is the culprit. Otherwise it cannot be told, and each runs alone until it has ended.
+        If it was of one network, that is the culprit. Otherwise it cannot be told, and each runs alone until it has
+        ended.
         """
         state = self._state
         what = f"{stream.error.name.lower().replace('_', ' ')} at instruction {stream.error_index}"
@@ -143,16 +145,22 @@ class FaultDesk:
     # ---------------------------------------------------------------------------------------------------------- actions
 
     def _again(
-        self, work: Work, fault: Fault, rule: FaultRule, what: str, network: PreparedNetwork, inference: int | None = None
+        self,
+        work: Work,
+        fault: Fault,
+        rule: FaultRule,
+        what: str,
+        network: PreparedNetwork,
+        inference: int | None = None,
     ) -> bool:
         """Has one inference, or all that are open, run again; whether that may still help.
 
         What was written is read again from another place in DRAM.
         """
-        if work.attempts[fault] >= rule.attempts:
-            return False
-        work.attempts[fault] += 1
         samples = work.open_samples if inference is None else [work.samples[inference]]
+        if any(work.attempts[fault, sample] >= rule.attempts for sample in samples):
+            return False
+        work.attempts.update((fault, sample) for sample in samples)
         self._state.networks.setdefault(network.name, network)
         name = f"{work.request.name}~{sum(work.attempts.values())}"
         try:

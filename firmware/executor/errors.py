@@ -4,4 +4,4 @@ from __future__ import annotations
 
 
 class ExecutorError(ValueError):
-    """A request that cannot be taken. The message is a sentence: the thing, its value, the limit, and what to change."""
+    """A request that cannot be taken; the message is a sentence: the thing, its value, the limit, what to change."""

@@ -8,9 +8,10 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 
 from tessera.compiler.planning import SCHEDULERS, Job, Machine, Workload
+from tessera.compiler.planning.profile_database import ProfileDatabase
 from tessera.compiler.planning.workload import check_workload
 from tessera.firmware.bus import TimedBus
-from tessera.firmware.driver import Npu, Phase
+from tessera.firmware.driver import Npu, NpuStuckError, Phase
 from tessera.firmware.executor.admission import displaces, next_segment
 from tessera.firmware.executor.answers import FaultDesk
 from tessera.firmware.executor.dram import DramAllocator
@@ -22,6 +23,7 @@ from tessera.firmware.executor.runner import Runner
 from tessera.firmware.executor.segment import Segment
 from tessera.firmware.executor.settings import Settings
 from tessera.firmware.executor.state import ExecutorState
+from tessera.firmware.executor.tracking import Tracker
 from tessera.rtl.config import NpuConfig
 from tessera.sim.windows import MemoryWindow
 
@@ -50,16 +52,28 @@ class Executor:
         The part of the DRAM that the executor may use.
     settings
         How it decides.
+    database
+        Where measured durations and adaptations go, and earlier adaptations come from; of this configuration.
     """
 
-    def __init__(self, bus: TimedBus, config: NpuConfig, dram: MemoryWindow, settings: Settings = Settings()):
+    def __init__(
+        self,
+        bus: TimedBus,
+        config: NpuConfig,
+        dram: MemoryWindow,
+        settings: Settings | None = None,
+        database: ProfileDatabase | None = None,
+    ):
+        settings = settings or Settings()
         if settings.scheduler not in SCHEDULERS:
             raise ExecutorError(f"there is no scheduler {settings.scheduler!r}; take one of {', '.join(SCHEDULERS)}")
         self._state = ExecutorState(config, settings, DramAllocator(dram), settings.memory)
         self._bus, self._npu = bus, Npu(bus)
         self._desk = FaultDesk(self._state)
-        self._runner = Runner(self._state, bus, self._npu, self._desk, self._events)
+        tracker = Tracker(self._state, bus, self._npu, database)
+        self._runner = Runner(self._state, bus, self._npu, self._desk, tracker, self._events)
         self._loaded: dict[str, PreparedNetwork] = {}
+        self._submitted: dict[str, Work] = {}
         self._commands: list[_Command] = []
         self._numbers = itertools.count()
         self._next_raise: int | None = None
@@ -87,8 +101,8 @@ class Executor:
         Raises
         ------
         ExecutorError
-            It was made for another configuration, there is one of its name, or with those that are loaded it exceeds the
-            DRAM, even if each runs one inference at a time.
+            It was made for another configuration, there is one of its name, or with those that are loaded it exceeds
+            the DRAM, even if each runs one inference at a time.
         """
         if network.config != self._state.config:
             raise ExecutorError(
@@ -115,10 +129,10 @@ class Executor:
             There is none of this name, or a request for it is not over.
         """
         self._network(name)
-        for work in self._state.works:
-            if work.request.network == name and not work.over:
+        for request, work in self._submitted.items():
+            if work.request.network == name and not work.result.status.over:
                 raise ExecutorError(
-                    f"network {name!r} cannot be unloaded while request {work.request.name!r} is not over; cancel that"
+                    f"network {name!r} cannot be unloaded while request {request!r} is not over; cancel that"
                 )
         del self._loaded[name]
 
@@ -136,7 +150,8 @@ class Executor:
         Raises
         ------
         ExecutorError
-            The network is not loaded, there is a request of the name, or the request makes no sense or exceeds the DRAM.
+            The network is not loaded, there is a request of the name, or the request makes no sense or exceeds the
+            DRAM.
         CompilerError
             Its deadline cannot be met.
         """
@@ -144,20 +159,28 @@ class Executor:
         if request.name in self.results:
             raise ExecutorError(f"a request is named {request.name!r} already; give each a name of its own")
         check_request(request)
-        needed = network.dram_bytes(len(request.inputs)) + self._code_bytes(network, len(request.inputs))
+        count = len(request.inputs)
+        needed = network.dram_bytes(count) + self._code_bytes(network, count)
         if needed > self._state.dram.size:
             raise ExecutorError(
-                f"request {request.name!r} needs {needed:,} bytes of DRAM for {len(request.inputs)} inferences, but the "
-                f"executor has {self._state.dram.size:,}; make several requests of it, or give the executor more"
+                f"request {request.name!r} needs {needed:,} bytes of DRAM for {count} inferences, but the executor "
+                f"has {self._state.dram.size:,}; make several requests of it, or give the executor more"
             )
-        job = Job(request.name, network.graph, len(request.inputs), request.priority, request.arrival, request.deadline)
+        job = Job(request.name, network.graph, count, request.priority, request.arrival, request.deadline)
         check_workload(Workload((job,)), Machine.of(self._state.config, self._state.settings.memory))
-        count, arrival = len(request.inputs), max(request.arrival, self._state.now)
+        arrival = max(request.arrival, self._state.now)
         result = RequestResult(
-            request.name, Status.WAITING, arrival, None, None, [None] * count, [None] * count, [network.name] * count
+            request.name,
+            Status.WAITING,
+            arrival,
+            outputs=[None] * count,
+            completions=[None] * count,
+            variants=[network.name] * count,
+            deadline=request.deadline,
         )
         work = make_work(request, result, network, range(count))
         self.results[request.name] = result
+        self._submitted[request.name] = work
         self.at(arrival, lambda: self._arrive(work))
 
     def _code_bytes(self, network: PreparedNetwork, inferences: int) -> int:
@@ -211,11 +234,11 @@ class Executor:
         self._state.add_event("arrived", work.name, f"priority {work.priority:g}", arrival=work.result.arrival)
 
     def _change_priority(self, name: str, priority: float) -> None:
-        for work in self._state.works:
-            if work.request.name == name:
-                self._state.add_event("changed", name, f"priority {work.priority:g} becomes {priority:g}")
-                work.priority = priority
-                self._state.changed = True
+        first = self._submitted[name]
+        self._state.add_event("changed", name, f"priority {first.priority:g} becomes {priority:g}")
+        for work in {first, *(each for each in self._state.works if each.request.name == name)}:
+            work.priority = priority
+        self._state.changed = True
 
     def _cancel(self, name: str) -> None:
         if not self.results[name].status.over:
@@ -250,7 +273,8 @@ class Executor:
         state = self._state
         state.now = await self._bus.present_cycle()
         if state.now < cycle:
-            await self._bus.interrupt_within(min(cycle - state.now, state.settings.poll_cycles))
+            if await self._bus.interrupt_within(min(cycle - state.now, state.settings.poll_cycles)):
+                await self._npu.wait(1)  # the last stream's, which came after its state had been read
             state.now = await self._bus.present_cycle()
 
     async def _events(self, segment: Segment) -> int | None:
@@ -258,14 +282,32 @@ class Executor:
         state = self._state
         await self._take_due()
         waiting = [work for work in state.works if work.name not in segment.works and not work.over]
-        if any(displaces(state, work, segment) for work in waiting):
+        if any(displaces(state, work, segment) for work in waiting) or any(map(segment.exhausted, segment.works)):
             state.changed = True
         if self._next_raise is not None and state.now >= self._next_raise:
-            state.add_event("raised", "", "waiting or deadlines make requests more urgent", urgencies=state.urgencies())
-            state.changed = True
+            self._raise_priorities(segment)
         self._next_raise = state.next_raise()
         cycles = [self._next_raise, *(command.cycle for command in self._commands[:1])]
         return min((cycle for cycle in cycles if cycle is not None), default=None)
+
+    def _raise_priorities(self, segment: Segment) -> None:
+        """Waiting or deadlines make requests more urgent: if their order changes, another plan is wanted."""
+        state = self._state
+        order = [work.name for work in state.by_urgency() if not work.over and not work.blocked]
+        before = [name for name in segment.works if name in order]
+        if order[: len(before)] != before:
+            reason = "waiting or deadlines make other requests more urgent"
+            state.add_event("raised", order[0], reason, urgencies=state.urgencies())
+            state.changed = True
+
+    async def _reset(self) -> None:
+        """Resets the NPU; if that does not help, nothing can run any more."""
+        try:
+            await self._npu.reset()
+        except NpuStuckError as error:
+            for result in self.results.values():
+                self._state.end(result, Status.FAILED, str(error))
+            raise
 
     async def _run_segment(self, segment: Segment) -> None:
         """Runs a segment, and notes what it leaves on chip."""
@@ -274,7 +316,7 @@ class Executor:
         stream = await self._runner.run(segment)
         bundles = len(segment.plan.bundles)
         if stream.phase is Phase.FAILED:
-            await self._npu.reset()
+            await self._reset()
             self._desk.stream_failed(segment, stream)
         elif stream.phase is Phase.PAUSED:
             state.add_event("paused", "", f"at bundle {stream.bundle} of {bundles}", bundle=stream.bundle)

@@ -3,20 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 from tessera.compiler.integer import to_integer
 from tessera.compiler.lowering.mapping import MappedNetwork, align, map_to_machine, place_in_dram
 from tessera.compiler.planning.costs import CostTable, StreamStep, cycle_model, network_costs, task_graph
 from tessera.compiler.planning.durations import costs_of, known_durations
-from tessera.compiler.planning.faults import FaultPolicy, with_nan_policies
+from tessera.compiler.planning.faults import DEFAULT_POLICY, FaultPolicy, with_nan_policies
 from tessera.compiler.planning.profile_database import ProfileDatabase
 from tessera.compiler.planning.tasks import TaskGraph
 from tessera.compiler.quantized import QuantizedNetwork
 from tessera.rtl.config import NpuConfig
 from tessera.rtl.isa import INSTRUCTION_BYTES
-from tessera.sim.cycles import DEFAULT_MEMORY, Memory
 from tessera.sim.golden.network import IntegerNetwork
 from tessera.sim.program import DramFormat, DramTensor, Program
 
@@ -48,7 +47,7 @@ class PreparedNetwork:
     costs: CostTable
     data_bytes: int
     code_bytes: int
-    policy: FaultPolicy = FaultPolicy()
+    policy: FaultPolicy = DEFAULT_POLICY
     quantized: QuantizedNetwork | None = None
 
     @property
@@ -95,9 +94,8 @@ def prepare(
     config: NpuConfig,
     *,
     formats: Mapping[str, DramFormat] | None = None,
-    policy: FaultPolicy = FaultPolicy(),
+    policy: FaultPolicy = DEFAULT_POLICY,
     database: ProfileDatabase | None = None,
-    memory: Memory = DEFAULT_MEMORY,
 ) -> PreparedNetwork:
     """Maps a network to a machine and finds its costs.
 
@@ -110,14 +108,12 @@ def prepare(
     config
         The machine.
     formats
-        What inputs and outputs are in DRAM, by name; integers where nothing is said. What loads make of NaN and infinity
-        is taken from the policy.
+        What inputs and outputs are in DRAM, by name; integers where nothing is said. What loads make of NaN and
+        infinity is taken from the policy.
     policy
         What happens when something goes wrong.
     database
         Where measured durations are, and what was adapted; without it all are predicted.
-    memory
-        The DRAM.
 
     Raises
     ------
@@ -125,16 +121,23 @@ def prepare(
         The machine cannot run it, or the policy names an operation that it does not have.
     """
     quantized = network if isinstance(network, QuantizedNetwork) else None
-    integers = network if isinstance(network, IntegerNetwork) else to_integer(network).network
+    integers = network if isinstance(network, IntegerNetwork) else to_integer(network)
     policy.check_names(integers)
     mapped = map_to_machine(integers, config, with_nan_policies(formats or {}, policy, integers))
     meter = _Meter()
     costs: CostTable = network_costs(mapped, meter)
     if database is not None:
-        costs = costs_of(known_durations(mapped, database, memory=memory, predicted=costs))
+        costs = costs_of(known_durations(mapped, database, predicted=costs))
     return PreparedNetwork(name, mapped, costs, meter.data_bytes, meter.code_bytes, policy, quantized)
 
 
 def prepare_like(network: PreparedNetwork, name: str, quantized: QuantizedNetwork) -> PreparedNetwork:
     """A network with the formats and the policy of another one."""
     return prepare(name, quantized, network.config, formats=network.mapped.formats, policy=network.policy)
+
+
+def with_factor(network: PreparedNetwork, operation: str, lanes: int, factor: float) -> PreparedNetwork:
+    """The network with the cycles of an operation on a number of lanes multiplied."""
+    cost = network.costs[operation][lanes]
+    changed = {**network.costs[operation], lanes: replace(cost, cycles=round(cost.cycles * factor))}
+    return replace(network, costs={**network.costs, operation: changed})

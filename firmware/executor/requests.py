@@ -82,6 +82,8 @@ class RequestResult:
         other scales or depths.
     reason
         Why it failed, in a sentence.
+    deadline
+        The request's.
     """
 
     name: str
@@ -93,6 +95,12 @@ class RequestResult:
     completions: list[int | None] = field(default_factory=list)
     variants: list[str] = field(default_factory=list)
     reason: str = ""
+    deadline: int | None = None
+
+    @property
+    def missed(self) -> bool:
+        """Whether it ended after its deadline."""
+        return self.ended is not None and self.deadline is not None and self.ended > self.deadline
 
     @property
     def latency(self) -> int | None:
@@ -130,10 +138,12 @@ class Work:
         It cannot go on: its context has failed.
     suspect
         It may have stopped the stream, and is run alone.
+    blocked
+        There was no memory for it, so that it waits until some is given back.
     retired
         Places in DRAM that were its, and are not to be given out while it runs.
     attempts
-        How often the request was repeated because of each fault.
+        How often each of the request's inferences was repeated because of each fault.
     counts
         What was counted of the inference in progress, by operation.
     """
@@ -150,8 +160,9 @@ class Work:
     collected: set[int] = field(default_factory=set)
     failed: bool = False
     suspect: bool = False
+    blocked: bool = False
     retired: list[MemoryWindow] = field(default_factory=list)
-    attempts: Counter[Fault] = field(default_factory=Counter)
+    attempts: Counter[tuple[Fault, int]] = field(default_factory=Counter)
     counts: dict[str, Counts] = field(default_factory=dict)
 
     @property

@@ -12,6 +12,7 @@ from tessera.firmware.executor.requests import Status, Work
 from tessera.firmware.executor.segment import Segment
 from tessera.firmware.executor.settings import Preemption
 from tessera.firmware.executor.state import ExecutorState
+from tessera.firmware.executor.tracking import Tracker
 from tessera.rtl.isa import ErrorCode
 from tessera.sim.counts import COUNT_NAMES, Counts
 from tessera.sim.cycles import longest_silence
@@ -35,8 +36,8 @@ class Runner:
         What the executor knows.
     bus, npu
         The way to the NPU, and its driver.
-    desk
-        What acts on faults.
+    desk, tracker
+        What acts on faults, and what measures.
     events
         Does what was asked for up to now; returns the next cycle at which there is something to do, if any.
     """
@@ -47,15 +48,21 @@ class Runner:
         bus: TimedBus,
         npu: Npu,
         desk: FaultDesk,
+        tracker: Tracker,
         events: Callable[[Segment], Awaitable[int | None]],
     ):
-        self._state, self._bus, self._npu, self._desk, self._events = state, bus, npu, desk, events
+        self._state, self._bus, self._npu = state, bus, npu
+        self._desk, self._tracker, self._events = desk, tracker, events
 
     async def run(self, segment: Segment) -> StreamState:
-        """Writes and starts a segment, collects outputs, and has it paused if something changes; its state at the end."""
+        """Runs a segment: collects outputs, and has it paused if something changes. Returns its state at the end."""
         await self._write(segment)
+        await self._tracker.begin()
         await self._start(segment)
-        return await self._follow(segment)
+        self._tracker.started(segment)
+        stream = await self._follow(segment)
+        await self._tracker.ended(segment, stream)
+        return stream
 
     async def _write(self, segment: Segment) -> None:
         """Writes the stream, what it loads, and the inputs that are not there yet."""
@@ -84,13 +91,16 @@ class Runner:
     async def _follow(self, segment: Segment) -> StreamState:
         state, begun, pausing = self._state, self._state.now, False
         seen = {name: _Seen() for name in segment.program.jobs}
-        following = await self._events(segment)
         while True:
+            following = await self._events(segment)
+            await self._tracker.check(segment)
             if state.changed and not pausing and state.settings.preemption is Preemption.BUNDLE:
                 pausing = True
                 await self._npu.pause()
-            wait = state.settings.poll_cycles if following is None else following - state.now
-            raised = await self._bus.interrupt_within(max(1, min(wait, state.settings.poll_cycles)))
+            cycles = [
+                cycle - state.now for cycle in (following, self._tracker.next_check(segment)) if cycle is not None
+            ]
+            raised = await self._bus.interrupt_within(max(1, min([*cycles, state.settings.poll_cycles])))
             state.now = await self._bus.present_cycle()
             if raised:
                 stream = await self._npu.wait(1)
@@ -99,7 +109,6 @@ class Runner:
                     return stream
             elif state.now - begun > state.settings.timeout_cycles:
                 return StreamState(Phase.FAILED, error=ErrorCode.WATCHDOG)
-            following = await self._events(segment)
 
     async def _collect(self, segment: Segment, stream: StreamState, seen: dict[str, _Seen]) -> None:
         """Reads what has ended since the last time, and acts on faults."""

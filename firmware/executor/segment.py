@@ -80,6 +80,11 @@ class Segment:
             and instruction.context == context
         ]
 
+    def exhausted(self, job: str) -> bool:
+        """Whether all inferences of a job that are planned have ended, but not the job."""
+        work = self.works[job]
+        return not work.over and set(range(len(self.program.jobs[job].tensors))) <= work.collected
+
     def after(self, bundles: int) -> ChipState:
         """What the next plan finds when this one has been stopped behind so many bundles."""
         networks = {name: work.network.mapped for name, work in self.works.items()}
@@ -125,8 +130,9 @@ def make_segment(
 ) -> Segment | None:
     """Plans what is left of some works and lowers it; ``None`` if their tensors do not fit the chip together.
 
-    Every work has a place in DRAM. At first tensors lie in all lanes, so that whatever plan comes next can read them; if
-    they do not fit so, or not at all, plans that need less of the banks are tried, and at last one operation at a time.
+    Every work has a place in DRAM. At first tensors lie in all lanes, so that whatever plan comes next can read them;
+    if they do not fit so, or not at all, plans that need less of the banks are tried, and at last one operation at a
+    time.
     """
     jobs = tuple(_job(work, urgency, state, now, settings) for work, urgency in zip(works, urgencies))
     workload = Workload(jobs, {work.name: progress(work, state) for work in works}, now)
@@ -135,9 +141,7 @@ def make_segment(
     for plan in _plans(workload, settings, memory, config):
         for spread in (True, False):
             try:
-                program = lower_plan(
-                    plan, networks, config, memory=memory, dram=layout, state=state, spread=spread
-                )
+                program = lower_plan(plan, networks, config, memory=memory, dram=layout, state=state, spread=spread)
             except PlacementError:
                 continue
             return Segment(plan, program, {work.name: work for work in works}, state, now)
@@ -146,16 +150,16 @@ def make_segment(
 
 def _job(work: Work, urgency: float, state: ChipState, now: int, settings: Settings) -> Job:
     """The job of a work: its next inferences. A deadline that cannot be met any more does not count."""
-    ahead = min(len(work.samples), progress(work, state).inferences + settings.inferences_ahead)
+    # Inferences that run side by side are counted together, so that nobody could tell which one is to be repeated.
+    most = 1 if work.network.policy.repeats_counted else settings.inferences_ahead
+    ahead = min(len(work.samples), progress(work, state).inferences + most)
     job = Job(work.name, work.network.graph, ahead, urgency, min(work.result.arrival, now))
     deadline = work.request.deadline
     within_reach = deadline is not None and deadline >= job.arrival + least_cycles(job)
     return replace(job, deadline=deadline) if within_reach else job
 
 
-def _plans(
-    workload: Workload, settings: Settings, memory: Memory, config: NpuConfig
-) -> Iterator[ExecutionPlan]:
+def _plans(workload: Workload, settings: Settings, memory: Memory, config: NpuConfig) -> Iterator[ExecutionPlan]:
     """Plans that need less and less of the banks; what does not fit a share of them is left out."""
     attempts = [(settings.scheduler, share) for share in _SHARES] + [("serial", share) for share in _SHARES]
     for scheduler, share in dict.fromkeys(attempts):

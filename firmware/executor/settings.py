@@ -14,8 +14,8 @@ class Preemption(enum.Enum):
     """What a change, as the arrival of a request, does to a plan that runs."""
 
     BUNDLE = "bundle"
-    """The plan is paused at its next bundle, and the rest is planned again. With the scheduler ``serial``, whose bundles
-    are single operations, an arrival waits for the operation that runs."""
+    """The plan is paused at its next bundle, and the rest is planned again. With the scheduler ``serial``, whose
+    bundles are single operations, an arrival waits for the operation that runs."""
     NONE = "none"
     """The plan runs to its end: an arrival waits for the networks that run."""
 
@@ -24,9 +24,9 @@ class Preemption(enum.Enum):
 class Ageing:
     """When a request is raised: its priority counts more than it was given.
 
-    A request's priority counts twice for each ``waiting`` cycles since its arrival, up to ``limit`` times in all. From the
-    cycle on after which its deadline can be met only if it takes at most ``slack`` times the cycles that it takes alone,
-    its priority counts ``urgent`` times more; no longer, when the deadline is over.
+    A request's priority counts twice as much for each ``waiting`` cycles since its arrival, up to ``limit`` times as
+    much. When less than ``slack`` times the cycles that the rest of it takes alone are left until its deadline, it
+    counts ``urgent`` times more; no longer, when the deadline is over.
 
     Attributes
     ----------
@@ -66,10 +66,8 @@ class Settings:
     watchdog_cycles
         Cycles without progress after which the NPU stops a stream, at least; 0 for never.
     slower, more
-        A stretch of a plan that took more than ``slower`` times the planned cycles, or moved more than ``more`` times the
-        planned bytes, makes the executor adapt what follows.
-    retries
-        How often an inference is repeated because of one kind of fault, unless the fault's rule says another number.
+        A stretch of a plan that took more than ``slower`` times the planned cycles, or moved more than ``more`` times
+        the planned bytes, makes the executor adapt what follows.
     """
 
     scheduler: str = DEFAULT
@@ -83,4 +81,3 @@ class Settings:
     watchdog_cycles: int = 1 << 20
     slower: float = 1.25
     more: float = 1.25
-    retries: int = 1

@@ -88,13 +88,18 @@ class ExecutorState:
         """Notes that a request is over."""
         if not result.status.over:
             result.status, result.ended, result.reason = status, self.now, reason
-            self.add_event("ended", result.name, reason or "all outputs are there", status=status.value)
+            self.add_event(
+                "ended", result.name, reason or "all outputs are there", status=status.value, missed=result.missed
+            )
 
     def release(self) -> None:
         """Takes back the memory of what is over."""
-        for work in [work for work in self.works if work.over]:
+        over = [work for work in self.works if work.over]
+        for work in over:
             self.works.remove(work)
             self.give_back(work)
+        for work in self.works if over else ():
+            work.blocked = False
 
     def give_back(self, work: Work) -> None:
         """Takes back a work's DRAM, and forgets what it has done of the inference in progress."""

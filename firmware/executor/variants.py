@@ -28,7 +28,7 @@ def renormalised(network: PreparedNetwork, tensor: str, times: int) -> PreparedN
         else each
         for name, each in network.mapped.formats.items()
     }
-    mapped = map_to_machine(to_integer(changed).network, network.config, formats)
+    mapped = map_to_machine(to_integer(changed), network.config, formats)
     word = "doubled" if times == 1 else "halved" if times == -1 else f"times 2**{times}"
     # Durations depend on shapes and depths alone.
     return replace(network, name=f"{network.name}, {tensor} {word}", mapped=mapped, quantized=changed)

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
+from json import loads
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
 from tessera.cli.console import UsageError, check_output, console, write_file, write_json
+from tessera.cli.options import JsonOption
 from tessera.compiler.errors import check_file
 from tessera.compiler.planning.plan_file import StoredPlan
 from tessera.firmware.plan_report import Report
@@ -27,16 +28,32 @@ def report(
         "report.html"
     ),
     trace: Annotated[Path | None, typer.Option("--trace", help="A trace for Perfetto, JSON.", metavar="FILE")] = None,
+    json: JsonOption = None,
 ) -> None:
     """Draw a plan, and what became of it, as one HTML page: lanes, post-processing and memory over time."""
     check_output(output, *files)
     check_output(trace, *files, output)
+    check_output(json, *files, output, trace)
     page = read_report(files)
     write_file(output, page.html().encode())
     console.print(f"page: {output}", soft_wrap=True)
     if trace is not None:
         write_json(trace, trace_events(page.timelines))
         console.print(f"trace: {trace}", soft_wrap=True)
+    if json is not None:
+        write_json(json, {"npu": page.stored.npu} | {name: _totals(own) for name, own in page.timelines.items()})
+
+
+def _totals(timeline: PlanTimeline) -> dict[str, Any]:
+    """What a timeline comes to, for programs."""
+    return {
+        "cycles": timeline.cycles,
+        "lane_utilization": round(timeline.lane_utilization, 4),
+        "idle_lane_cycles": sum(timeline.idle_cycles),
+        "dram_read_bytes": timeline.dram_bytes(read=True),
+        "dram_write_bytes": timeline.dram_bytes(read=False),
+        "networks": [{"name": job, "end": timeline.job_end(job)} for job in timeline.jobs],
+    }
 
 
 def read_report(files: Sequence[Path]) -> Report:
@@ -65,7 +82,7 @@ def read_report(files: Sequence[Path]) -> Report:
 def _read(file: Path) -> tuple[dict[str, Any], StoredPlan, dict[str, PlanTimeline]]:
     check_file(file)
     try:
-        values = json.loads(file.read_text(encoding="utf-8"))
+        values = loads(file.read_text(encoding="utf-8"))
         if "timelines" not in values:
             raise UsageError(
                 f"{file} has no timelines of a plan; make a plan with tessera plan --output, or run one with tessera "
