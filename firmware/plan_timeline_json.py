@@ -7,6 +7,7 @@ from dataclasses import astuple
 from typing import Any
 
 from tessera.compiler.planning import TaskId
+from tessera.compiler.planning.plan_file import text, whole
 from tessera.firmware.plan_timeline import PlanTimeline, TaskTime, TransferWork, Work
 
 
@@ -38,18 +39,34 @@ def timeline_to_json(timeline: PlanTimeline) -> dict[str, Any]:
 def timeline_from_json(values: Mapping[str, Any]) -> PlanTimeline:
     """The inverse of `timeline_to_json`; raises `KeyError`, `IndexError`, `TypeError` or `ValueError` for anything
     else."""
-    tasks = tuple(
-        TaskTime(TaskId(job, int(inference), operation), int(bundle), tuple(lanes), activation, weight, start, end)
-        for job, inference, operation, bundle, lanes, activation, weight, start, end in values["tasks"]
-    )
+    cycles = whole(values["cycles"])
 
-    def units(rows: Sequence[Sequence[tuple[int, int, int]]]) -> tuple[tuple[Work, ...], ...]:
-        return tuple(tuple(Work(start, end, tasks[index].task) for start, end, index in unit) for unit in rows)
+    def span(start: Any, end: Any) -> tuple[int, int]:
+        if not whole(start) <= whole(end) <= cycles:
+            raise ValueError(f"from {start} to {end} is not within {cycles} cycles")
+        return start, end
+
+    def task(row: Sequence[Any]) -> TaskTime:
+        job, inference, operation, bundle, lanes, activation, weight, start, end = row
+        own = TaskId(text(job), whole(inference), text(operation))
+        bits = whole(activation), None if weight is None else whole(weight)
+        return TaskTime(own, whole(bundle), tuple(whole(lane) for lane in lanes), *bits, *span(start, end))
+
+    def transfer(row: Sequence[Any]) -> TransferWork:
+        start, end, job, moved, read = row
+        return TransferWork(*span(start, end), text(job), whole(moved), bool(read))
+
+    tasks = tuple(map(task, values["tasks"]))
+
+    def units(rows: Sequence[Sequence[Sequence[Any]]]) -> tuple[tuple[Work, ...], ...]:
+        return tuple(
+            tuple(Work(*span(start, end), tasks[whole(index)].task) for start, end, index in unit) for unit in rows
+        )
 
     return PlanTimeline(
-        cycles=int(values["cycles"]),
+        cycles=cycles,
         tasks=tasks,
         lanes=units(values["lanes"]),
         slices=units(values["slices"]),
-        transfers=tuple(TransferWork(*row) for row in values["transfers"]),
+        transfers=tuple(map(transfer, values["transfers"])),
     )

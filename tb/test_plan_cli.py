@@ -122,6 +122,7 @@ WRONG_PLANS: dict[str, tuple[list[object], str]] = {
     "deadline that cannot be met": (["--deadline", "digits_cnn=3"], r"cannot meet its deadline at cycle 3"),
     "arrival in the past": (["--arrival", "digits_mlp=-5"], r"arrives at cycle -5"),
     "no inferences": (["--inferences", "digits_mlp=0"], r"is to run 0 times; give at least 1"),
+    "too many inferences": (["--inferences", "digits_mlp=1000000"], r"have 3,000,00\d operations.*at most 10,000"),
     "more than the bus": (["--bandwidth", 1000], r"--bandwidth 1000.*from 1/256 to"),
     "no bandwidth": (["--bandwidth", 0], r"--bandwidth 0"),
 }
@@ -135,6 +136,21 @@ def test_wrong_plans(tessera: Command, samples: Path, tmp_path: Path, case: str)
     outputs = ("-o", tmp_path / "plan.json", "--json", tmp_path / "result.json")
     refused(tessera(*PLAN, "-c", samples, *outputs, *arguments), sentence)
     assert sorted(tmp_path.iterdir()) == before
+
+
+@pytest.mark.parametrize("option", ["-o", "--json"])
+def test_samples_are_not_overwritten(tessera: Command, samples: Path, option: str) -> None:
+    """What the ranges come from is read, so nothing is written there."""
+    before = samples.read_bytes()
+    refused(tessera(*PLAN, "-c", samples, option, samples), r"cannot write .*samples\.npz: the command needs that file")
+    assert samples.read_bytes() == before
+
+
+@pytest.mark.parametrize("bandwidth", [1 / 256, 0.005])
+def test_slowest_memory(tessera: Command, samples: Path, bandwidth: float) -> None:
+    """Every bandwidth that is offered can be planned with."""
+    outcome = tessera(*PLAN, "-c", samples, "--bandwidth", bandwidth)
+    assert outcome.status == 0, outcome.err
 
 
 def test_too_many_networks(tessera: Command, samples: Path) -> None:
@@ -228,6 +244,51 @@ def test_reports_that_cannot_be(tessera: Command, samples: Path, stored: Path, t
     other.write_text('{"timelines": {"planned": {"cycles": "x"}}}')
     refused(tessera("report", other, "-o", page), r"neither a plan nor the summary")
     refused(tessera("report", stored, "-o", stored), r"cannot write .*plan\.json")
+    assert not page.exists()
+
+
+DAMAGES: dict[str, Change] = {
+    "text for a priority": lambda plan: plan["networks"][0].update(priority="x"),
+    "a number for a name": lambda plan: plan["networks"][0].update(name=1.5),
+    "a list for an operation": lambda plan: plan["bundles"][0]["slots"][0]["tasks"][0].update(operation=[]),
+    "an endless bundle": lambda plan: plan["bundles"][0].update(end=float("inf")),
+    "a slot without tasks": lambda plan: plan["bundles"][0]["slots"][0].update(tasks=[]),
+    "no latency": lambda plan: plan["memory"].update(latency=None),
+    "a bandwidth of 0": lambda plan: plan["memory"].update(bytes_per_cycle=0),
+    "half a surrogate": lambda plan: plan.update(npu="\ud800"),
+}
+
+
+@pytest.mark.parametrize("case", DAMAGES)
+def test_damaged_plans(tessera: Command, samples: Path, stored: Path, tmp_path: Path, case: str) -> None:
+    """Neither a run nor a report takes a plan whose values are of another kind."""
+    plan = json.loads(stored.read_text())
+    DAMAGES[case](plan)
+    stored.write_text(json.dumps(plan))
+    run = ("run", MLP, CNN, "--npu", "tiny", "-a", 4, "-w", 4, "-c", samples, "-i", samples)
+    refused(tessera(*run, "--plan", stored), r"is no plan that this version reads")
+    page = tmp_path / "page.html"
+    refused(tessera("report", stored, "-o", page), r"is neither a plan nor the summary")
+    assert not page.exists()
+
+
+DAMAGED_TIMELINES: dict[str, Change] = {
+    "none": lambda lines: lines.clear(),
+    "text for a cycle": lambda lines: lines["planned"]["tasks"][0].__setitem__(8, "x"),
+    "work behind the end": lambda lines: lines["planned"]["transfers"][0].__setitem__(1, 10**9),
+    "work of no task": lambda lines: lines["planned"]["lanes"][0][0].__setitem__(2, -1),
+    "a task of another network": lambda lines: lines["planned"]["tasks"][0].__setitem__(0, "other"),
+    "bytes of another network": lambda lines: lines["planned"]["transfers"][0].__setitem__(2, "other"),
+}
+
+
+@pytest.mark.parametrize("case", DAMAGED_TIMELINES)
+def test_damaged_timelines(tessera: Command, stored: Path, tmp_path: Path, case: str) -> None:
+    """No page is made of times that cannot be."""
+    plan, page = json.loads(stored.read_text()), tmp_path / "page.html"
+    DAMAGED_TIMELINES[case](plan["timelines"])
+    stored.write_text(json.dumps(plan))
+    refused(tessera("report", stored, "-o", page), r"is neither a plan nor the summary")
     assert not page.exists()
 
 

@@ -72,8 +72,8 @@ class Machine:
 
     @cached_property
     def bandwidth(self) -> Fraction:
-        """Bytes per cycle, with a denominator that keeps the arithmetic small."""
-        return Fraction(self.bytes_per_cycle).limit_denominator(64)
+        """Bytes per cycle, with a denominator that keeps the arithmetic small, and the slowest memory above 0."""
+        return Fraction(self.bytes_per_cycle).limit_denominator(256)
 
     @property
     def byte(self) -> int:

@@ -6,6 +6,7 @@ A plan file is JSON; see :class:`StoredPlan` for what is in it.
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields, is_dataclass
 from pathlib import Path
@@ -121,21 +122,22 @@ class StoredPlan:
 
     @classmethod
     def from_json(cls, values: Any) -> StoredPlan:
-        """From JSON values; raises `KeyError`, `TypeError` or `ValueError` if they are none of a plan."""
+        """From JSON values; raises `KeyError`, `TypeError`, `AttributeError` or `ValueError` if they are
+        none of a plan."""
         if values["format"] != FORMAT or values["schema"] != SCHEMA:
             raise ValueError(f"format {values['format']!r}, schema {values['schema']!r}")
         bundles = tuple(_bundle_from_json(bundle) for bundle in values["bundles"])
         return cls(
-            version=str(values["version"]),
-            configuration=str(values["configuration"]),
-            npu=str(values["npu"]),
-            io_format=str(values["io_format"]),
-            bus_bytes=int(values["bus_bytes"]),
-            memory=Memory(**values["memory"]),
+            version=text(values["version"]),
+            configuration=text(values["configuration"]),
+            npu=text(values["npu"]),
+            io_format=text(values["io_format"]),
+            bus_bytes=whole(values["bus_bytes"]),
+            memory=_memory_from_json(**values["memory"]),
             objective=Objective(values["objective"]),
-            costs=str(values["costs"]),
-            networks=tuple(StoredNetwork(**network) for network in values["networks"]),
-            plan=ExecutionPlan(values["scheduler"], bundles, bool(values["prefetch"]), int(values["cycles"])),
+            costs=text(values["costs"]),
+            networks=tuple(_network_from_json(**network) for network in values["networks"]),
+            plan=ExecutionPlan(text(values["scheduler"]), bundles, bool(values["prefetch"]), whole(values["cycles"])),
         )
 
 
@@ -236,6 +238,46 @@ def _bundle_to_json(bundle: Bundle) -> dict[str, Any]:
 def _bundle_from_json(values: Any) -> Bundle:
     slots = []
     for slot in values["slots"]:
-        tasks = tuple(TaskId(slot["network"], int(each["inference"]), each["operation"]) for each in slot["tasks"])
-        slots.append(Slot(tuple(int(lane) for lane in slot["lanes"]), tasks))
-    return Bundle(tuple(slots), int(values["start"]), int(values["end"]))
+        job = text(slot["network"])
+        tasks = tuple(TaskId(job, whole(each["inference"]), text(each["operation"])) for each in slot["tasks"])
+        if not tasks:
+            raise ValueError("a slot without tasks")
+        slots.append(Slot(tuple(whole(lane) for lane in slot["lanes"]), tasks))
+    return Bundle(tuple(slots), whole(values["start"]), whole(values["end"]))
+
+
+def _network_from_json(**values: Any) -> StoredNetwork:
+    network = StoredNetwork(**values)
+    for each in (network.name, network.file, network.fingerprint):
+        text(each)
+    for count in (network.inferences, network.arrival, network.deadline):
+        whole(0 if count is None else count)
+    _positive(network.priority)
+    return network
+
+
+def _memory_from_json(**values: Any) -> Memory:
+    memory = Memory(**values)
+    whole(memory.latency)
+    _positive(1 if memory.bytes_per_cycle is None else memory.bytes_per_cycle)
+    return memory
+
+
+def whole(value: Any) -> int:
+    """A JSON value that must be a whole number from 0 on; raises `ValueError` if it is not."""
+    if type(value) is not int or value < 0:  # neither a truth value, which Python counts as a number
+        raise ValueError(f"{value!r} is no whole number")
+    return value
+
+
+def text(value: Any) -> str:
+    """A JSON value that must be text; raises `ValueError` if it is not, or if no file can hold it."""
+    if not isinstance(value, str):
+        raise ValueError(f"{value!r} is no text")
+    value.encode()
+    return value
+
+
+def _positive(value: Any) -> None:
+    if type(value) not in (int, float) or not 0 < value < math.inf:
+        raise ValueError(f"{value!r} is no positive number")

@@ -222,7 +222,7 @@ class _Timeline:
     def __init__(self, workload: Workload, machine: Machine, prefetch: bool):
         self._machine, self._prefetch, self._start = machine, prefetch, workload.start
         self._jobs = {job.name: job for job in workload.jobs}
-        self._rate = Fraction(machine.bytes_per_cycle).limit_denominator(64)
+        self._rate = Fraction(machine.bytes_per_cycle).limit_denominator(256)
         self._complete: dict[TaskId, int] = {}
         self._time = workload.start + (machine.start_up if prefetch else 0)
         self._bus_free = Fraction(self._time)  # when the DMA may begin with the loads of the next bundle

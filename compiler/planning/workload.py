@@ -11,6 +11,9 @@ from tessera.compiler.execution_plan import Bundle
 from tessera.compiler.planning.model import Machine
 from tessera.compiler.planning.tasks import Job, TaskGraph
 
+MAX_TASKS = 10_000
+"""Operations of all inferences of all jobs that are planned at a time: states, streams and DRAM grow with them."""
+
 
 @dataclass(frozen=True)
 class Progress:
@@ -71,14 +74,16 @@ def check_workload(workload: Workload, machine: Machine) -> None:
     ------
     CompilerError
         No job, two jobs of one name, an empty network, a priority, arrival, deadline or number of inferences that
-        makes no sense, a deadline that no plan can meet, an operation that needs more lanes or more memory than there
-        is, or progress that the job cannot have made.
+        makes no sense, more than `MAX_TASKS` operations, a deadline that no plan can meet, an operation that needs more
+        lanes or more memory than there is, or progress that the job cannot have made.
     """
     if not workload.jobs:
         raise CompilerError("there is nothing to plan; give at least one network")
     _check_names(workload)
     for job in workload.jobs:
         _check_job(job)
+    _check_size(workload)
+    for job in workload.jobs:
         _check_graph(job, machine)
         _check_progress(job, workload.progress_of(job))
         _check_deadline(job, workload)
@@ -120,6 +125,15 @@ def _check_job(job: Job) -> None:
         raise CompilerError(
             f"network {job.name!r} has its deadline at cycle {job.deadline}, but arrives at {job.arrival}; give a "
             "later deadline"
+        )
+
+
+def _check_size(workload: Workload) -> None:
+    tasks = sum((job.inferences - workload.progress_of(job).inferences) * len(job.graph.tasks) for job in workload.jobs)
+    if tasks > MAX_TASKS:
+        raise CompilerError(
+            f"the inferences of all networks have {tasks:,} operations, but at most {MAX_TASKS:,} are planned at a "
+            "time; plan fewer inferences, and run the plan several times"
         )
 
 

@@ -94,13 +94,14 @@ def plan(
     json: JsonOption = None,
 ) -> None:
     """Plan several networks on one machine, or compile one and show its operations with predicted cycles."""
-    check_output(output, *networks, database)
-    check_output(json, *networks, output, database)
     config = NpuConfig.load(npu)
     memory_format = parse_io_format(io_format)
     options = quantization_options(
         networks, calibration, activations, weights, layer, shape, power_of_two_io=memory_format.is_float
     )
+    read = (*networks, *options.calibrations.values(), database)
+    check_output(output, *read)
+    check_output(json, *read, output)
     if len(networks) == 1 and not was_given(context, PLAN_PARAMETERS):
         compiled = compile_network(load_network(networks[0], options), config, memory_format)
         summary = _show_network(networks[0], compiled, show=show)

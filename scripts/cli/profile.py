@@ -62,6 +62,7 @@ def profile(
     options = quantization_options(
         networks, calibration, activations, weights, layer, shape, power_of_two_io=memory_format.is_float
     )
+    check_output(json, *options.calibrations.values())
     with ProfileDatabase(file, config) as opened:
         rows = []
         for path in networks:

@@ -14,9 +14,12 @@ from tessera.cli.options import JsonOption
 from tessera.compiler.errors import check_file
 from tessera.compiler.planning.plan_file import StoredPlan
 from tessera.firmware.plan_report import Report
-from tessera.firmware.plan_timeline import PlanTimeline
+from tessera.firmware.plan_timeline import CODE, PlanTimeline
 from tessera.firmware.plan_timeline_json import timeline_from_json
 from tessera.firmware.plan_trace import trace_events
+
+TIMELINES = ("planned", "measured")
+"""Timelines that a report shows."""
 
 
 def report(
@@ -76,7 +79,17 @@ def read_report(files: Sequence[Path]) -> Report:
         stored, timelines = found, timelines | own
         networks = values["networks"] if "measured" in own else networks
     assert stored is not None
-    return Report(stored, {name: timelines[name] for name in ("planned", "measured") if name in timelines}, networks)
+    return Report(stored, {name: timelines[name] for name in TIMELINES if name in timelines}, networks)
+
+
+def _check_names(stored: StoredPlan, timelines: Mapping[str, PlanTimeline]) -> None:
+    """Raises `ValueError` if there is no timeline, or one has networks that the plan does not have."""
+    names = {network.name for network in stored.networks}
+    owners = {each.job for own in timelines.values() for each in own.transfers} - {CODE}
+    if not timelines or len(names) < len(stored.networks) or any({*own.jobs} != names for own in timelines.values()):
+        raise ValueError("the timelines are not of the networks of the plan")
+    if not owners <= names or any(task.job not in names for task in stored.plan.tasks):
+        raise ValueError("networks that are not among those of the plan")
 
 
 def _read(file: Path) -> tuple[dict[str, Any], StoredPlan, dict[str, PlanTimeline]]:
@@ -89,7 +102,11 @@ def _read(file: Path) -> tuple[dict[str, Any], StoredPlan, dict[str, PlanTimelin
                 "run --json"
             )
         stored = StoredPlan.from_json(values.get("plan", values))
-        return values, stored, {name: timeline_from_json(own) for name, own in values["timelines"].items()}
+        timelines = {
+            name: timeline_from_json(values["timelines"][name]) for name in TIMELINES if name in values["timelines"]
+        }
+        _check_names(stored, timelines)
+        return values, stored, timelines
     except UsageError:
         raise
     except (KeyError, IndexError, TypeError, ValueError, AttributeError, RecursionError, OSError):

@@ -102,7 +102,7 @@ def run(
     json: JsonOption = None,
 ) -> None:
     """Run networks on the co-simulated RTL, several as a plan, and compare every result with the golden model."""
-    check_output(json, *networks, waves, plan)
+    check_output(json, *networks, waves, plan, database)
     check_waves(waves, simulator)
     config = NpuConfig.load(npu)
     names = name_networks(networks)
@@ -113,6 +113,7 @@ def run(
     options = quantization_options(
         networks, calibration, activations, weights, layer, shape, power_of_two_io=memory_format.is_float
     )
+    check_output(json, *options.calibrations.values())
     simulation = Options(simulator=simulator, memory=_simulated(memory, config), waveform=waves)
     asked = plan_options(
         names,
