@@ -193,6 +193,11 @@ FOREIGN_PLANS: dict[str, tuple[Change, list[object], str]] = {
         [],
         r"bundle 0.*lane",
     ),
+    "endless inferences": (
+        lambda plan: plan["networks"][0].update(inferences=10**9),
+        [],
+        r"operations.*at most 10,000",
+    ),
     "no plan": (lambda plan: plan.pop("bundles"), [], r"is no plan that this version reads.*tessera plan --output"),
     "a scheduler beside it": (lambda plan: None, ["--scheduler", "dp"], r"--scheduler does nothing beside --plan"),
 }

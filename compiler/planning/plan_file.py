@@ -250,8 +250,8 @@ def _network_from_json(**values: Any) -> StoredNetwork:
     network = StoredNetwork(**values)
     for each in (network.name, network.file, network.fingerprint):
         text(each)
-    for count in (network.inferences, network.arrival, network.deadline):
-        whole(0 if count is None else count)
+    for count in (network.inferences, network.arrival, 0 if network.deadline is None else network.deadline):
+        whole(count)
     _positive(network.priority)
     return network
 

@@ -22,6 +22,7 @@ from tessera.compiler.planning.plan_file import StoredNetwork, StoredPlan, check
 from tessera.compiler.planning.profile_database import DurationSource, ProfileDatabase
 from tessera.compiler.planning.schedulers import DEFAULT
 from tessera.compiler.planning.validate import validate
+from tessera.compiler.planning.workload import check_workload
 from tessera.compiler.quantized import QuantizedNetwork
 from tessera.firmware.planned_networks import PlannedNetwork, map_planned
 from tessera.rtl.config import NpuConfig
@@ -268,7 +269,9 @@ def check_stored(
         costs=DurationSource.PREDICTED,
     )
     workload = _workload([named[each.name] for each in stored.networks], options, None)
-    validate(stored.plan, workload, Machine.of(config, stored.memory), timeline=False)
+    machine = Machine.of(config, stored.memory)
+    check_workload(workload, machine)
+    validate(stored.plan, workload, machine, timeline=False)
 
 
 def _workload(networks: Sequence[PlannedNetwork], options: PlanOptions, database: ProfileDatabase | None) -> Workload:
