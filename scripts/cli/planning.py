@@ -14,13 +14,14 @@ from tessera.cli.console import UsageError, console
 from tessera.cli.networks import QuantizationOptions, load_network
 from tessera.compiler.lowering.plan import lower_plan
 from tessera.compiler.lowering.plan_program import PlanProgram
-from tessera.compiler.planning import SCHEDULERS, ExecutionPlan, Job, Machine, Objective, Workload, schedule
+from tessera.compiler.planning import SCHEDULERS, ExecutionPlan, Job, Machine, Objective, Workload
 from tessera.compiler.planning.costs import CostTable, network_costs, task_graph
 from tessera.compiler.planning.durations import costs_of, known_durations
 from tessera.compiler.planning.operation_key import configuration_key
 from tessera.compiler.planning.plan_file import StoredNetwork, StoredPlan, check_plan, current_version, fingerprint
 from tessera.compiler.planning.profile_database import DurationSource, ProfileDatabase
 from tessera.compiler.planning.schedulers import DEFAULT
+from tessera.compiler.planning.selection import StreamPlanner
 from tessera.compiler.planning.validate import validate
 from tessera.compiler.planning.workload import check_workload
 from tessera.compiler.quantized import QuantizedNetwork
@@ -217,8 +218,8 @@ def make_plan(
 ) -> StoredPlan:
     """Plans networks; raises `CompilerError` if the options make no sense or the networks do not fit."""
     workload = _workload(networks, options, database)
-    machine = Machine.of(config, options.memory)
-    found = schedule(workload, machine, options.scheduler, options.objective.objective)
+    planner = StreamPlanner(config, {network.name: network.mapped for network in networks}, options.memory)
+    found = planner.plan(workload, options.scheduler, options.objective.objective).plan
     return StoredPlan(
         version=current_version(),
         configuration=configuration_key(config),
