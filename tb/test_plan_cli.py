@@ -193,6 +193,11 @@ FOREIGN_PLANS: dict[str, tuple[Change, list[object], str]] = {
         [],
         r"bundle 0.*lane",
     ),
+    "a network that arrives later": (
+        lambda plan: plan["networks"][-1].update(arrival=20),
+        [],
+        r"network 'digits_cnn' arrives at cycle 20, but a run begins with all networks",
+    ),
     "endless inferences": (
         lambda plan: plan["networks"][0].update(inferences=10**9),
         [],

@@ -50,9 +50,9 @@ from tessera.cli.planning import (
 )
 from tessera.compiler import load_inputs
 from tessera.compiler.calibration_data import load_labels
-from tessera.compiler.errors import check_file
+from tessera.compiler.errors import CompilerError, check_file
 from tessera.compiler.lowering.mapping import map_to_machine
-from tessera.compiler.planning.plan_file import read_plan
+from tessera.compiler.planning.plan_file import StoredPlan, read_plan
 from tessera.compiler.planning.profile_database import DurationSource, ProfileDatabase
 from tessera.compiler.planning.schedulers import DEFAULT
 from tessera.firmware.cosimulation import Options
@@ -143,12 +143,23 @@ def run(
                 check_stored(plan, stored, planned, config, memory_format)
                 if not was_given(context, {"bandwidth", "latency"}):
                     simulation = replace(simulation, memory=_simulated(stored.memory, config))
+            _check_arrivals(stored)
             values = run_stored(stored, planned, files, samples, simulation, opened)
     if json is not None:
         write_json(json, values)
     wrong = [row["name"] for row in values["networks"] if not row["bit_exact"]]
     if wrong:
         raise ResultError(f"the RTL's results differ from the golden model's: {', '.join(wrong)}")
+
+
+def _check_arrivals(stored: StoredPlan) -> None:
+    """Refuses networks that come while the plan runs: one stream begins with all of them."""
+    for network in stored.networks:
+        if network.arrival > 0:
+            raise CompilerError(
+                f"network {network.name!r} arrives at cycle {network.arrival}, but a run begins with all networks; "
+                "leave its arrival out, or submit it to the executor when it comes"
+            )
 
 
 def _simulated(memory: Memory, config: NpuConfig) -> dict[str, float]:
