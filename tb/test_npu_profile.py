@@ -90,7 +90,7 @@ def test_a_run_does_without_the_users_database(
     command = ("run", MLP, "-c", samples, "-i", samples, "-n", 1, "--npu", "tiny")
     outcome = tessera(*command)
     assert outcome.status == 0, outcome.err
-    assert "The run goes on without it." in outcome.out
+    assert "The command goes on without it." in outcome.out
     outcome = tessera(*command, "--database", tmp_path / "file" / "profile.sqlite")
     assert outcome.status == 2
     assert "cannot be made" in outcome.err
