@@ -14,7 +14,7 @@ from random_plans import PARTITIONS, PlanCase, make_case, map_networks, networks
 from tessera.compiler import CompilerError
 from tessera.compiler.stream_checker import violations
 from tessera.firmware.cosimulation import Options
-from tessera.rtl.config import NpuConfig
+from tessera.rtl.config import PARAMETER_BYTES_PER_CHANNEL, NpuConfig
 from tessera.rtl.isa import CONTEXTS, Bundle, Store, Transfer
 from tessera.sim.cycles import DEFAULT_MEMORY, predict
 
@@ -83,6 +83,21 @@ def test_stream_model_agrees() -> None:
     for name, case in all_cases().items():
         problem = plan_problem(case, plan_on_stream_model(case), "stream model")
         assert not problem, f"{name}: {problem}"
+
+
+@pytest.mark.parametrize("partition", ["2+1+1", "1+1+1+1"])
+def test_slots_without_parameters_of_their_own(partition: str) -> None:
+    """A machine that has parameters of two blocks of channels runs three and four slots all the same."""
+    config = dataclasses.replace(TINY, name="two_blocks", parameter_bytes=2 * TINY.cols * PARAMETER_BYTES_PER_CHANNEL)
+    assert config.parameter_blocks == 2
+    for seed in range(6):
+        rng = np.random.default_rng(seed)
+        networks = networks_for(rng, config, PARTITIONS[partition])
+        mapped = map_networks(networks, config)
+        plan = side_by_side(rng, mapped, PARTITIONS[partition], prefetch=True)
+        case = make_case(rng, plan, networks, mapped)
+        problem = plan_problem(case, plan_on_stream_model(case), "stream model")
+        assert not problem, f"seed {seed}: {problem}"
 
 
 def test_marks_of_bundles_jobs_and_inferences() -> None:

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import chain
-from typing import TypeGuard
 
 from tessera.compiler import execution_plan as planning
 from tessera.compiler.errors import CompilerError
@@ -299,9 +298,10 @@ def _plan_step(step: Step, task: TaskId | None, job: _Job, bundle: int) -> PlanS
 def _interleave(slots: Sequence[list[PlanStep]], config: NpuConfig, memory: Memory) -> list[PlanStep]:
     """The steps of the slots of a bundle, by the cycles at which each could start if its slot had the machine alone.
 
-    The slots have nothing on chip in common but tables, where there are too few: then they follow one another.
+    Slots have nothing on chip in common but parameters and tables, where the machine has fewer of them than there are
+    slots: then they follow one another, since each relies on what it has loaded.
     """
-    if len(slots) == 1 or _share_tables(slots):
+    if len(slots) == 1 or _share_memory(slots):
         return list(chain.from_iterable(slots))
     timed = [
         (cycle, slot, position, step)
@@ -311,14 +311,17 @@ def _interleave(slots: Sequence[list[PlanStep]], config: NpuConfig, memory: Memo
     return [step for *_, step in sorted(timed, key=lambda entry: entry[:3])]
 
 
-def _share_tables(slots: Sequence[list[PlanStep]]) -> bool:
-    """Whether two slots load the same table memory."""
-    loads = [{step.instruction.base for step in steps if _is_table_load(step.instruction)} for steps in slots]
-    return sum(map(len, loads)) > len(set().union(*loads))
+def _share_memory(slots: Sequence[list[PlanStep]]) -> bool:
+    """Whether two slots load parameters or tables into the same memory."""
+    loaded = [set(chain.from_iterable(_loaded(step.instruction) for step in steps)) for steps in slots]
+    return sum(map(len, loaded)) > len(set().union(*loaded))
 
 
-def _is_table_load(instruction: Instruction) -> TypeGuard[Load]:
-    return isinstance(instruction, Load) and instruction.target is LoadTarget.TABLES
+def _loaded(instruction: Instruction) -> Iterator[tuple[LoadTarget, int]]:
+    """The addresses of memories common to all lanes that an instruction loads."""
+    if isinstance(instruction, Load) and instruction.target in (LoadTarget.PARAMETERS, LoadTarget.TABLES):
+        for address in range(instruction.base, instruction.base + instruction.columns):
+            yield instruction.target, address
 
 
 def _overlapping(bundles: Sequence[list[PlanStep]], config: NpuConfig, memory: Memory) -> list[PlanStep]:
