@@ -90,3 +90,8 @@ class ExecutionPlan:
         for bundle in self.bundles:
             for slot in bundle.slots:
                 yield from slot.tasks
+
+    @property
+    def slots(self) -> tuple[tuple[Slot, ...], ...]:
+        """The slots of each bundle: what is run where, whenever a scheduler thinks that it will be."""
+        return tuple(bundle.slots for bundle in self.bundles)

@@ -110,21 +110,20 @@ class StreamPlanner:
             return self._lowered(plan, workload, state, dram, spread=spread)
 
         if scheduler != "dp":
-            return self._first_that_fits(workload, scheduler, objective, 1.0, lowered)
-        serial = self._first_that_fits(workload, "serial", objective, 1.0, lowered)
-        best, found = serial, {serial.plan.bundles}
-        least = self._cost(workload, objective, serial)
-        limit = [(1 - WORTH) * value for value in least]
+            return self._first_that_fits(workload, scheduler, objective, lowered)
+        best = self._first_that_fits(workload, "serial", objective, lowered)
+        least, seen = self._cost(workload, objective, best), {best.plan.slots}
+        worth_it = (1 - WORTH) * least[0]
         for plan in self._candidates(workload, objective):
-            if plan.bundles in found:
+            if plan.slots in seen:
                 continue
-            found.add(plan.bundles)
+            seen.add(plan.slots)
             try:
                 stream = lowered(plan)
             except PlacementError:
                 continue
             cost = self._cost(workload, objective, stream)
-            if cost < least and cost[0] < limit[0]:
+            if cost < least and cost[0] < worth_it:
                 best, least = stream, cost
         return replace(best, plan=replace(best.plan, scheduler="dp"))
 
@@ -142,14 +141,13 @@ class StreamPlanner:
         workload: Workload,
         scheduler: str,
         objective: Objective,
-        bank_share: float,
         lowered: Callable[[ExecutionPlan], PlannedStream],
     ) -> PlannedStream:
         """The plan of a scheduler, with as much of the activation banks as its tensors can be placed in."""
         refused: CompilerError | None = None
         for capacity in CAPACITY_STEPS:
-            machine = self._machine(bank_share=bank_share, capacity=capacity)
             try:
+                machine = self._machine(capacity=capacity)
                 return lowered(schedule(workload, machine, scheduler, objective))
             except PlacementError as error:
                 refused = error
