@@ -68,15 +68,12 @@ class _Checker:
         self._indices = {
             job.name: {task.operation: index for index, task in enumerate(job.graph.tasks)} for job in workload.jobs
         }
-        self._ended: dict[str, set[tuple[int, int]]] = {}
+        self._ended: dict[str, dict[int, set[int]]] = {}  # by job and inference that has begun, indices of tasks
         for job in workload.jobs:
-            progress, count = workload.progress_of(job), len(job.graph.tasks)
-            self._ended[job.name] = {
-                (inference, index)
-                for inference in range(job.inferences)
-                for index in range(count)
-                if inference < progress.inferences or (inference == progress.inferences and progress.done >> index & 1)
-            }
+            progress, tasks = workload.progress_of(job), range(len(job.graph.tasks))
+            self._ended[job.name] = {inference: set(tasks) for inference in range(progress.inferences)}
+            if progress.done:
+                self._ended[job.name][progress.inferences] = {index for index in tasks if progress.done >> index & 1}
 
     def check_lanes(self, number: int, bundle: Bundle) -> None:
         """Slots have lanes that may form one, and none has those of another; their tasks can run on as many."""
@@ -110,25 +107,26 @@ class _Checker:
         """Every task runs once, after those whose results it reads, and inferences follow one another."""
         bundled: set[tuple[str, int, int]] = set()
         for place, slot in enumerate(bundle.slots):
-            ended = set(self._ended[slot.job])
+            looked_at = {inference for task in slot.tasks for inference in (task.inference - 1, task.inference)}
+            ended = {inference: set(self._ended[slot.job].get(inference, ())) for inference in looked_at}
             for task in slot.tasks:
                 index = self._indices[task.job][task.operation]
-                if (task.inference, index) in ended or (task.job, task.inference, index) in bundled:
+                if index in ended[task.inference] or (task.job, task.inference, index) in bundled:
                     raise CompilerError(f"{_name(number, place, task)} has run before")
                 graph = self._jobs[task.job].graph
                 for predecessor in graph.tasks[index].predecessors:
-                    if (task.inference, predecessor) not in ended:
+                    if predecessor not in ended[task.inference]:
                         raise CompilerError(
                             f"{_name(number, place, task)} reads the result of "
                             f"{graph.tasks[predecessor].operation!r}, which has not ended by then"
                         )
                 for before in range(len(graph.tasks)):
-                    if task.inference and (task.inference - 1, before) not in ended:
+                    if task.inference and before not in ended[task.inference - 1]:
                         raise CompilerError(
                             f"{_name(number, place, task)} begins before {graph.tasks[before].operation!r} of the "
                             "inference before has ended"
                         )
-                ended.add((task.inference, index))
+                ended[task.inference].add(index)
                 bundled.add((task.job, task.inference, index))
 
     def check_memory(self, number: int, bundle: Bundle) -> None:
@@ -143,11 +141,8 @@ class _Checker:
 
     def check_contexts(self, number: int, bundle: Bundle) -> None:
         """No more jobs are in progress than the hardware has contexts."""
-        going = {
-            name
-            for name, job in self._jobs.items()
-            if 0 < len(self._ended[name]) < job.inferences * len(job.graph.tasks)
-        } | {slot.job for slot in bundle.slots}
+        going = {name for name, ended in self._ended.items() if ended and not self._is_complete(name)}
+        going |= {slot.job for slot in bundle.slots}
         if len(going) > CONTEXTS:
             raise CompilerError(f"{_name(number)} has {len(going)} networks in progress; at most {CONTEXTS} can be")
 
@@ -155,17 +150,23 @@ class _Checker:
         """Takes note that a bundle has ended."""
         for slot in bundle.slots:
             for task in slot.tasks:
-                self._ended[task.job].add((task.inference, self._indices[task.job][task.operation]))
+                index = self._indices[task.job][task.operation]
+                self._ended[task.job].setdefault(task.inference, set()).add(index)
 
     def check_complete(self) -> None:
         """All tasks have run."""
         for name, job in self._jobs.items():
             for inference in range(job.inferences):
                 for index, task in enumerate(job.graph.tasks):
-                    if (inference, index) not in self._ended[name]:
+                    if index not in self._ended[name].get(inference, ()):
                         raise CompilerError(
                             f"the plan does not run operation {task.operation!r} of inference {inference} of {name!r}"
                         )
+
+    def _is_complete(self, name: str) -> bool:
+        """Whether the last inference of a job has ended, before which all others have."""
+        job = self._jobs[name]
+        return len(self._ended[name].get(job.inferences - 1, ())) == len(job.graph.tasks)
 
     def _check_tasks(self, number: int, place: int, slot: Slot) -> None:
         if not slot.tasks:
@@ -191,24 +192,18 @@ class _Checker:
         """Words of a job while a bundle runs: each inference's tensors that are written or loaded, and not read for the
         last time, before it or during it."""
         graph, ended = self._jobs[name].graph, self._ended[name]
-        running = {
-            (task.inference, self._indices[name][task.operation])
-            for slot in bundle.slots
-            for task in slot.tasks
-            if task.job == name
-        }
-        words = sum(graph.tasks[index].buffer_words for _, index in running)
-        for inference in {inference for inference, _ in ended | running}:
-            words += _live_words(
-                graph,
-                {index for number, index in ended if number == inference},
-                {index for number, index in running if number == inference},
-            )
-        return words
+        running: dict[int, set[int]] = {}
+        for task in (task for slot in bundle.slots for task in slot.tasks if task.job == name):
+            running.setdefault(task.inference, set()).add(self._indices[name][task.operation])
+        # All inferences before the last that has begun have ended, and keep nothing.
+        going = {max(len(ended) - 1, 0), *running}
+        return sum(
+            _live_words(graph, ended.get(inference, set()), running.get(inference, set())) for inference in going
+        )
 
 
 def _live_words(graph: TaskGraph, ended: set[int], running: set[int]) -> int:
-    words = 0
+    words = sum(graph.tasks[index].buffer_words for index in running)
     for tensor in graph.tensors:
         users = set(tensor.writers) | set(tensor.readers)
         if users & (ended | running) and not users <= ended:
