@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -195,25 +195,48 @@ def run_program(
         As `simulate`, or the NPU stopped with an error, or an accumulator overflowed.
     """
     results, simulation = simulate(program.config, program_starts(program, inputs), options, on_progress)
-    runs = []
-    for index, result in enumerate(results):
-        if result.run is None:
-            raise CosimError(f"sample {index} of {program.name}: {result.error}")
-        if result.run.counts.overflow:
-            raise CosimError(f"sample {index} of {program.name}: {_overflow_sentence(program, result)}")
-        runs.append(result.run)
+    runs = checked_runs(results, "sample", program.name, program.operation_numbers.items())
     counts = {
         name: tuple(result.operation_counts[number] for result in results)
         for name, number in program.operation_numbers.items()
     }
-    return Inferences(unpack_outputs(program, results), tuple(runs), counts, results[0].trace, simulation)
+    return Inferences(unpack_outputs(program, results), runs, counts, results[0].trace, simulation)
 
 
-def _overflow_sentence(program: Program, result: StartResult) -> str:
+def checked_runs(
+    results: Sequence[StartResult], start: str, name: str, operations: Collection[tuple[str, int]]
+) -> tuple[RunResult, ...]:
+    """The driver's measurements of starts whose outputs can be trusted.
+
+    Parameters
+    ----------
+    results
+        What came of the starts.
+    start, name
+        What an error calls a start, and what was started.
+    operations
+        Names and numbers of the operations, whose counts were read.
+
+    Raises
+    ------
+    CosimError
+        The NPU stopped with an error, or an accumulator overflowed.
+    """
+    runs = []
+    for index, result in enumerate(results):
+        if result.run is None:
+            raise CosimError(f"{start} {index} of {name}: {result.error}")
+        if result.run.counts.overflow:
+            raise CosimError(f"{start} {index} of {name}: {_overflow_sentence(result, operations)}")
+        runs.append(result.run)
+    return tuple(runs)
+
+
+def _overflow_sentence(result: StartResult, operations: Collection[tuple[str, int]]) -> str:
     """Which lanes have overflowed, in which operations."""
     counts = result.operation_counts
-    names = [name for name, number in program.operation_numbers.items() if counts[number].overflow]
-    lanes = lanes_of_mask(sum((counts[number] for number in counts), Counts()).overflow)
+    names = dict.fromkeys(name for name, number in operations if counts[number].overflow)
+    lanes = lanes_of_mask(sum(counts.values(), Counts()).overflow)
     return (
         f"accumulators of the lanes {', '.join(map(str, lanes))} have overflowed in {', '.join(names)}, although the "
         "compiler proved that they cannot; its results are wrong"
@@ -321,6 +344,7 @@ __all__ = [
     "Options",
     "Start",
     "StartResult",
+    "checked_runs",
     "program_starts",
     "run_program",
     "simulate",

@@ -116,7 +116,7 @@ class Report:
     stored
         The plan.
     timelines
-        ``"planned"``, ``"measured"``, or both.
+        ``"planned"``, ``"measured"``, or both in this order: tables of what came of networks are of the last one.
     networks
         What a run says of each network: rows of ``networks`` in its summary; empty without a run.
     """
@@ -270,7 +270,7 @@ class Report:
                 "network": network,
                 "look": self._looks()[network.name],
                 "ends": ends,
-                "met": None if network.deadline is None else max(ends.values()) <= network.deadline,
+                "met": None if network.deadline is None else latest.job_end(network.name) <= network.deadline,
                 "bytes": latest.dram_bytes(job=network.name),
                 "lanes": _lane_cycles(latest, network.name),
                 "run": found.get(network.name),

@@ -10,11 +10,10 @@ import numpy as np
 
 from tessera.compiler.lowering.plan_program import PlanProgram
 from tessera.compiler.planning import TaskId
-from tessera.firmware.cosimulation import Integers, Options, Start, StartResult, simulate
+from tessera.firmware.cosimulation import Integers, Options, Start, StartResult, checked_runs, simulate
 from tessera.firmware.driver import WATCHDOG_CYCLES, RunResult
-from tessera.rtl.isa import lanes_of_mask
 from tessera.sim.contexts import Context
-from tessera.sim.cosim import CosimError, CosimResult
+from tessera.sim.cosim import CosimResult
 from tessera.sim.counts import Counts
 from tessera.sim.cycles import longest_silence
 from tessera.sim.program import DramTensor
@@ -77,17 +76,12 @@ def run_plan(
         The simulation failed, the NPU stopped with an error, or an accumulator overflowed.
     """
     results, simulation = simulate(program.config, plan_starts(program, inputs), options, on_progress)
-    runs = []
-    for index, result in enumerate(results):
-        if result.run is None:
-            raise CosimError(f"run {index} of the plan: {result.error}")
-        if result.run.counts.overflow:
-            raise CosimError(f"run {index} of the plan: {_overflow_sentence(program, result)}")
-        runs.append(result.run)
+    operations = [(f"{task.job}.{task.operation}", number) for task, number in program.numbers.items()]
+    runs = checked_runs(results, "run", "the plan", operations)
     counts = {
         task: tuple(result.operation_counts[number] for result in results) for task, number in program.numbers.items()
     }
-    return PlanResult(unpack_plan_outputs(program, results), tuple(runs), counts, results[0].trace, simulation)
+    return PlanResult(unpack_plan_outputs(program, results), runs, counts, results[0].trace, simulation)
 
 
 def plan_starts(program: PlanProgram, inputs: JobIntegers) -> list[Start]:
@@ -146,15 +140,3 @@ def _input_writes(program: PlanProgram, inputs: JobIntegers, run: int) -> Iterat
             for each in job.inputs:
                 values = inputs[name][each][run * len(job.tensors) + inference]
                 yield tensors[each].address, tensors[each].pack(values, program.config)
-
-
-def _overflow_sentence(program: PlanProgram, result: StartResult) -> str:
-    """Which lanes have overflowed, in which operations."""
-    tasks = [task for task, number in program.numbers.items() if result.operation_counts[number].overflow]
-    names = dict.fromkeys(f"{task.job}.{task.operation}" for task in tasks)
-    numbers = {program.numbers[task] for task in tasks}
-    lanes = lanes_of_mask(sum((result.operation_counts[number] for number in numbers), Counts()).overflow)
-    return (
-        f"accumulators of the lanes {', '.join(map(str, lanes))} have overflowed in {', '.join(names)}, although the "
-        "compiler proved that they cannot; its results are wrong"
-    )

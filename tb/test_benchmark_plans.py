@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import sys
 from collections import Counter
 from itertools import combinations
@@ -17,11 +18,15 @@ pytest.importorskip("matplotlib", reason="the benchmark's pictures need matplotl
 sys.path.insert(0, str(ROOT / "scripts"))
 
 from benchmark.page import write_page  # noqa: E402
-from benchmark.plans import makespan  # noqa: E402
+from benchmark.plans import makespan, response  # noqa: E402
 from benchmark.plans.makespan import BASELINES, Outcome, measure_makespans  # noqa: E402
 from benchmark.plans.runs import SCHEDULERS, Measured, Planned  # noqa: E402
 from benchmark.plans.seconds import large_workload  # noqa: E402
 from benchmark.plans.workloads import CONFIG, SHORT_NAMES, WORKLOADS  # noqa: E402
+
+from tessera.firmware.cosimulation import Options  # noqa: E402
+from tessera.firmware.executor_scenario import Scenario, ScenarioResult, play  # noqa: E402
+from tessera.firmware.model_bus import ModelBus  # noqa: E402
 
 
 def test_workloads_are_balanced() -> None:
@@ -86,3 +91,18 @@ def test_page(rows: list[makespan.Row], tmp_path: Path) -> None:
     assert "| `plan/dp_over_serial_prefetch@8/least` | 0.99 | ratio | 1.0 |  | below the floor |" in page
     assert "](benchmark-plan.svg)" in page and (tmp_path / "benchmark-plan.svg").is_file()
     assert set(BASELINES) < set(SCHEDULERS)
+
+
+def test_response(monkeypatch: pytest.MonkeyPatch) -> None:
+    """On the modelled machine: all is right, and an urgent network answers sooner if it need not wait for a network."""
+
+    def simulate(scenario: Scenario, options: Options) -> tuple[ScenarioResult, None]:
+        bus = ModelBus(scenario.config, scenario.dram.limit, response.MEMORY)
+        return asyncio.run(play(scenario, bus)), None
+
+    monkeypatch.setattr(response, "simulate_scenario", simulate)
+    monkeypatch.setattr(response, "ARRIVALS", 2)
+    monkeypatch.setattr(response, "LARGE_INFERENCES", 2)
+    found = {row.name.removeprefix("plan/response/"): row.measured for row in response.measure_response()}
+    assert 1 <= found["replanned/median"] < found["after_network/median"]
+    assert found["alone"] > 0

@@ -14,6 +14,9 @@ from random_plans import PlanCase, make_case, map_networks, random_plan
 from test_timeline import trace_of
 
 from tessera.compiler.mixed_precision.costs import transfer_bytes
+from tessera.firmware import plan_run
+from tessera.firmware.cosimulation import StartResult
+from tessera.firmware.driver import RunResult
 from tessera.firmware.plan_run import run_plan
 from tessera.firmware.plan_timeline import (
     CODE,
@@ -27,6 +30,7 @@ from tessera.firmware.plan_timeline_json import timeline_from_json, timeline_to_
 from tessera.rtl.config import NpuConfig
 from tessera.rtl.isa import LaneProgram, Load, Store, lanes_of_mask
 from tessera.sim.cosim import CosimError
+from tessera.sim.counts import Counts
 from tessera.sim.cycles import DEFAULT_MEMORY, Memory, predict
 from tessera.sim.occupancy import lane_cycles
 
@@ -170,6 +174,18 @@ def test_samples_that_do_not_fit() -> None:
     inputs = {job: {name: values[:1] for name, values in own.items()} for job, own in case.inputs.items()}
     with pytest.raises(ValueError, match=r"different numbers of runs of the plan.*multiple of its inferences"):
         run_plan(case.program, inputs)
+
+
+def test_overflows_are_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An overflow flag ends a run with the lanes, and with the operations of all networks that share them."""
+    program = case_of(0).program
+    task, number = next(iter(program.numbers.items()))
+    counts = dict.fromkeys(program.numbers.values(), Counts()) | {number: Counts(overflow=0b0101)}
+    run = RunResult(100, 10, 5, 5, Counts(overflow=0b0101))
+    monkeypatch.setattr(plan_run, "simulate", lambda *_: ([StartResult(run, (), operation_counts=counts)], None))
+    sentence = rf"run 0 of the plan: accumulators of the lanes 0, 2 have overflowed in {task.job}\.{task.operation}, "
+    with pytest.raises(CosimError, match=sentence):
+        run_plan(program, case_of(0).inputs)
 
 
 @pytest.mark.cosim

@@ -130,6 +130,18 @@ def test_result_and_deadline() -> None:
     assert "10,000,000 met" in Report(stored_plan(deadline=10_000_000), {"planned": predicted}).html()
 
 
+@pytest.mark.parametrize(("late", "word"), [("planned", "met"), ("measured", "missed")])
+def test_deadline_is_judged_by_the_measured_end(late: str, word: str) -> None:
+    """Where a run says when a network ended, the prediction does not count."""
+    early = predicted_timeline(case_of(0).program)
+    deadline = max(early.job_end(job) for job in early.jobs)
+    tasks = tuple(dataclasses.replace(time, end=time.end + deadline) for time in early.tasks)
+    delayed = dataclasses.replace(slower(early, deadline), tasks=tasks)
+    timelines = {"planned": early, "measured": early} | {late: delayed}
+    html = Report(stored_plan(deadline=deadline), timelines).html()
+    assert html.count(f"{deadline:,} {word}") == len(early.jobs)
+
+
 def test_names_are_text() -> None:
     """A name is shown as it is, whatever it contains."""
     odd = '<b>"&x'
