@@ -71,6 +71,9 @@ CONTEXTS = 1 << CONTEXT_BITS
 BUNDLE_BITS = 16
 """Width of a bundle's index."""
 
+FINISHED_BITS = 16
+"""Width of a context's count of finished inferences."""
+
 FIELD_LIMITS = {
     "activation_words": 1 << 16,
     "weight_beats": 1 << 16,

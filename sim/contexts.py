@@ -10,9 +10,6 @@ from tessera.rtl.config import AXI_ADDRESS_BITS
 from tessera.rtl.isa import CONTEXTS, ErrorCode
 from tessera.sim.windows import MemoryWindow, MemoryWindows
 
-FINISHED_BITS = 16
-"""Width of a context's count of finished inferences."""
-
 
 @dataclass(frozen=True)
 class Context:

@@ -17,6 +17,7 @@ from tessera.rtl.config import DIGIT_BITS, PARAMETER_BYTES_PER_CHANNEL, NpuConfi
 from tessera.rtl.isa import (
     CONTEXTS,
     DEPTHWISE_TAPS,
+    FINISHED_BITS,
     OPERATIONS,
     PPU_SLICES,
     Bundle,
@@ -43,7 +44,7 @@ from tessera.rtl.isa import (
     lanes_of_mask,
 )
 from tessera.rtl.legality import IllegalInstruction, check
-from tessera.sim.contexts import FINISHED_BITS, Context, ContextState, all_contexts, contexts_of
+from tessera.sim.contexts import Context, ContextState, all_contexts, contexts_of
 from tessera.sim.counts import Counts
 from tessera.sim.faults import Fault, scan, window_violation
 from tessera.sim.golden.arithmetic import (

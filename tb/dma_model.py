@@ -87,14 +87,14 @@ class Contexts:
 
     def __init__(self, engine: object, limits: Sequence[int | None] = (None,) * isa.CONTEXTS, contain: int = 0):
         self._engine, self._contain = engine, contain
-        self._limits = limits
+        self.limits = limits
         self.failed = 0
         self.failures: list[int] = []
         """Index of the instruction with which each context has failed, in that order."""
 
     def start(self, ctx: object) -> None:
         """Sets the windows."""
-        for context, limit in enumerate(self._limits):
+        for context, limit in enumerate(self.limits):
             if limit is not None:
                 ctx.set(self._engine.windows[context], {"base": 0, "limit": limit // AXI_BURST_BYTES})
 
@@ -288,24 +288,56 @@ def break_some(
     beats = [beats_of(dram.config, program, element_bytes(program)) for program in programs]
     for own in beats[::3]:
         dram.broken.add(rng.choice(own) + rng.randrange(dram.config.beat_bytes))
-    broken = {byte - byte % dram.config.beat_bytes for byte in dram.broken}
-    return [int(not broken.isdisjoint(own)) for own in beats]
+    return [int(meets_error(dram, own)) for own in beats]
 
 
-ENDLESS = {"rows": (1 << 12) - 1, "planes": (1 << 12) - 1, "chip_row_pitch": 0, "chip_plane_pitch": 0}
-"""A block of 2 ** 24 rows, which go to the same place on chip."""
+def meets_error(dram: Dram, beats: Sequence[int]) -> bool:
+    """Whether one of some beats has a byte that is broken."""
+    return not {byte - byte % dram.config.beat_bytes for byte in dram.broken}.isdisjoint(beats)
 
 
-def random_contexts(rng: random.Random, programs: Sequence[Transfer]) -> tuple[list[Transfer], tuple[int | None, ...]]:
-    """The programs with contexts, one of them never to end if it were not squashed; and ends of their windows."""
+ENDLESS = {
+    **{name: (1 << FIELD_WIDTHS[name]) - 1 for name in ("rows", "planes")}, "chip_row_pitch": 0, "chip_plane_pitch": 0
+}  # fmt: skip
+"""A block of as many rows as there can be, which go to the same place on chip."""
+
+
+def contain_failures(
+    bench: Bench, rng: random.Random, programs: Sequence[Transfer], element_bytes: Callable[[Any], int]
+) -> list[Transfer]:
+    """Lets some programs fail, by broken memory or by a window, in contexts that contain that; returns the programs.
+
+    One of them may be such that it would not end if it were not squashed.
+    """
+    break_some(bench.dram, rng, programs[::3], element_bytes)
     limits = [None, None, *(DRAM_BASE + rng.randrange(1, DRAM_BYTES // AXI_BURST_BYTES) * AXI_BURST_BYTES,) * 2]
     rng.shuffle(limits)
+    bench.contexts = Contexts(bench.engine, limits, contain=(1 << isa.CONTEXTS) - 1)
     programs = [replace(program, context=rng.randrange(isa.CONTEXTS)) for program in programs]
     if rng.random() < 0.5:
         index = rng.randrange(len(programs))
         context = next(index for index, limit in enumerate(limits) if limit is not None)
         programs[index] = replace(programs[index], context=context, row_pitch=DRAM_BYTES // 16, **ENDLESS)
-    return programs, tuple(limits)
+    return programs
+
+
+def failing_programs(
+    bench: Bench,
+    programs: Sequence[Transfer],
+    element_bytes: Callable[[Any], int],
+    stops: Callable[[Any], bool] = lambda program: False,
+) -> list[int]:
+    """Index of the first program of each context that fails; ``stops`` says which ones do by their values."""
+    failures: dict[int, int] = {}
+    for index, program in enumerate(programs):
+        size = element_bytes(program)
+        if (
+            is_outside(program, size, bench.contexts.limits[program.context])
+            or meets_error(bench.dram, beats_of(bench.config, program, size))
+            or stops(program)
+        ):
+            failures.setdefault(program.context, index)
+    return sorted(failures.values())
 
 
 def effective_programs(programs: Sequence[Transfer], failures: Sequence[int]) -> list[Transfer]:
@@ -314,14 +346,14 @@ def effective_programs(programs: Sequence[Transfer], failures: Sequence[int]) ->
     return [program for index, program in enumerate(programs) if index < failed_at.get(program.context, len(programs))]
 
 
-def touched(config: NpuConfig, program: Transfer, element_bytes: int, limit: int | None) -> set[int]:
+def touched(program: Transfer, element_bytes: int, limit: int | None) -> set[int]:
     """DRAM offsets in the model of the bytes of a program in its window, or more."""
     if program.planes == ENDLESS["planes"]:
         return set(range(program.address - DRAM_BASE, (limit or DRAM_BASE + DRAM_BYTES) - DRAM_BASE))
     return {offset + byte for offset, _ in elements(program, element_bytes) for byte in range(element_bytes)}
 
 
-def is_outside(config: NpuConfig, program: Transfer, element_bytes: int, limit: int | None) -> bool:
+def is_outside(program: Transfer, element_bytes: int, limit: int | None) -> bool:
     """Whether a byte of a program lies behind its window."""
     rows = (program.rows - 1) * program.row_pitch + (program.planes - 1) * program.plane_pitch
     columns = (program.columns - 1) * column_pitch(program, element_bytes)

@@ -13,6 +13,7 @@ from random_streams import RandomStream
 
 from tessera.rtl import isa
 from tessera.rtl.config import NpuConfig
+from tessera.rtl.dma.block import FIELD_WIDTHS
 from tessera.sim.windows import MemoryWindow, MemoryWindows, aligned_window
 
 
@@ -145,12 +146,12 @@ def _far_addresses(rng: random.Random, config: NpuConfig, stream: RandomStream, 
     for index in rng.sample(transfers, min(rng.choice((1, 1, 3)), len(transfers))):
         change = rng.choice(
             (
-                {"row_pitch": rng.randrange(1 << rng.randint(8, 24)), "rows": rng.randint(2, 20)},
-                {"plane_pitch": rng.randrange(1 << rng.randint(8, 32)), "planes": rng.randint(2, 20)},
+                {"row_pitch": rng.randrange(1 << rng.randint(8, FIELD_WIDTHS["row_pitch"])), "rows": rng.randint(2, 20)},
+                {"plane_pitch": rng.randrange(1 << rng.randint(8, FIELD_WIDTHS["plane_pitch"])), "planes": rng.randint(2, 20)},
                 {"address": rng.randrange(1 << 40)},
                 {"address": (1 << 40) - rng.randrange(1, 600)},
                 {"address": len(stream.dram) - rng.randrange(1, 600)},
-                {"columns": rng.randrange(1, 1 << 16)},
+                {"columns": rng.randrange(1, 1 << FIELD_WIDTHS["columns"])},
             )
         )
         instructions[index] = replace(instructions[index], **change)

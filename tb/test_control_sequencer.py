@@ -470,8 +470,8 @@ def test_code_window(executed):
             ctx.set(dut.address, first + (0x2000 if end else 0))
             base = (first + (0x2000 if end else 0)) >> 8
             window = {"base": base, "limit": limit + (0x20 if end else 0)}
-            everything = {"base": 0, "limit": 1 << 32}
-            ctx.set(dut.new_windows, {"code": window, "load": [everything] * 4, "store": [everything] * 4})
+            everything = [{"base": 0, "limit": 1 << 32}] * isa.CONTEXTS
+            ctx.set(dut.new_windows, {"code": window, "load": everything, "store": everything})
             assert await run_to_stop(ctx, dut) == expected
             bursts.append((window, list(models[0].bursts)))
             models[0].bursts.clear()

@@ -21,15 +21,15 @@ from dma_model import (
     StreamMonitor,
     beats_of,
     break_some,
+    contain_failures,
     digit_word,
     effective_programs,
     elements,
+    failing_programs,
     fields_for,
     gangs_of,
-    is_outside,
     load_values,
     random_block,
-    random_contexts,
     random_conversion,
 )
 
@@ -293,21 +293,6 @@ def test_random_bus_errors(name: str) -> None:
         ]
 
 
-def failing_loads(bench: LoadBench, programs: list[isa.Load], limits: tuple[int | None, ...]) -> list[int]:
-    """The first program of each context that fails."""
-    config, broken = bench.config, {byte - byte % bench.config.beat_bytes for byte in bench.dram.broken}
-    failures: dict[int, int] = {}
-    for index, program in enumerate(programs):
-        size = element_bytes(config, program)
-        fails = is_outside(config, program, size, limits[program.context])
-        if not fails:
-            fails = not broken.isdisjoint(beats_of(config, program, size))
-            fails |= bool(expected_stops(config, bench.dram, [program])[0])
-        if fails:
-            failures.setdefault(program.context, index)
-    return sorted(failures.values())
-
-
 def chip_places(config: NpuConfig, program: isa.Load) -> set[tuple]:
     """Keys of `Chip` that a program writes."""
     if program.planes == ENDLESS["planes"]:
@@ -332,12 +317,12 @@ def test_failed_contexts_touch_nothing(name: str, stall: float, seed: int) -> No
     config = CONFIGS[name]
     rng = random.Random(f"contexts {name} {stall} {seed}")
     bench = LoadBench(config, rng, stall=stall, latency=rng.choice((1, 10, 40)))
-    programs = [random_load(rng, config) for _ in range(16)]
-    break_some(bench.dram, rng, programs[::3], partial(element_bytes, config))
-    programs, limits = random_contexts(rng, programs)
-    bench.contexts = Contexts(bench.engine, limits, contain=(1 << isa.CONTEXTS) - 1)
+    size = partial(element_bytes, config)
+    programs = contain_failures(bench, rng, [random_load(rng, config) for _ in range(16)], size)
     chip = bench.run(programs)
-    assert bench.contexts.failures == failing_loads(bench, programs, limits)
+    assert bench.contexts.failures == failing_programs(
+        bench, programs, size, lambda program: 1 in expected_stops(config, bench.dram, [program])
+    )
     expected = reference(config, bench.dram, effective_programs(programs, bench.contexts.failures))
     undefined = [chip_places(config, programs[index]) for index in bench.contexts.failures]
     for found, right in ((chip.activations, expected.activations), (chip.beats, expected.beats)):

@@ -55,6 +55,11 @@ def test_sizes_follow_the_instruction_set():
     code = REGISTERS["stream[0].error"].fields["code"]
     assert max(isa.ErrorCode) <= code.extract(code.mask)
     assert REGISTERS["stream[0].address"].encode(instruction=1) == isa.INSTRUCTION_BYTES
+    for name in ("irq_enable", "irq_status"):
+        fields = REGISTERS[f"stream[0].{name}"].fields
+        assert fields["context_error"].width == fields["context_finished"].width == isa.CONTEXTS
+    finished = {f"stream[0].context[{number}].finished" for number in range(isa.CONTEXTS)}
+    assert {REGISTERS[name].fields["count"].width for name in finished} == {isa.FINISHED_BITS}
 
 
 def test_encode_refuses_what_does_not_fit():

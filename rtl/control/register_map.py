@@ -117,6 +117,7 @@ def root() -> AddrmapNode:
         "OPERATION_BITS": isa.OPERATION_BITS,
         "CONTEXTS": isa.CONTEXTS,
         "BUNDLE_BITS": isa.BUNDLE_BITS,
+        "FINISHED_BITS": isa.FINISHED_BITS,
     }
     compiler = RDLCompiler()
     with resources.as_file(resources.files("tessera.rtl.control").joinpath("registers.rdl")) as path:
