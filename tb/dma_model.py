@@ -13,6 +13,7 @@ from float_reference import to_integers, to_patterns
 
 from tessera.rtl import isa
 from tessera.rtl.config import AXI_BURST_BYTES, NpuConfig
+from tessera.rtl.dma.block import FIELD_WIDTHS
 
 DRAM_BASE = 0x9A_BCDE_0000
 """DRAM address of the first byte of the model: beyond 32 bits, and not at the top of anything."""
@@ -303,7 +304,7 @@ ENDLESS = {
 
 
 def contain_failures(
-    bench: Bench, rng: random.Random, programs: Sequence[Transfer], element_bytes: Callable[[Any], int]
+    bench: Any, rng: random.Random, programs: Sequence[Transfer], element_bytes: Callable[[Any], int]
 ) -> list[Transfer]:
     """Lets some programs fail, by broken memory or by a window, in contexts that contain that; returns the programs.
 
@@ -322,7 +323,7 @@ def contain_failures(
 
 
 def failing_programs(
-    bench: Bench,
+    bench: Any,
     programs: Sequence[Transfer],
     element_bytes: Callable[[Any], int],
     stops: Callable[[Any], bool] = lambda program: False,

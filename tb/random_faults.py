@@ -146,8 +146,14 @@ def _far_addresses(rng: random.Random, config: NpuConfig, stream: RandomStream, 
     for index in rng.sample(transfers, min(rng.choice((1, 1, 3)), len(transfers))):
         change = rng.choice(
             (
-                {"row_pitch": rng.randrange(1 << rng.randint(8, FIELD_WIDTHS["row_pitch"])), "rows": rng.randint(2, 20)},
-                {"plane_pitch": rng.randrange(1 << rng.randint(8, FIELD_WIDTHS["plane_pitch"])), "planes": rng.randint(2, 20)},
+                {
+                    "row_pitch": rng.randrange(1 << rng.randint(8, FIELD_WIDTHS["row_pitch"])),
+                    "rows": rng.randint(2, 20),
+                },
+                {
+                    "plane_pitch": rng.randrange(1 << rng.randint(8, FIELD_WIDTHS["plane_pitch"])),
+                    "planes": rng.randint(2, 20),
+                },
                 {"address": rng.randrange(1 << 40)},
                 {"address": (1 << 40) - rng.randrange(1, 600)},
                 {"address": len(stream.dram) - rng.randrange(1, 600)},

@@ -23,15 +23,15 @@ from dma_model import (
     StreamMonitor,
     beats_of,
     break_some,
+    contain_failures,
     digit_values,
     digit_word,
     effective_programs,
     elements,
+    failing_programs,
     fields_for,
     gangs_of,
-    is_outside,
     random_block,
-    random_contexts,
     random_conversion,
     stored_bytes,
     touched,
@@ -203,6 +203,11 @@ def test_random_stores(name: str, stall: float, seed: int) -> None:
     assert bench.counts == expected_counts(config, bench.banks, programs)
 
 
+def element_bytes(config: NpuConfig, program: isa.Store) -> int:
+    """Bytes of a pixel of one channel block in DRAM."""
+    return config.pixel_bytes(program.memory_bits)
+
+
 @pytest.mark.parametrize("name", CONFIGS)
 def test_random_bus_errors(name: str) -> None:
     """In every format and with stalls each error is reported with its instruction, and everything is written."""
@@ -210,22 +215,10 @@ def test_random_bus_errors(name: str) -> None:
     rng = random.Random(f"errors {name}")
     bench = StoreBench(config, rng, stall=0.3, latency=rng.choice((1, 10)))
     programs = [random_store(rng, config) for _ in range(9)]
-    errors = break_some(bench.dram, rng, programs, lambda program: config.pixel_bytes(program.memory_bits))
+    errors = break_some(bench.dram, rng, programs, partial(element_bytes, config))
     expected = reference(config, bench.dram.memory, bench.banks, programs)
     assert bench.run(programs) == expected
     assert bench.errors == errors and 0 in errors
-
-
-def failing_stores(bench: StoreBench, programs: list[isa.Store], limits: tuple[int | None, ...]) -> list[int]:
-    """The first program of each context that fails."""
-    config, broken = bench.config, {byte - byte % bench.config.beat_bytes for byte in bench.dram.broken}
-    failures: dict[int, int] = {}
-    for index, program in enumerate(programs):
-        size = config.pixel_bytes(program.memory_bits)
-        outside = is_outside(config, program, size, limits[program.context])
-        if outside or not broken.isdisjoint(beats_of(config, program, size)):
-            failures.setdefault(program.context, index)
-    return sorted(failures.values())
 
 
 @pytest.mark.parametrize("seed", [0, pytest.param(1, marks=pytest.mark.slow)])
@@ -236,20 +229,17 @@ def test_failed_contexts_touch_nothing(name: str, stall: float, seed: int) -> No
     config = CONFIGS[name]
     rng = random.Random(f"contexts {name} {stall} {seed}")
     bench = StoreBench(config, rng, stall=stall, latency=rng.choice((1, 10, 40)))
-    programs = [random_store(rng, config) for _ in range(16)]
-    break_some(bench.dram, rng, programs[::3], lambda program: config.pixel_bytes(program.memory_bits))
-    programs, limits = random_contexts(rng, programs)
-    bench.contexts = Contexts(bench.engine, limits, contain=(1 << isa.CONTEXTS) - 1)
+    size = partial(element_bytes, config)
+    programs = contain_failures(bench, rng, [random_store(rng, config) for _ in range(16)], size)
     before = bytearray(bench.dram.memory)
-    failures = failing_stores(bench, programs, limits)
+    failures = failing_programs(bench, programs, size)
     effective = effective_programs(programs, failures)
     expected = reference(config, before, bench.banks, effective)
     written = bench.run(programs)
     assert bench.contexts.failures == failures
     undefined = np.zeros(len(before), bool)
     for program in set(programs) - set(effective):  # later stores may have been under way when an earlier one failed
-        size = config.pixel_bytes(program.memory_bits)
-        undefined[list(touched(config, program, size, limits[program.context]))] = True
+        undefined[list(touched(program, size(program), bench.contexts.limits[program.context]))] = True
     changed = np.frombuffer(written, np.uint8) != np.frombuffer(expected, np.uint8)
     assert not np.any(changed & ~undefined)
 
