@@ -1,0 +1,35 @@
+"""The precision manager: how deep each layer of a network runs while others want the memory's bus."""
+
+from tessera.firmware.adaptation.errors import AdaptationError
+from tessera.firmware.adaptation.log import Decision, DecisionLog
+from tessera.firmware.adaptation.manager import POLICIES, HardwareChoice, PrecisionManager
+from tessera.firmware.adaptation.metrics import Activity, EnergyCoefficients, Limit, Metric, Observation
+from tessera.firmware.adaptation.network import AdaptableNetwork, Layer, StoredTensor
+from tessera.firmware.adaptation.policies import Policy
+from tessera.firmware.adaptation.saturation import DatabaseMemory, Forgetful, Memory
+from tessera.firmware.adaptation.settings import Mode, PolicyName, Sampling, Settings
+
+__all__ = [
+    "POLICIES",
+    "Activity",
+    "AdaptableNetwork",
+    "AdaptationError",
+    "DatabaseMemory",
+    "Decision",
+    "DecisionLog",
+    "EnergyCoefficients",
+    "Forgetful",
+    "HardwareChoice",
+    "Layer",
+    "Limit",
+    "Memory",
+    "Metric",
+    "Mode",
+    "Observation",
+    "Policy",
+    "PolicyName",
+    "PrecisionManager",
+    "Sampling",
+    "Settings",
+    "StoredTensor",
+]
