@@ -10,7 +10,7 @@ from tessera.compiler.lowering.builder import Step
 from tessera.compiler.lowering.mapping import align
 from tessera.compiler.lowering.synchronise import synchronise_steps
 from tessera.rtl.config import AXI_BURST_BYTES
-from tessera.rtl.isa import INSTRUCTION_BYTES, End, Instruction, encode_stream
+from tessera.rtl.isa import INSTRUCTION_BYTES, Depth, End, Instruction, encode_stream
 from tessera.sim.program import Program
 
 BURST_INSTRUCTIONS = AXI_BURST_BYTES // INSTRUCTION_BYTES
@@ -78,6 +78,10 @@ class AdaptiveProgram(Program):
             if all(trace[layer] == depth for layer, depth in segment.state.items())
             and trace.get(segment.operation, segment.depth) == segment.depth
         ]
+
+    def choices(self, trace: Trace) -> tuple[Depth, ...]:
+        """What the ``Select`` instructions of a run with these depths choose, one after the other."""
+        return tuple(Depth.of(segment.depth) for segment in self.run_of(trace)[1:])
 
     def path(self, trace: Trace) -> list[Instruction]:
         """The instructions that a run with these depths executes, in its order."""
