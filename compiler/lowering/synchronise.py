@@ -28,18 +28,23 @@ def synchronise(instructions: Iterable[Instruction], config: NpuConfig) -> list[
     OrderError
         A post-process writes what its window, or another one that is not taken yet, still reads: no wait helps.
     """
-    return [instruction for _, instruction in _with_waits(instructions, config)]
+    return [instruction for _, instruction in _with_waits(instructions, StreamOrder(config))]
 
 
-def synchronise_steps(steps: Sequence[StepType], config: NpuConfig) -> list[StepType]:
-    """Like `synchronise`, for steps; a wait belongs to what the instruction that needs it belongs to."""
+def synchronise_steps(
+    steps: Sequence[StepType], config: NpuConfig, order: StreamOrder | None = None
+) -> list[StepType]:
+    """Like `synchronise`, for steps; a wait belongs to what the instruction that needs it belongs to.
+
+    ``order`` has followed what comes before them in the stream, and follows them.
+    """
     instructions = (step.instruction for step in steps)
-    return [replace(steps[index], instruction=instruction) for index, instruction in _with_waits(instructions, config)]
+    found = _with_waits(instructions, StreamOrder(config) if order is None else order)
+    return [replace(steps[index], instruction=instruction) for index, instruction in found]
 
 
-def _with_waits(instructions: Iterable[Instruction], config: NpuConfig) -> Iterator[tuple[int, Instruction]]:
+def _with_waits(instructions: Iterable[Instruction], order: StreamOrder) -> Iterator[tuple[int, Instruction]]:
     """The resulting instructions, each with the index of the given one that it stands before or is."""
-    order = StreamOrder(config)
     fenced = order.counts.copy()
     for index, instruction in enumerate(instructions):
         for inserted in _before(instruction, order, fenced):

@@ -104,7 +104,7 @@ class Decoder(wiring.Component):
 def units_of(kind: type[isa.Instruction], read: Callable[[str], Value]) -> Value:
     """Mask of the units that take an instruction: `isa.Instruction.units` as hardware."""
     units = isa.Unit
-    if kind is isa.Wait:
+    if kind in (isa.Wait, isa.Advance):
         return read("targets")
     if kind is isa.Load:
         return Const(1 << units.LOAD)

@@ -12,11 +12,12 @@ from tessera.rtl.config import AXI_ADDRESS_BITS, WATCHDOG_BITS, NpuConfig
 from tessera.rtl.control.contexts import Contexts
 from tessera.rtl.control.decoder import Decoder
 from tessera.rtl.control.fetch import InstructionFetch
-from tessera.rtl.control.queue import INDEX_BITS, UnitQueue, instruction_of
+from tessera.rtl.control.queue import UnitQueue, instruction_of
 from tessera.rtl.control.sequencer import Sequencer, failure_layout
 from tessera.rtl.control.tokens import TokenCounters
 from tessera.rtl.control.watchdog import Watchdog
 from tessera.rtl.interfaces import layout_of
+from tessera.rtl.isa import INDEX_BITS
 from tessera.rtl.legality import units_of_config
 from tessera.rtl.window import windows_input, windows_layout
 

@@ -12,9 +12,7 @@ from tessera.rtl.config import NpuConfig
 from tessera.rtl.control.decoder import OPERAND_BITS
 from tessera.rtl.control.tokens import token_counts
 from tessera.rtl.interfaces import layout_of
-
-INDEX_BITS = 32
-"""Bits of an instruction's index in its stream."""
+from tessera.rtl.isa import INDEX_BITS
 
 
 def instruction_of(unit: isa.Unit) -> type[isa.Instruction]:

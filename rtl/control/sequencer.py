@@ -8,7 +8,7 @@ from amaranth.lib.wiring import In, Out
 
 from tessera.rtl import isa
 from tessera.rtl.control.decoder import decoded_layout
-from tessera.rtl.control.queue import INDEX_BITS
+from tessera.rtl.isa import INDEX_BITS
 
 CODE_SHAPE = range(max(isa.ErrorCode) + 1)
 """Shape of an `isa.ErrorCode`."""
