@@ -43,3 +43,18 @@ class TracingBus(Protocol):
 
     async def stop_trace(self) -> list[tuple[int, int]]:
         """Ends the recording; (cycle, mask of units) for each cycle in which an instruction was completed, rising."""
+
+
+@runtime_checkable
+class TrafficRecordingBus(TracingBus, Protocol):
+    """A bus that also can tell what crossed the memory bus, and which depths were chosen; co-simulation can."""
+
+    async def start_windows(self) -> None:
+        """Begins to record the windows of the bandwidth monitor."""
+
+    async def stop_windows(self) -> list[list[int]]:
+        """Ends that; the numbers of a `tessera.sim.cosim.traffic.TrafficWindow` each."""
+
+    async def stop_select_trace(self) -> list[tuple[int, int, int, int]]:
+        """Ends the recording of `start_trace`; (cycle, number of the operation, code of the depth, section) of each
+        choice of a depth, rising."""

@@ -14,7 +14,6 @@ from hypothesis import strategies as st
 from tessera.compiler.planning.profile_database import ProfileDatabase
 from tessera.compiler.precision import DepthRange
 from tessera.firmware.adaptation import (
-    Activity,
     AdaptableNetwork,
     AdaptationError,
     DatabaseMemory,
@@ -29,6 +28,7 @@ from tessera.firmware.adaptation import (
     PrecisionManager,
     Settings,
     StoredTensor,
+    Work,
 )
 from tessera.rtl.config import NpuConfig
 
@@ -293,12 +293,12 @@ def test_power_follows_from_activity():
     """By hand: 64 PEs of 0.175 pJ, words of 64 bits of 0.3125 pJ, 8 channels of 3.4 pJ, bytes of 162.5 pJ."""
     config = TINY
     coefficients = EnergyCoefficients()
-    activity = Activity(cycles=1000, lane_cycles=10, bank_accesses=100, pixels=5, dram_bytes=7)
+    work = Work(cycles=1000, lane_cycles=10, bank_accesses=100, pixels=5, dram_bytes=7)
     expected = (
         10 * config.rows * config.cols * 0.175 + 100 * config.word_bits * 0.3125 + 5 * config.cols * 3.4 + 7 * 162.5
     )
-    assert coefficients.energy(activity, config) == pytest.approx(expected)
-    metrics = (activity - Activity(0)).metrics(config)
+    assert coefficients.energy(work, config) == pytest.approx(expected)
+    metrics = work.metrics(config)
     assert metrics[Metric.POWER] == pytest.approx(expected / 1000)
     assert metrics[Metric.LANES] == pytest.approx(10 / (1000 * config.lanes))
 
@@ -391,11 +391,6 @@ def test_networks_that_make_no_sense_are_refused():
             "layer 'conv' may run at 6 to 8 bits, but has variants of 4, 16 bits only; change its limits, or quantise "
             "it at other depths",
         ),
-        (
-            (Layer("a", 3, ("x",), "y", (4,)), Layer("b", 3, ("y",), "y", (4,))),
-            tensors,
-            "layers 'a' and 'b' have the same number, 3; give each its own",
-        ),
         ((Layer("a", 0, ("z",), "y", (4,)),), tensors, "layer 'a' names tensor 'z', which is not there"),
         (
             (Layer("a", 0, ("x",), "y", (4,)),),
@@ -413,3 +408,14 @@ def test_networks_that_make_no_sense_are_refused():
 def test_old_tables_without_such_a_row_know_nothing(tmp_path: Path):
     with ProfileDatabase(tmp_path / "profile.sqlite", TINY) as database:
         assert DatabaseMemory(database).recall("chain", "l0") == 0
+
+
+def test_layers_that_share_a_number_share_a_depth():
+    """Each as near to it as its variants allow."""
+    first, *others = chain().layers
+    network = replace(chain(), layers=(first, replace(others[0], number=0, depths=(4, 8)), *others[1:]))
+    manager, settings = manager_of(network)
+    assert manager.depths == {"l0": 16, "l1": 8, "l2": 16, "l3": 16}
+    lowered = [each for each in observe(manager, [BUSY] * LONG, settings) if "l0" in each.layers]
+    assert [(each.layers, each.after) for each in lowered] == [(("l0", "l1"), depth) for depth in (8, 6, 4)]
+    assert manager.layer_depths == {0: 4, 2: 4, 3: 4}

@@ -3,7 +3,7 @@
 from tessera.firmware.adaptation.errors import AdaptationError
 from tessera.firmware.adaptation.log import Decision, DecisionLog
 from tessera.firmware.adaptation.manager import POLICIES, HardwareChoice, PrecisionManager
-from tessera.firmware.adaptation.metrics import Activity, EnergyCoefficients, Limit, Metric, Observation
+from tessera.firmware.adaptation.metrics import EnergyCoefficients, Limit, Metric, Observation, Work
 from tessera.firmware.adaptation.network import AdaptableNetwork, Layer, StoredTensor
 from tessera.firmware.adaptation.policies import Policy
 from tessera.firmware.adaptation.saturation import DatabaseMemory, Forgetful, Memory
@@ -11,7 +11,6 @@ from tessera.firmware.adaptation.settings import Mode, PolicyName, Sampling, Set
 
 __all__ = [
     "POLICIES",
-    "Activity",
     "AdaptableNetwork",
     "AdaptationError",
     "DatabaseMemory",
@@ -32,4 +31,5 @@ __all__ = [
     "Sampling",
     "Settings",
     "StoredTensor",
+    "Work",
 ]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from tessera.compiler.errors import CompilerError
 
-class AdaptationError(ValueError):
+
+class AdaptationError(CompilerError):
     """Settings that make no sense for a network; a sentence: the thing, its value, the limit, what to change."""

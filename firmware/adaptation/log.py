@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -46,10 +46,16 @@ class Decision:
 
 
 class DecisionLog:
-    """The decisions in their order."""
+    """The decisions in their order.
 
-    def __init__(self) -> None:
-        self.decisions: list[Decision] = []
+    Parameters
+    ----------
+    decisions
+        Those that are there already.
+    """
+
+    def __init__(self, decisions: Iterable[Decision] = ()) -> None:
+        self.decisions = list(decisions)
 
     def add(self, decision: Decision) -> None:
         """Adds a decision."""

@@ -72,8 +72,9 @@ class PrecisionManager:
         self.settings.check(network)
         self.log = DecisionLog()
         self._network = network
+        self._key = f"{network.name} {network.identity}".strip()
         self._memory: Memory = Forgetful() if memory is None else memory
-        self._minimums = {layer.name: self._memory.recall(network.name, layer.name) for layer in network.layers}
+        self._minimums = {layer.name: self._memory.recall(self._key, layer.name) for layer in network.layers}
         self._policy = POLICIES[self.settings.policy](self._limited, self.settings)
         self._changed = False  # since the inference began
         self._available: list[float] = []
@@ -85,9 +86,8 @@ class PrecisionManager:
 
     @property
     def layer_depths(self) -> dict[int, int]:
-        """The same by the layers' numbers: the hardware's table."""
-        depths = self.depths
-        return {layer.number: depths[layer.name] for layer in self._network.layers}
+        """The depth in bits that is asked for, by the layers' numbers: the hardware's table."""
+        return self._policy.table
 
     @property
     def hardware(self) -> HardwareChoice:
@@ -176,7 +176,7 @@ class PrecisionManager:
                 "it stays above"
             )
             self._minimums[name] = above
-            self._memory.remember(self._network.name, name, above, share, self.settings.saturation_share, reason)
+            self._memory.remember(self._key, name, above, share, self.settings.saturation_share, reason)
             learned.append(Decision(cycle, "learned", reason, (name,), depth, above, {"share": round(share, 4)}))
         if learned:
             self._policy.limit(self._limited)

@@ -1,4 +1,4 @@
-"""What the precision manager looks at: shares of time and of the bus, and the power that follows from activity."""
+"""What the precision manager looks at: shares of time and of the bus, and the power that follows from work."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class Metric(enum.StrEnum):
     LANES = "lanes"
     """Share of the lanes' cycles in which they multiply."""
     BUFFERS = "buffers"
-    """Share of the activation banks' cycles in which they are accessed."""
+    """Share of the accesses to the activation banks that they could serve."""
     POWER = "power"
     """Estimated power in picojoules per cycle: milliwatts at 1 GHz."""
 
@@ -64,8 +64,8 @@ class Observation:
 
 
 @dataclass(frozen=True)
-class Activity:
-    """What units have done in a number of cycles.
+class Work:
+    """What units have done in some time.
 
     Attributes
     ----------
@@ -76,9 +76,9 @@ class Activity:
     stall_cycles
         Cycles in which a request or data waited for the bus.
     bank_accesses
-        Words read from or written to activation banks.
+        Words read from and written to activation banks; each can do both in a cycle.
     pixels
-        Output pixels that the post-processing made.
+        Output pixels, of as many channels as the array has columns, that the post-processing made.
     dram_bytes
         Bytes on the memory's bus.
     """
@@ -90,23 +90,13 @@ class Activity:
     pixels: int = 0
     dram_bytes: int = 0
 
-    def __sub__(self, before: Activity) -> Activity:
-        return Activity(
-            self.cycles - before.cycles,
-            self.lane_cycles - before.lane_cycles,
-            self.stall_cycles - before.stall_cycles,
-            self.bank_accesses - before.bank_accesses,
-            self.pixels - before.pixels,
-            self.dram_bytes - before.dram_bytes,
-        )
-
     def metrics(self, config: NpuConfig) -> dict[Metric, float]:
         """The metrics of this time."""
         cycles = max(1, self.cycles)
         return {
             Metric.STALLS: min(1.0, self.stall_cycles / cycles),
             Metric.LANES: min(1.0, self.lane_cycles / (cycles * config.lanes)),
-            Metric.BUFFERS: min(1.0, self.bank_accesses / (cycles * config.lanes)),
+            Metric.BUFFERS: min(1.0, self.bank_accesses / (2 * cycles * config.lanes)),
             Metric.POWER: EnergyCoefficients().energy(self, config) / cycles,
         }
 
@@ -138,11 +128,11 @@ class EnergyCoefficients:
     channel: float = 16 * 0.2 + 2 * 0.1
     dram_byte: float = 1300 / 8
 
-    def energy(self, activity: Activity, config: NpuConfig) -> float:
-        """Picojoules of some activity on a machine."""
+    def energy(self, work: Work, config: NpuConfig) -> float:
+        """Picojoules of some work on a machine."""
         return (
-            activity.lane_cycles * config.rows * config.cols * self.multiplication
-            + activity.bank_accesses * config.word_bits * self.bank_bit
-            + activity.pixels * config.cols * self.channel
-            + activity.dram_bytes * self.dram_byte
+            work.lane_cycles * config.rows * config.cols * self.multiplication
+            + work.bank_accesses * config.word_bits * self.bank_bit
+            + work.pixels * config.cols * self.channel
+            + work.dram_bytes * self.dram_byte
         )

@@ -29,7 +29,8 @@ class StoredTensor:
     sensitivity
         What the result suffers when it has a depth, by depth; ``None`` if nobody knows.
     depth
-        Its depth, if it is always the same, as that of a network's input and output; else it is that of its producer.
+        Its depth, if it is always the same, as that of a network's input and output, so that its traffic counts among
+        the ``constant_bytes`` of layers; ``None`` if it has that of its producer.
     padding
         Number of values that its layout adds.
     """
@@ -51,7 +52,8 @@ class Layer:
     Attributes
     ----------
     name, number
-        Of the operation; the number is that of the hardware's table of depths, 0 to 63.
+        Of the operation; the number is that of the hardware's table of depths, 0 to 63. Layers that share one have one
+        depth, as near to it as each can.
     inputs, output
         Names of its tensors.
     depths
@@ -59,7 +61,7 @@ class Layer:
     limits
         Depths at which it may run.
     constant_bytes
-        Bytes of weights, parameters and code that one execution loads, whatever the depth.
+        Bytes that one execution moves whatever the depths: weights, parameters, code, and tensors of one depth.
     lane_cycles
         Cycles of its computation alone, by depth; 0 where nothing is said.
     """
@@ -101,11 +103,13 @@ class AdaptableNetwork:
         At which it starts, in bits.
     bus_bytes
         Bytes per cycle that the bus moves at most.
+    identity
+        What tells it from other networks of its name, for what is remembered of it.
 
     Raises
     ------
     AdaptationError
-        A layer has no depth within its limits, or no number of its own; or it names a tensor that is not there.
+        A layer has no depth within its limits, or names a tensor that is not there or has no depth.
     """
 
     name: str
@@ -114,23 +118,17 @@ class AdaptableNetwork:
     limits: DepthRange = DepthRange()
     default_depth: int = 16
     bus_bytes: float = 16.0
+    identity: str = ""
 
     def __post_init__(self) -> None:
         if not self.layers:
             raise AdaptationError(f"network {self.name!r} has no layer whose depth can be chosen")
-        numbers: dict[int, str] = {}
         for layer in self.layers:
             if not layer.allowed:
                 raise AdaptationError(
                     f"layer {layer.name!r} may run at {layer.limits.minimum} to {layer.limits.maximum} bits, but has "
                     f"variants of {_listed(layer.depths)} only; change its limits, or quantise it at other depths"
                 )
-            if layer.number in numbers:
-                raise AdaptationError(
-                    f"layers {numbers[layer.number]!r} and {layer.name!r} have the same number, {layer.number}; give "
-                    "each its own"
-                )
-            numbers[layer.number] = layer.name
             self._check_tensors(layer)
 
     def _check_tensors(self, layer: Layer) -> None:
@@ -227,7 +225,7 @@ class AdaptableNetwork:
 
     def _stored_bytes(self, name: str, depths: Depths) -> int:
         tensor = self.tensors[name]
-        return tensor.bytes_at(depths[self._producers[name]] if tensor.depth is None else tensor.depth)
+        return tensor.bytes_at(depths[self._producers[name]]) if tensor.depth is None else 0
 
     @cached_property
     def _producers(self) -> dict[str, str]:

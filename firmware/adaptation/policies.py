@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from tessera.firmware.adaptation.errors import AdaptationError
@@ -15,7 +15,7 @@ from tessera.firmware.adaptation.settings import Mode, Settings
 
 @dataclass(frozen=True)
 class Group:
-    """Layers whose depth is chosen as one: a single layer, or all of a network.
+    """Layers whose depth is chosen as one: most often a single layer, or all of a network.
 
     Attributes
     ----------
@@ -57,7 +57,10 @@ def groups_of(network: AdaptableNetwork, mode: Mode) -> tuple[Group, ...]:
         In the mode ``network`` its limits exclude every depth that it has.
     """
     if mode is Mode.LAYER:
-        return tuple(Group(layer.name, (layer,), layer.allowed) for layer in network.layers)
+        by_number: dict[int, list[Layer]] = {}
+        for layer in network.layers:
+            by_number.setdefault(layer.number, []).append(layer)
+        return tuple(map(_group, by_number.values()))
     steps = tuple(depth for depth in network.depths if depth in network.limits)
     if not steps:
         raise AdaptationError(
@@ -65,6 +68,12 @@ def groups_of(network: AdaptableNetwork, mode: Mode) -> tuple[Group, ...]:
             f"variants of {', '.join(map(str, network.depths))} bits only; change its limits"
         )
     return (Group(network.name, network.layers, steps),)
+
+
+def _group(layers: Sequence[Layer]) -> Group:
+    """Layers that share a number, so that the hardware's table has one depth for them."""
+    steps = sorted({depth for layer in layers for depth in layer.allowed})
+    return Group(", ".join(layer.name for layer in layers), tuple(layers), tuple(steps))
 
 
 class Policy(ABC):
@@ -94,6 +103,11 @@ class Policy(ABC):
         """The same network has other limits from now on."""
         self.network, self.groups = network, groups_of(network, self.settings.mode)
         self.chosen = {group.name: group.nearest(self.chosen[group.name]) for group in self.groups}
+
+    @property
+    def table(self) -> dict[int, int]:
+        """The depth in bits that is asked for, by the layers' numbers."""
+        return {layer.number: self.chosen[group.name] for group in self.groups for layer in group.layers}
 
     @property
     def depths(self) -> dict[str, int]:

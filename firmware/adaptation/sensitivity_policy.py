@@ -79,7 +79,15 @@ class SensitivityPolicy(Policy):
             self._last_raised = ""
         values = {metric.value: round(value, 4) for metric, value in observation.values.items()}
         values |= {"available": round(observation.available, 4), "section": observation.section}
-        return Decision(observation.cycle, wish.kind, wish.reason, (group.name,), before, depth, values)
+        return Decision(
+            observation.cycle,
+            wish.kind,
+            wish.reason,
+            tuple(layer.name for layer in group.layers),
+            before,
+            depth,
+            values,
+        )
 
     # --------------------------------------------------------------------------------------------------------- wishes
 
