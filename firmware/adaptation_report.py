@@ -115,7 +115,7 @@ class AdaptationReport:
                 round(end),
                 "hit",
                 "",
-                f"cycles {start:,.0f} to {end:,.0f}, bytes per cycle:\n{free:.1f} available, {used:.1f} moved by the NPU",
+                f"{start:,.0f} to {end:,.0f}, bytes per cycle:\n{free:.1f} available, {used:.1f} moved by the NPU",
             )
             for (start, end), free, used in zip(itertools.pairwise(edges), available, own, strict=True)
         )

@@ -124,14 +124,15 @@ async def _play(scenario: AdaptiveScenario, bus: Any, manager: PrecisionManager)
     selects: tuple[SelectEvent, ...] = ()
     windows: tuple[TrafficWindow, ...] = ()
     if recorded:
-        selects = _events(scenario.program, found, await bus.stop_select_trace())
+        await bus.stop_trace()
+        selects = _events(scenario.program, found, bus.selections)
         windows = tuple(map(TrafficWindow.of_numbers, await bus.stop_windows()))
     count = scenario.warm_up
     return AdaptiveRun(tuple(found[count:]), tuple(found[:count]), tuple(manager.log), selects, windows)
 
 
 def _events(
-    program: AdaptiveProgram, inferences: Sequence[Inference], rows: Sequence[tuple[int, int, int, int]]
+    program: AdaptiveProgram, inferences: Sequence[Inference], rows: Sequence[tuple[int, ...]]
 ) -> tuple[SelectEvent, ...]:
     """The choices (cycle, number of the operation, code of the depth, section) of inferences, with names: each
     inference chooses for every operation once, in their order."""

@@ -30,7 +30,9 @@ from tessera.firmware.adaptation import (
     StoredTensor,
     Work,
 )
+from tessera.rtl.adaptation import DepthSource
 from tessera.rtl.config import NpuConfig
+from tessera.rtl.isa import Depth
 
 TINY = NpuConfig.preset("tiny")
 FREE, BUSY = 1.0, 0.1
@@ -224,8 +226,8 @@ def test_raising_needs_patience():
 
 def test_table_follows_the_section_at_once():
     manager, settings = manager_of(chain(), policy=PolicyName.TABLE)
-    assert manager.hardware.by_section
-    assert manager.hardware.section_depths == (4, 6, 8, 16)
+    assert manager.hardware.source is DepthSource.SECTION
+    assert manager.hardware.section_depths == tuple(Depth)
     for share, depth in ((0.8, 16), (0.7, 8), (0.3, 6), (0.1, 4), (0.3, 6)):
         observe(manager, [share], settings, settings.section(share))
         assert set(manager.depths.values()) == {depth}
@@ -240,13 +242,13 @@ def test_network_mode_has_one_depth_within_the_limits_of_the_network():
     assert set(manager.depths.values()) == {8}
     observe(manager, [BUSY] * LONG, settings)
     assert set(manager.depths.values()) == {6}
-    assert (manager.hardware.minimum, manager.hardware.maximum) == (6, 8)
+    assert (manager.hardware.minimum, manager.hardware.maximum) == (Depth.A6, Depth.A8)
 
 
 def test_fixed_never_changes():
     manager, settings = manager_of(chain(), policy=PolicyName.FIXED, depth=8)
     assert observe(manager, [BUSY] * 10, settings) == []
-    assert manager.layer_depths == dict.fromkeys(range(4), 8)
+    assert manager.hardware.layer_depths[:4] == (Depth.A8,) * 4
 
 
 def test_sections_rise_only_beyond_the_hysteresis():
@@ -271,7 +273,7 @@ def test_layers_that_saturate_are_raised_and_remembered(kind, tmp_path):
             "l1: 4 -> 6 bits (24.4% of its values saturated at 4 bits, more than 5.0%: it stays above)"
         )
         assert manager.depths == {"l0": 4, "l1": 6, "l2": 4, "l3": 4}
-        assert not manager.hardware.by_section
+        assert manager.hardware.source is DepthSource.LAYER
         second = PrecisionManager(network, Settings(), memory)
         observe(second, [BUSY] * LONG, second.settings)
         assert second.depths == manager.depths
@@ -312,7 +314,10 @@ REFUSED = [
     ({"window_cycles": 0}, "the monitor's window must be a power of two from 16 to 1048576 cycles, not 0"),
     ({"window_cycles": 1000}, "the monitor's window must be a power of two from 16 to 1048576 cycles, not 1000"),
     ({"period_cycles": 0}, "period_cycles must be at least 1, not 0"),
-    ({"hysteresis": -0.5}, "the hysteresis is a share of the bus, from 0 to 1, not -0.5"),
+    (
+        {"hysteresis": 0.25},
+        "the hysteresis is a share of the bus, from 0 to less than what is above the highest threshold, 0.25, not 0.25",
+    ),
     ({"depth": 5}, "the activation depth 5 does not exist; use one of 4, 6, 8, 16"),
     ({"section_depths": (16, 8)}, "3 thresholds make 4 sections, but there are 2 depths; give one for each section"),
     (
@@ -418,4 +423,4 @@ def test_layers_that_share_a_number_share_a_depth():
     assert manager.depths == {"l0": 16, "l1": 8, "l2": 16, "l3": 16}
     lowered = [each for each in observe(manager, [BUSY] * LONG, settings) if "l0" in each.layers]
     assert [(each.layers, each.after) for each in lowered] == [(("l0", "l1"), depth) for depth in (8, 6, 4)]
-    assert manager.layer_depths == {0: 4, 2: 4, 3: 4}
+    assert manager.hardware.layer_depths[0] is manager.hardware.layer_depths[3] is Depth.A4

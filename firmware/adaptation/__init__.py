@@ -2,12 +2,12 @@
 
 from tessera.firmware.adaptation.errors import AdaptationError
 from tessera.firmware.adaptation.log import Decision, DecisionLog
-from tessera.firmware.adaptation.manager import POLICIES, HardwareChoice, PrecisionManager
+from tessera.firmware.adaptation.manager import POLICIES, PrecisionManager
 from tessera.firmware.adaptation.metrics import EnergyCoefficients, Limit, Metric, Observation, Work
 from tessera.firmware.adaptation.network import AdaptableNetwork, Layer, StoredTensor
 from tessera.firmware.adaptation.policies import Policy
 from tessera.firmware.adaptation.saturation import DatabaseMemory, Forgetful, Memory
-from tessera.firmware.adaptation.settings import Mode, PolicyName, Sampling, Settings
+from tessera.firmware.adaptation.settings import Mode, PolicyName, Settings
 
 __all__ = [
     "POLICIES",
@@ -18,7 +18,6 @@ __all__ = [
     "DecisionLog",
     "EnergyCoefficients",
     "Forgetful",
-    "HardwareChoice",
     "Layer",
     "Limit",
     "Memory",
@@ -28,7 +27,6 @@ __all__ = [
     "Policy",
     "PolicyName",
     "PrecisionManager",
-    "Sampling",
     "Settings",
     "StoredTensor",
     "Work",

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 
+from tessera.compiler.precision import DepthRange
 from tessera.firmware.adaptation.log import Decision, DecisionLog
 from tessera.firmware.adaptation.metrics import Observation
 from tessera.firmware.adaptation.network import AdaptableNetwork, Depths
@@ -12,6 +12,10 @@ from tessera.firmware.adaptation.policies import FixedPolicy, Policy, TablePolic
 from tessera.firmware.adaptation.saturation import Forgetful, Memory
 from tessera.firmware.adaptation.sensitivity_policy import SensitivityPolicy
 from tessera.firmware.adaptation.settings import Mode, PolicyName, Settings
+from tessera.rtl.adaptation import SECTIONS, DepthSource
+from tessera.rtl.config import ACTIVATION_DEPTHS
+from tessera.rtl.isa import OPERATIONS, Depth
+from tessera.sim.adaptation import DepthSettings
 
 POLICIES: dict[PolicyName, type[Policy]] = {
     PolicyName.FIXED: FixedPolicy,
@@ -26,28 +30,8 @@ LARGEST_CORRECTION = 8.0
 _TRUST = 0.5  # weight of the latest inference in the correction
 
 
-@dataclass(frozen=True)
-class HardwareChoice:
-    """What the hardware is told.
-
-    Attributes
-    ----------
-    by_section
-        Whether it takes the depth that the section asks for, else that of the table of layers.
-    section_depths
-        Depth in bits that each section asks for, section 0 first.
-    minimum, maximum
-        Limits of all layers in bits.
-    """
-
-    by_section: bool
-    section_depths: tuple[int, ...]
-    minimum: int
-    maximum: int
-
-
 class PrecisionManager:
-    """Decides from observations how deep each layer of a network runs. It touches no hardware (`Adaptation` does).
+    """Decides from observations how deep each layer of a network runs. It touches no hardware: `AdaptiveRunner` does.
 
     Parameters
     ----------
@@ -85,21 +69,25 @@ class PrecisionManager:
         return self._policy.depths
 
     @property
-    def layer_depths(self) -> dict[int, int]:
-        """The depth in bits that is asked for, by the layers' numbers: the hardware's table."""
-        return self._policy.table
-
-    @property
-    def hardware(self) -> HardwareChoice:
+    def hardware(self) -> DepthSettings:
         """What the hardware is told. It follows the section by itself unless layers must be kept above depths that they
         saturated at, which only the table of layers can say."""
-        limits = self._network.limits
-        network_wide = self.settings.mode is Mode.NETWORK
-        return HardwareChoice(
-            self.settings.policy is PolicyName.TABLE and not any(self._minimums.values()),
-            self.settings.depths_of_sections(self._network),
-            limits.minimum if network_wide else min(self._network.depths),
-            limits.maximum if network_wide else max(self._network.depths),
+        settings, network = self.settings, self._network
+        limits = network.limits if settings.mode is Mode.NETWORK else DepthRange()
+        by_section = settings.policy is PolicyName.TABLE and not any(self._minimums.values())
+        sections = settings.depths_of_sections(network)
+        sections = (
+            sections[:1] * (SECTIONS - len(sections)) + sections
+        )  # without their thresholds the lowest are left out
+        table = self._policy.table
+        return DepthSettings(
+            source=DepthSource.SECTION if by_section else DepthSource.LAYER,
+            sampling=settings.sampling,
+            period=settings.period_cycles,
+            minimum=Depth.of(limits.minimum),
+            maximum=Depth.of(limits.maximum),
+            section_depths=tuple(map(Depth.of, sections)),
+            layer_depths=tuple(Depth.of(table.get(number, max(ACTIVATION_DEPTHS))) for number in range(OPERATIONS)),
         )
 
     def started(self, cycle: int) -> None:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from tessera.compiler.adaptive import AdaptiveProgram
-from tessera.firmware.adaptation.hardware import AdaptationHardware
+from tessera.firmware.adaptation.hardware import Observer
 from tessera.firmware.adaptation.manager import PrecisionManager
 from tessera.firmware.adaptation.metrics import Observation
 from tessera.firmware.bus import TimedBus
@@ -67,7 +67,7 @@ class AdaptiveRunner:
     def __init__(self, bus: TimedBus, program: AdaptiveProgram, manager: PrecisionManager):
         self._bus, self._program, self._manager = bus, program, manager
         self._npu = Npu(bus)
-        self._hardware = AdaptationHardware(bus, program.config)
+        self._observer = Observer(bus, program.config, manager.settings)
         numbers = program.operation_numbers
         self._numbers = {layer: numbers[layer] for layer in program.network.layers}
         self._watchdog = max(WATCHDOG_CYCLES, 2 * longest_silence(program.instructions, program.config))
@@ -75,8 +75,8 @@ class AdaptiveRunner:
     async def prepare(self) -> None:
         """Writes the program and the settings."""
         await self._bus.write_memory(self._program.address, self._program.image)
-        await self._hardware.configure(self._manager.hardware, self._manager.settings)
-        await self._hardware.write_depths(self._manager.layer_depths)
+        await self._observer.configure()
+        await self._npu.set_depths(self._manager.hardware)
 
     async def infer(self, inputs: Integers, *, timeout_cycles: int) -> Inference:
         """Runs the network once.
@@ -100,7 +100,7 @@ class AdaptiveRunner:
             await self._bus.write_memory(tensor.address, tensor.pack(inputs[name], config))
         begin = await self._bus.present_cycle()
         self._manager.started(begin)
-        self._hardware.restart()
+        self._observer.restart()
         windows = program.windows
         await self._npu.start(
             program.code_address,
@@ -117,14 +117,14 @@ class AdaptiveRunner:
         observations: list[Observation] = []
         while True:
             if await self._bus.interrupt_within(self._manager.settings.poll_cycles):
-                await self._hardware.acknowledge()
+                await self._observer.acknowledge()
                 state = await self._npu.acknowledge()
                 if state.phase is not Phase.RUNNING:
                     state.raise_error()
                     return observations
-            observations.append(await self._hardware.observe())
+            observations.append(await self._observer.observe())
             if self._manager.observe(observations[-1]):
-                await self._hardware.write_depths(self._manager.layer_depths)
+                await self._npu.set_layer_depths(self._manager.hardware.layer_depths)
             if observations[-1].cycle > deadline:
                 raise AdaptationTimeout(
                     f"an inference of {self._program.name} has not ended by cycle {deadline:,}; give it more time"
@@ -135,12 +135,11 @@ class AdaptiveRunner:
         program = self._program
         run, end = await self._npu.measurements(), await self._bus.present_cycle()
         counts = await self._npu.operation_counts(sorted(set(self._numbers.values())), ("saturations",))
-        chosen = await self._hardware.chosen(sorted(set(self._numbers.values())))
-        depths = {layer: chosen[number] for layer, number in self._numbers.items()}
+        chosen = await self._npu.chosen_depths()
+        depths = {layer: chosen[number].bits for layer, number in self._numbers.items()}
         saturations = {layer: counts[number].saturations for layer, number in self._numbers.items()}
         if self._manager.finished(end, run.cycles, saturations, depths):
-            await self._hardware.follow(self._manager.hardware, self._manager.settings)
-            await self._hardware.write_depths(self._manager.layer_depths)
+            await self._npu.set_depths(self._manager.hardware)
         outputs = {}
         for name, tensor in program.outputs.items():
             data = await self._bus.read_memory(tensor.address, tensor.size)

@@ -10,19 +10,15 @@ from dataclasses import dataclass, field
 from tessera.firmware.adaptation.errors import AdaptationError
 from tessera.firmware.adaptation.metrics import Limit, Metric
 from tessera.firmware.adaptation.network import AdaptableNetwork
+from tessera.rtl.adaptation import Sampling
 from tessera.rtl.config import ACTIVATION_DEPTHS
+from tessera.rtl.traffic import LEAST_SECTIONS, LEAST_WINDOW, MOST_SECTIONS, MOST_WINDOW
 
 TABLE_DEPTHS = (16, 8, 6, 4)
 """Depth in bits that each section asks for, the one with most bandwidth first."""
 
 THRESHOLDS = (3 / 4, 2 / 4, 1 / 4)
 """Shares of the bus above which a section begins, the one with most bandwidth first."""
-
-SECTIONS = range(2, len(TABLE_DEPTHS) + 1)
-"""How many sections there may be."""
-
-WINDOW_EXPONENTS = range(4, 21)
-"""The monitor's window is a power of two of cycles: 16 to 1,048,576."""
 
 
 class PolicyName(enum.StrEnum):
@@ -43,17 +39,6 @@ class Mode(enum.StrEnum):
     """Each layer has a depth of its own within its own limits."""
     NETWORK = "network"
     """All layers have one depth within the limits of the network, each as near to it as its own limits allow."""
-
-
-class Sampling(enum.IntEnum):
-    """When the hardware looks at the section; the codes are those of the register."""
-
-    LAYER = 0
-    """At the request of each layer."""
-    PERIOD = 1
-    """Every fixed period; what was seen holds for the period."""
-    RUN = 2
-    """When the network is started; what was seen holds for the run."""
 
 
 @dataclass(frozen=True)
@@ -174,10 +159,10 @@ class Settings:
             _check_profile(network)
 
     def _check_thresholds(self) -> None:
-        if self.sections not in SECTIONS:
+        if not LEAST_SECTIONS <= self.sections <= MOST_SECTIONS:
             raise AdaptationError(
                 f"there are {len(self.thresholds)} thresholds, which make {self.sections} sections, but there may be "
-                f"{SECTIONS.start} to {SECTIONS.stop - 1}"
+                f"{LEAST_SECTIONS} to {MOST_SECTIONS}"
             )
         for threshold in self.thresholds:
             if not 0 < threshold < 1:
@@ -188,8 +173,11 @@ class Settings:
                     f"the thresholds {', '.join(f'{each:g}' for each in self.thresholds)} are out of order: {lower:g} "
                     f"must be below {upper:g}"
                 )
-        if not 0 <= self.hysteresis < 1:
-            raise AdaptationError(f"the hysteresis is a share of the bus, from 0 to 1, not {self.hysteresis:g}")
+        if not 0 <= self.hysteresis < 1 - self.thresholds[0]:
+            raise AdaptationError(
+                f"the hysteresis is a share of the bus, from 0 to less than what is above the highest threshold, "
+                f"{1 - self.thresholds[0]:g}, not {self.hysteresis:g}"
+            )
 
     def _check_depths(self) -> None:
         depths = self.section_depths or ()
@@ -210,7 +198,7 @@ class Settings:
 
 
 def _check_window(cycles: int) -> None:
-    least, most = 1 << WINDOW_EXPONENTS.start, 1 << WINDOW_EXPONENTS.stop - 1
+    least, most = 1 << LEAST_WINDOW, 1 << MOST_WINDOW
     if not least <= cycles <= most or cycles & (cycles - 1):
         raise AdaptationError(
             f"the monitor's window must be a power of two from {least} to {most} cycles, not {cycles}"

@@ -24,7 +24,6 @@ from tessera.firmware.adaptation import (
     Mode,
     PolicyName,
     PrecisionManager,
-    Sampling,
     Settings,
 )
 from tessera.firmware.adaptation.adaptable import adaptable
@@ -33,6 +32,7 @@ from tessera.firmware.adaptive_inference import compile_adaptive, run_adaptive
 from tessera.firmware.adaptive_scenario import AdaptiveScenario
 from tessera.firmware.adaptive_summary import adaptive_summary
 from tessera.firmware.cosimulation import Options
+from tessera.rtl.adaptation import Sampling
 from tessera.rtl.config import NpuConfig
 from tessera.sim.cosim.load_profile import LoadProfile
 
