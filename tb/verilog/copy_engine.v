@@ -17,12 +17,22 @@ module tessera #(
     parameter W = 128,
     parameter A = 40,
     parameter ID = 2,
-    parameter UNITS = 10
+    parameter UNITS = 10,
+    parameter COUNTS = 7 * 29,
+    parameter COUNT = 29
 ) (
     input  wire           clk,
     input  wire           rst,
     output reg            irq,
     output wire [UNITS-1:0] trace_done,
+    input  wire           monitor_valid,
+    input  wire [1:0]     monitor_id,
+    input  wire [7:0]     monitor_bytes,
+    output wire           trace_window_begins,
+    output wire           trace_window_shown,
+    output wire [COUNTS-1:0] trace_window_bytes,
+    output wire [COUNT-1:0] trace_window_available,
+    output wire [1:0]     trace_window_section,
 
     input  wire [11:0]    s_axi_awaddr,
     input  wire           s_axi_awvalid,
@@ -76,6 +86,11 @@ module tessera #(
     localparam [2:0] FAULT_AR_FALLS = 1, FAULT_AR_CHANGES = 2, FAULT_W_LAST = 3, FAULT_UNALIGNED = 4;
 
     assign trace_done = 0;
+    assign trace_window_begins = 0;
+    assign trace_window_shown = 0;
+    assign trace_window_bytes = 0;
+    assign trace_window_available = 0;
+    assign trace_window_section = 0;
 
     // ------------------------------------------------------------------------------------------------------ registers
     reg  [31:0] source, destination, bursts, beats, checksum, cycles;
