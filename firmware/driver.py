@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from enum import Enum
 
 from tessera.firmware.bus import Bus
+from tessera.firmware.register_access import RegisterAccess
 from tessera.rtl.adaptation import DEPTH_BITS
 from tessera.rtl.control.register_map import RegisterInfo, register_map
 from tessera.rtl.isa import CONTEXTS, INSTRUCTION_BYTES, OPERATIONS, Depth, ErrorCode, Unit
@@ -141,6 +142,7 @@ class Npu:
     def __init__(self, bus: Bus, stream: int = 0):
         self._bus = bus
         self._prefix = f"stream[{stream}]"
+        self._registers = RegisterAccess(bus, self._prefix)
         self._written: dict[str, int] = {}
 
     async def load_stream(self, address: int, code: bytes) -> None:
@@ -396,15 +398,13 @@ class Npu:
         return bool(self._register("status").fields["running"].extract(await self._read("status")))
 
     def _register(self, name: str) -> RegisterInfo:
-        return register_map()[f"{self._prefix}.{name}"]
+        return self._registers.info(name)
 
     async def _write(self, name: str, value: int) -> None:
-        for word, address in enumerate(self._register(name).words):
-            await self._bus.write_register(address, value >> (32 * word) & 0xFFFF_FFFF)
+        await self._registers.write(name, value)
 
     async def _read(self, name: str) -> int:
-        words = [await self._bus.read_register(address) for address in self._register(name).words]
-        return sum(word << (32 * index) for index, word in enumerate(words))
+        return await self._registers.read(name)
 
 
 def _all_ones(register: RegisterInfo) -> int:

@@ -16,7 +16,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property, lru_cache
+from functools import cache, cached_property
 
 from tessera.compiler.errors import CompilerError
 from tessera.compiler.integer import to_integer
@@ -108,7 +108,7 @@ class AdaptiveNetwork:
                     f"{', '.join(map(str, self.variants(layer)))}"
                 )
 
-    @lru_cache(maxsize=None)  # noqa: B019 (as many as there are depths, and they live as long as the network)
+    @cache  # noqa: B019 (as many as there are depths, and they live as long as the network)
     def integer(self, depth: int) -> IntegerNetwork:
         """The network N_d: every tensor has ``depth`` bits, but for what leaves the NPU, and what shares storage with
         it."""
