@@ -299,6 +299,13 @@ class ModelBus:
         first = int(index) * _DEPTHS_PER_WORD
         return sum(depth << DEPTH_BITS * n for n, depth in enumerate(self._chosen[first : first + _DEPTHS_PER_WORD]))
 
+    def _monitor_register(self, name: str) -> int:
+        """Settings as they were written; nothing is ever found, since nobody else is there."""
+        register = name.removeprefix("monitor.")
+        if register == "status" or register.startswith("snapshot."):
+            return 0
+        return self._value(f"monitor.{register.removeprefix('in_force.')}")
+
     def _context(self, number: int) -> Context:
         name = f"context[{number}]"
         load, store = self._window(f"{name}.load_window"), self._window(f"{name}.store_window")
@@ -316,6 +323,8 @@ class ModelBus:
             "context": self._context_register,
             "operation": self._operation_register,
             "adaptation": self._adaptation_register,
+            "monitor": self._monitor_register,
+            "activity": lambda _: 0,
             "busy": lambda name: 0 if self._stream is None else self._stream.busy(Unit(int(name[len("busy[") : -1]))),
         }
         stream, here = self._stream, self._now - self._started
