@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from itertools import accumulate
 
 from tessera.firmware.driver import Phase
-from tessera.rtl.isa import INSTRUCTION_BYTES, Bundle, ErrorCode, Load, Store, Unit, Wait
+from tessera.rtl.isa import INSTRUCTION_BYTES, Bundle, ErrorCode, Load, Store, Unit
 from tessera.sim.contexts import Context, ContextState
 from tessera.sim.counts import Counts
 from tessera.sim.cycles import Memory, predict
@@ -81,9 +81,9 @@ class ModelStream:
         self.stop = Stop(times.total, Phase.DONE, len(self.instructions))
         if scan.faults:
             fault = scan.faults[0]
-            known = fault.index < len(self.instructions)
-            cycle = self._ends[fault.index] if known else times.total + 1
-            self.stop = Stop(cycle, Phase.FAILED, fault.index, fault.code, fault.index)
+            known = fault.step < len(self.instructions)
+            cycle = self._ends[fault.step] if known else times.total + 1
+            self.stop = Stop(cycle, Phase.FAILED, fault.step, fault.code, fault.index)
         model.begin(contexts)
         self._executed = 0
         self._states: list[list[tuple[int, ContextState]]] = [[(0, state)] for state in model.context_states]
@@ -192,8 +192,7 @@ class ModelStream:
         masks: dict[int, int] = {}
         last = dict.fromkeys(Unit, 0)
         for index, instruction in enumerate(self.instructions[: self._executed]):
-            units = () if isinstance(instruction, Wait) else instruction.units()
-            for unit in units:
+            for unit in instruction.workers():
                 last[unit] = max(self._ends[index], last[unit] + 1)
                 masks[last[unit]] = masks.get(last[unit], 0) | 1 << unit
         return sorted((end, mask) for end, mask in masks.items() if end <= cycle)
@@ -202,7 +201,7 @@ class ModelStream:
         """Cycles in which a unit has worked on what was executed."""
         total = until = 0
         for instruction, begin, end in zip(self.instructions[: self._executed], self._begins, self._ends):
-            if not isinstance(instruction, Wait) and unit in instruction.units() and end < NEVER:
+            if unit in instruction.workers() and end < NEVER:
                 total += max(0, end - max(begin, until))
                 until = max(until, end)
         return total

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from tessera.compiler.lowering.plan_program import PlanProgram
 from tessera.compiler.quantized import QuantizedConvolution, QuantizedNetwork
-from tessera.rtl.isa import LaneProgram, PostProcess, Source, Unit, Wait, Window, lanes_of_mask, units_of_mask
+from tessera.rtl.isa import LaneProgram, PostProcess, Source, Unit, Window, lanes_of_mask, units_of_mask
 from tessera.sim.occupancy import starts
 from tessera.sim.program import Program
 
@@ -76,7 +76,7 @@ def instruction_times(
     taken = [0] * len(Unit)
     end = []
     for instruction in program.instructions:
-        units = () if isinstance(instruction, Wait) else instruction.units()
+        units = instruction.workers()
         end.append(max((completed[unit][taken[unit]] for unit in units), default=0))
         for unit in units:
             taken[unit] += 1

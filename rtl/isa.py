@@ -9,9 +9,14 @@ each instruction, in order, to the queues of the units it names. A unit executes
 concurrently. Order *between* units is made only by :class:`Wait`:
 
 - every unit has a *token counter*: the number of instructions it has completed since the stream started, modulo
-  2 ** 16 (``Wait`` itself is not counted);
+  2 ** 16 (``Wait`` itself is not counted, and :class:`Advance` counts as many as it says);
 - a ``Wait`` in a unit's queue holds that queue until the counters it names have reached the values it names.
   ``counter`` has reached ``value`` when ``(counter - value) mod 2 ** 16 < 2 ** 15``.
+
+A stream may consist of *segments*, which lie anywhere in DRAM. A segment ends with :class:`End`, or with a
+:class:`Select`, which goes on at one of several segments: the same layer of a network for several depths of its
+activations. An instruction's *index*, in errors and counts, is its position in DRAM, counted in instructions from the
+stream's start.
 
 Three hand-overs need no ``Wait``: a :class:`PostProcess` takes the next finished tile of its source (lanes or
 window reader), a lane starts a tile only when one of its two accumulator memories is free, and a window reader
@@ -74,6 +79,15 @@ BUNDLE_BITS = 16
 
 FINISHED_BITS = 16
 """Width of a context's count of finished inferences."""
+
+INDEX_BITS = 32
+"""Width of an instruction's index in its stream."""
+
+SEGMENT_OFFSET_BITS = 20
+"""Signed bits of the distance from a `Select` to a segment, in instructions."""
+
+SEGMENT_LENGTH_BITS = 11
+"""Width of the length of a segment, in bursts of the instruction fetch."""
 
 FIELD_LIMITS = {
     "activation_words": 1 << 16,
@@ -349,6 +363,14 @@ class Instruction:
         """The units whose queues take this instruction; empty for those that the sequencer executes itself."""
         return ()
 
+    def workers(self) -> tuple[Unit, ...]:
+        """The units that work on this instruction and complete it; empty for those that only pass a queue."""
+        return self.units()
+
+    def tokens(self) -> dict[Unit, int]:
+        """How far this instruction raises the token counters of the units, in the end."""
+        return dict.fromkeys(self.workers(), 1)
+
 
 @dataclass(frozen=True, kw_only=True)
 class End(Instruction):
@@ -368,17 +390,24 @@ class Fence(Instruction):
 
 @dataclass(frozen=True, kw_only=True)
 class Wait(Instruction):
-    """Holds the queues of ``targets`` until each unit in ``sources`` has completed ``counts[unit]`` instructions."""
+    """Holds the queues of ``targets`` until each unit in ``sources`` has completed ``counts[unit]`` instructions.
+
+    Without targets it holds the sequencer itself: nothing that comes later is handed out before. That bounds how far a
+    stream is handed out ahead of its execution, and so how early a :class:`Select` is decided.
+    """
 
     opcode: ClassVar[int] = 0x03
     mnemonic: ClassVar[str] = "wait"
 
-    targets: int = _field(len(Unit), "mask of the units whose queues wait")
+    targets: int = _field(len(Unit), "mask of the units whose queues wait; 0: the sequencer waits")
     sources: int = _field(len(Unit), "mask of the units that are waited for")
     counts: tuple[int, ...] = _field(TOKEN_BITS, "token counter value to reach, per unit", count=len(Unit))
 
     def units(self) -> tuple[Unit, ...]:
         return units_of_mask(self.targets)
+
+    def workers(self) -> tuple[Unit, ...]:
+        return ()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -394,6 +423,76 @@ class Bundle(Instruction):
     mnemonic: ClassVar[str] = "bundle"
 
     index: int = _field(BUNDLE_BITS, "number of the bundle, for the host")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Select(Instruction):
+    """Goes on at one of several segments, by the depth that is asked for at this moment.
+
+    A segment's *variants* are the same layer of a network for different depths of its activations. The depth that is
+    asked for, by the registers of the block *adaptation*, is first clamped to the network's range, which is there, too,
+    and then to ``minimum`` .. ``maximum``: the instruction's own range wins where the two have no depth in common. The
+    deepest variant in ``depths`` that is not above the result is chosen, or the shallowest one if all are above it.
+
+    What lies behind the instruction in DRAM is not executed. The stream goes on ``offsets[depth]`` instructions from
+    here, and the instruction fetch reads ``lengths[depth]`` bursts there at most: aligned blocks of as many bytes as
+    the longest burst has, from the one with the first instruction on. An instruction behind them is outside
+    (``WINDOW``), as is one outside the code window; a ``Select`` or an :class:`End` that comes earlier ends the
+    reading, too.
+    """
+
+    opcode: ClassVar[int] = 0x05
+    mnemonic: ClassVar[str] = "select"
+
+    operation: int = _field(OPERATION_BITS, "operation of the network whose depth is chosen")
+    minimum: Depth = _field(2, "least depth", kind=Depth)
+    maximum: Depth = _field(2, "greatest depth", kind=Depth, default=Depth.A16)
+    depths: int = _field(len(Depth), "mask of the depths for which there is a variant, bit n for code n")
+    offsets: tuple[int, ...] = _field(
+        SEGMENT_OFFSET_BITS, "distance of each depth's segment, instructions", signed=True, count=len(Depth)
+    )
+    lengths: tuple[int, ...] = _field(
+        SEGMENT_LENGTH_BITS, "bursts of each depth's segment; 0: not known", count=len(Depth)
+    )
+
+    @property
+    def variants(self) -> tuple[Depth, ...]:
+        """The depths for which there is a variant, rising."""
+        return tuple(depth for depth in Depth if self.depths >> depth & 1)
+
+    def choice(self, requested: Depth, limits: tuple[Depth, Depth] = (Depth.A4, Depth.A16)) -> Depth:
+        """The depth that is chosen where ``requested`` is asked for in a network with these limits.
+
+        There must be a variant, and a minimum must not be above its maximum.
+        """
+        for minimum, maximum in (limits, (self.minimum, self.maximum)):
+            requested = min(max(requested, minimum), maximum)
+        return max((depth for depth in self.variants if depth <= requested), default=min(self.variants))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Advance(Instruction):
+    """Raises the token counter of each unit in ``targets`` by ``counts[unit]``, once all that came before it in the
+    unit's queue is complete.
+
+    It holds up nothing: the unit begins with what comes later. With it segments of different numbers of instructions
+    leave the token counters alike.
+    """
+
+    opcode: ClassVar[int] = 0x06
+    mnemonic: ClassVar[str] = "advance"
+
+    targets: int = _field(len(Unit), "mask of the units whose token counters are raised")
+    counts: tuple[int, ...] = _field(TOKEN_BITS, "by how much, per unit", count=len(Unit))
+
+    def units(self) -> tuple[Unit, ...]:
+        return units_of_mask(self.targets)
+
+    def workers(self) -> tuple[Unit, ...]:
+        return ()
+
+    def tokens(self) -> dict[Unit, int]:
+        return {unit: self.counts[unit] for unit in self.units()}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -656,6 +755,8 @@ INSTRUCTIONS: tuple[type[Instruction], ...] = (
     Fence,
     Wait,
     Bundle,
+    Select,
+    Advance,
     Load,
     Store,
     LaneProgram,
@@ -822,7 +923,7 @@ def format_instruction(instruction: Instruction) -> str:
         for field in fields_of(type(instruction))
         if getattr(instruction, field.name) != defaults[field.name]
     ]
-    return f"{instruction.mnemonic:<7}{' '.join(texts)}".rstrip()
+    return f"{instruction.mnemonic:<6} {' '.join(texts)}".rstrip()
 
 
 def _format_value(instruction: Instruction, field: Field) -> str:
@@ -833,7 +934,9 @@ def _format_value(instruction: Instruction, field: Field) -> str:
         return f"{value:0{MAX_LANES}b}"
     if field.name == "address":
         return f"{value:#x}"
-    if field.name == "counts":
+    if field.name == "depths":
+        return "+".join(depth.name for depth in Depth if value >> depth & 1)
+    if field.count > 1:
         return ",".join(map(str, value))
     return value.name if isinstance(value, IntEnum) else str(value)
 

@@ -279,9 +279,18 @@ def _no_rules(config: NpuConfig) -> Iterator[Rule]:
 
 def _wait_rules(config: NpuConfig) -> Iterator[Rule]:
     units = sum(1 << unit for unit in units_of_config(config))
-    yield Positive(field="targets")
     yield Within(field="targets", mask=units)
     yield Within(field="sources", mask=units)
+
+
+def _advance_rules(config: NpuConfig) -> Iterator[Rule]:
+    yield Positive(field="targets")
+    yield Within(field="targets", mask=sum(1 << unit for unit in units_of_config(config)))
+
+
+def _select_rules(config: NpuConfig) -> Iterator[Rule]:
+    yield Positive(field="depths")
+    yield NotAbove(field="minimum", other="maximum")
 
 
 def _load_rules(config: NpuConfig) -> Iterator[Rule]:
@@ -365,6 +374,8 @@ def _post_process_rules(config: NpuConfig) -> Iterator[Rule]:
 
 _RULES: dict[type[isa.Instruction], Callable[[NpuConfig], Iterator[Rule]]] = {
     isa.Wait: _wait_rules,
+    isa.Advance: _advance_rules,
+    isa.Select: _select_rules,
     isa.Load: _load_rules,
     isa.Store: _store_rules,
     isa.LaneProgram: _lane_rules,

@@ -23,8 +23,8 @@ def continuation(stream: Sequence[Instruction], executed: int) -> list[Instructi
             if index >= executed:
                 rest += _remaining_wait(instruction, counts, executed_counts)
             continue
-        for unit in instruction.units():
-            counts[unit] += 1
+        for unit, tokens in instruction.tokens().items():
+            counts[unit] += tokens
         if index >= executed:
             rest.append(instruction)
     return rest

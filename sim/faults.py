@@ -12,20 +12,24 @@ from dataclasses import dataclass
 import numpy as np
 
 from tessera.rtl import legality
-from tessera.rtl.config import AXI_ADDRESS_BITS, NpuConfig
+from tessera.rtl.config import AXI_ADDRESS_BITS, AXI_BURST_BYTES, NpuConfig
 from tessera.rtl.isa import (
+    INDEX_BITS,
     INSTRUCTION_BYTES,
     INSTRUCTIONS,
     OPCODE_BITS,
+    Depth,
     End,
     ErrorCode,
     Instruction,
     IsaError,
     Load,
+    Select,
     Store,
     decode,
 )
 from tessera.sim.contexts import Context, all_contexts, contexts_of
+from tessera.sim.segments import Decisions, decided
 from tessera.sim.transfers import row_bytes
 from tessera.sim.windows import MemoryWindow, MemoryWindows
 
@@ -34,11 +38,13 @@ _OPCODES = {kind.opcode for kind in INSTRUCTIONS}
 
 @dataclass(frozen=True)
 class Fault:
-    """Why an instruction stops its stream: the error code, its index in the stream, and a sentence."""
+    """Why an instruction stops its stream: the error code, the instruction's index, a sentence, and how many
+    instructions are executed before it."""
 
     code: ErrorCode
     index: int
     reason: str
+    step: int
 
 
 @dataclass(frozen=True)
@@ -48,15 +54,22 @@ class Scan:
     Attributes
     ----------
     instructions
-        The instructions up to the end instruction, or to the first that cannot be decoded, without that.
+        The instructions that are executed, in their order, up to the end instruction, or to the first that cannot be
+        decoded, without that.
+    indices
+        Their indices: the positions in the code, which are their numbers in a stream without a ``Select``.
+    depths
+        The depths that were chosen, of one ``Select`` after the other.
     faults
-        The faults by rising index: that of the first instruction that cannot be decoded, that of the first load, and
-        that of the first store with one. Units run concurrently, so any of them may stop the stream; if there is one
-        alone, and nothing that the stream waits for fails to come, it does. Transfers of contexts that contain their
-        errors have none.
+        The faults in the order of execution: that of the first instruction that cannot be decoded, that of the first
+        load, and that of the first store with one. Units run concurrently, so any of them may stop the stream; if there
+        is one alone, and nothing that the stream waits for fails to come, it does. Transfers of contexts that contain
+        their errors have none.
     """
 
     instructions: tuple[Instruction, ...]
+    indices: tuple[int, ...]
+    depths: tuple[Depth, ...]
     faults: tuple[Fault, ...]
 
 
@@ -66,8 +79,9 @@ def scan(
     config: NpuConfig,
     windows: MemoryWindows,
     contexts: Mapping[int, Context] | None = None,
+    decisions: Decisions | None = None,
 ) -> Scan:
-    """Decodes and checks a stream.
+    """Decodes and checks what is executed of a stream.
 
     Parameters
     ----------
@@ -79,39 +93,73 @@ def scan(
         Where instructions may lie, and where context 0 may load and store if no contexts are given.
     contexts
         The contexts by their numbers; those that are not named may transfer nothing.
+    decisions
+        What each ``Select`` chooses; may be left out if there is none.
+
+    Raises
+    ------
+    DecisionError
+        There is no variant for a decision, or no decision for a ``Select``.
     """
     settings = all_contexts(contexts_of(windows) if contexts is None else contexts)
     instructions: list[Instruction] = []
+    depths: list[Depth] = []
     faults: dict[type[Instruction] | None, Fault] = {}
+    indices = [0]
+    segment = MemoryWindow()
     while not instructions or not isinstance(instructions[-1], End):
-        index = len(instructions)
-        place = (address + index * INSTRUCTION_BYTES) % (1 << AXI_ADDRESS_BITS)
-        found = _fetch(read, place, index, config, windows.code)
-        if isinstance(found, Fault):
-            faults[None] = found
+        index, step = indices[-1], len(instructions)
+        place = address + index * INSTRUCTION_BYTES
+        found = _fetch(read, place, config, windows.code, segment)
+        if isinstance(found, _Refusal):
+            faults[None] = Fault(found.code, index, found.reason, step)
             break
         instructions.append(found)
+        indices.append((index + 1) % (1 << INDEX_BITS))
+        if isinstance(found, Select):
+            depths.append(decided(decisions, found))
+            indices[-1] = (index + found.offsets[depths[-1]]) % (1 << INDEX_BITS)
+            segment = _segment(place + found.offsets[depths[-1]] * INSTRUCTION_BYTES, found.lengths[depths[-1]])
         context = settings[found.context] if isinstance(found, Load | Store) else None
         if context and not context.contain and (reason := window_violation(found, config, context)):
-            faults.setdefault(type(found), Fault(ErrorCode.WINDOW, index, reason))
-    return Scan(tuple(instructions), tuple(sorted(faults.values(), key=lambda fault: fault.index)))
+            faults.setdefault(type(found), Fault(ErrorCode.WINDOW, index, reason, step))
+    by_step = tuple(sorted(faults.values(), key=lambda fault: fault.step))
+    return Scan(tuple(instructions), tuple(indices[: len(instructions)]), tuple(depths), by_step)
+
+
+def _segment(address: int, length: int) -> MemoryWindow:
+    """Where a segment's instructions may lie; 0: its length is not known."""
+    if not length:
+        return MemoryWindow()
+    first = address % (1 << AXI_ADDRESS_BITS) // AXI_BURST_BYTES
+    return MemoryWindow(first * AXI_BURST_BYTES, (first + length) * AXI_BURST_BYTES)
+
+
+@dataclass(frozen=True)
+class _Refusal:
+    """Why there is no instruction at an address."""
+
+    code: ErrorCode
+    reason: str
 
 
 def _fetch(
-    read: Callable[[int, int], bytes], address: int, index: int, config: NpuConfig, window: MemoryWindow
-) -> Instruction | Fault:
-    if not window.contains(address, INSTRUCTION_BYTES):
-        reason = f"the instruction at {address:#x} lies outside the code window {window.base:#x}..{window.limit:#x}"
-        return Fault(ErrorCode.WINDOW, index, reason)
+    read: Callable[[int, int], bytes], address: int, config: NpuConfig, window: MemoryWindow, segment: MemoryWindow
+) -> Instruction | _Refusal:
+    address %= 1 << AXI_ADDRESS_BITS
+    for name, allowed in (("code window", window), ("segment", segment)):
+        if not allowed.contains(address, INSTRUCTION_BYTES):
+            reason = f"the instruction at {address:#x} lies outside the {name} {allowed.base:#x}..{allowed.limit:#x}"
+            return _Refusal(ErrorCode.WINDOW, reason)
     word = read(address, INSTRUCTION_BYTES)
     if len(word) < INSTRUCTION_BYTES:
-        return Fault(ErrorCode.FETCH_ERROR, index, f"there is no memory at {address:#x}")
+        return _Refusal(ErrorCode.FETCH_ERROR, f"there is no memory at {address:#x}")
     try:
         instruction = decode(word)
         legality.check(instruction, config)
     except IsaError as error:
         known = int.from_bytes(word, "little") & (1 << OPCODE_BITS) - 1 in _OPCODES
-        return Fault(ErrorCode.BAD_OPERAND if known else ErrorCode.BAD_OPCODE, index, str(error))
+        return _Refusal(ErrorCode.BAD_OPERAND if known else ErrorCode.BAD_OPCODE, str(error))
     return instruction
 
 

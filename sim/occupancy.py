@@ -7,7 +7,7 @@ from collections import deque
 from collections.abc import Sequence
 
 from tessera.rtl.config import NpuConfig
-from tessera.rtl.isa import Fence, Instruction, LaneProgram, Load, PostProcess, Unit, Wait, units_of_mask
+from tessera.rtl.isa import Advance, Fence, Instruction, LaneProgram, Load, PostProcess, Unit, Wait, units_of_mask
 from tessera.sim.cycles import Timing
 from tessera.sim.footprint import step_words, weight_steps
 from tessera.sim.ordering import StreamOrder
@@ -38,7 +38,7 @@ def starts(instructions: Sequence[Instruction], config: NpuConfig, ends: Sequenc
     for instruction, end in zip(instructions, ends, strict=True):
         order.append(instruction)
         handed = dispatch.push(instruction)
-        units = () if isinstance(instruction, Wait) else instruction.units()
+        units = instruction.workers()
         found.append(max((max(ready[unit], handed) for unit in units), default=0))
         for unit in units:
             dispatch.take(unit, instruction, completed[unit])
@@ -50,6 +50,12 @@ def starts(instructions: Sequence[Instruction], config: NpuConfig, ends: Sequenc
             for unit in units_of_mask(instruction.targets):
                 ready[unit] = max(ready[unit], awaited)
                 dispatch.wait(unit, awaited)
+            if not instruction.targets:
+                dispatch.hold(awaited)
+        elif isinstance(instruction, Advance):
+            for unit, tokens in instruction.tokens().items():
+                completed[unit] += [completed[unit][-1]] * tokens
+                dispatch.wait(unit, 0)
         elif isinstance(instruction, Fence):
             ready = [max(ready)] * len(Unit)
     return found
@@ -90,6 +96,10 @@ class _Dispatch:
         before, after = self._loaded[index], self._loaded[index + 1]
         cycles = completed[index + 1] - completed[index]
         return completed[index] + cycles * (beats - before) // (after - before)
+
+    def hold(self, awaited: int) -> None:
+        """The sequencer itself has waited."""
+        self._handed = max(self._handed, awaited + Timing.end)
 
     def wait(self, unit: Unit, awaited: int) -> None:
         """A wait leaves a unit's queue when what it waits for has completed."""

@@ -9,7 +9,8 @@ This is the memory-ordering model of the machine, followed in stream order with 
 3. A ``PostProcess`` completes after its source. Lanes hand over whole tiles, so its writes come after all reads of its
    lanes, too. A window reader hands over pixel by pixel, so its reads and the writes of its post-process go on at the
    same time: nothing orders them, and no wait could.
-4. A ``Fence`` orders everything before everything after.
+4. A ``Fence`` orders everything before everything after, and a ``Wait`` without targets is one for all units.
+5. What an ``Advance`` counts is complete when all earlier instructions of its unit are.
 
 A *hazard* is a pair of accesses to a common address by different units, at least one of them a write, whose
 order is not certain.
@@ -28,6 +29,7 @@ from tessera.rtl.config import NpuConfig
 from tessera.rtl.isa import (
     PPU_SLICES,
     TOKEN_BITS,
+    Advance,
     Fence,
     Instruction,
     LaneProgram,
@@ -118,6 +120,8 @@ class StreamOrder:
             self._wait(instruction)
         elif isinstance(instruction, Fence):
             self._known = [self.counts.copy() for _ in Unit]
+        elif isinstance(instruction, Advance):
+            self._advance(instruction)
         else:
             self._take(instruction)
 
@@ -134,10 +138,10 @@ class StreamOrder:
         return [len(windows) for windows in self._windows]
 
     def is_unread(self, unit: Unit, count: int) -> bool:
-        """Whether a unit's ``count``-th instruction is a window that cannot complete yet, as nothing has taken it."""
+        """Whether a unit's ``count``-th instruction is, or comes behind, a window that nothing has taken yet."""
         return any(
-            unit is Unit.window(index) and count > int(self.counts[unit]) - windows
-            for index, windows in enumerate(self.unread())
+            unit is Unit.window(index) and bool(windows) and count >= windows[0]
+            for index, windows in enumerate(self._windows)
         )
 
     def resolve(self, wait: Wait) -> Iterator[tuple[Unit, int]]:
@@ -146,8 +150,15 @@ class StreamOrder:
 
     def _wait(self, wait: Wait) -> None:
         for unit, count in list(self.resolve(wait)):
-            for target in units_of_mask(wait.targets):
+            for target in units_of_mask(wait.targets) or Unit:
                 np.maximum(self._known[target], self._completions[unit][count], out=self._known[target])
+
+    def _advance(self, advance: Advance) -> None:
+        for unit, tokens in advance.tokens().items():
+            self.counts[unit] += tokens
+            clock = np.maximum(self._completions[unit][-1], self._known[unit])
+            clock[unit] = self.counts[unit]
+            self._completions[unit] += [clock] * tokens
 
     def _take(self, instruction: Instruction) -> None:
         source = self._source_clock(instruction, take=True) if isinstance(instruction, PostProcess) else None

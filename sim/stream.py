@@ -20,6 +20,7 @@ from tessera.rtl.isa import (
     FINISHED_BITS,
     OPERATIONS,
     PPU_SLICES,
+    Advance,
     Bundle,
     ChannelParameters,
     CountedInstruction,
@@ -34,6 +35,7 @@ from tessera.rtl.isa import (
     NanPolicy,
     PostProcess,
     Reduction,
+    Select,
     Source,
     Store,
     TableEntry,
@@ -58,6 +60,7 @@ from tessera.sim.golden.arithmetic import (
     split_digits,
 )
 from tessera.sim.program import Program
+from tessera.sim.segments import Decisions
 from tessera.sim.tensor_layout import pack_integers, unpack_integers
 from tessera.sim.transfers import column_pitch, element_bytes
 from tessera.sim.windows import MemoryWindows
@@ -161,7 +164,9 @@ class StreamModel:
         """Sets all counts to 0."""
         self.operation_counts = [Counts()] * OPERATIONS
 
-    def run(self, program: Program, inputs: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    def run(
+        self, program: Program, inputs: dict[str, np.ndarray], decisions: Decisions | None = None
+    ) -> dict[str, np.ndarray]:
         """Writes the program and its inputs to DRAM, executes the stream, and reads the outputs.
 
         Parameters
@@ -171,6 +176,8 @@ class StreamModel:
         inputs
             For each input of the program an array (channels, height, width): integers, or real numbers if it is
             floating point in DRAM.
+        decisions
+            What each ``Select`` chooses; may be left out if there is none.
 
         Returns
         -------
@@ -181,7 +188,7 @@ class StreamModel:
         self.write_memory(program.address, program.image)
         for name, tensor in program.inputs.items():
             self.write_memory(tensor.address, tensor.pack(inputs[name], self.config))
-        self.execute_code(program.code_address, program.windows)
+        self.execute_code(program.code_address, program.windows, decisions=decisions)
         return {
             name: tensor.unpack(self.read_memory(tensor.address, tensor.size), self.config)
             for name, tensor in program.outputs.items()
@@ -202,6 +209,7 @@ class StreamModel:
         contexts: Mapping[int, Context] | None = None,
         *,
         pause_after: int | None = None,
+        decisions: Decisions | None = None,
     ) -> None:
         """Executes the encoded stream at a DRAM byte address, as a start of the NPU does.
 
@@ -216,11 +224,15 @@ class StreamModel:
             The contexts by their numbers; those that are not named may transfer nothing.
         pause_after
             The stream pauses when so many instructions have been executed, the last of them a ``Bundle``.
+        decisions
+            What each ``Select`` chooses; may be left out if there is none.
 
         Raises
         ------
         ValueError
             ``pause_after`` is not behind a ``Bundle``.
+        DecisionError
+            There is no variant for a decision, or no decision for a ``Select``.
         StreamFault
             An instruction stops the stream; those before it have been executed.
         StreamError
@@ -228,10 +240,10 @@ class StreamModel:
         """
         windows = windows or MemoryWindows()
         contexts = contexts_of(windows) if contexts is None else contexts
-        found = scan(self.read_memory, address, self.config, windows, contexts)
+        found = scan(self.read_memory, address, self.config, windows, contexts, decisions)
         self.begin(contexts)
-        faults = tuple(fault for fault in found.faults if pause_after is None or fault.index < pause_after)
-        self.execute(found.instructions[: faults[0].index if faults else pause_after])
+        faults = tuple(fault for fault in found.faults if pause_after is None or fault.step < pause_after)
+        self.execute(found.instructions[: faults[0].step if faults else pause_after], found.indices)
         if faults:
             raise StreamFault(faults)
         if pause_after is not None:
@@ -255,11 +267,13 @@ class StreamModel:
             queue.clear()
         self.open_tiles = [None] * self.config.lanes
 
-    def execute(self, stream: Sequence[Instruction]) -> None:
+    def execute(self, stream: Sequence[Instruction], indices: Sequence[int] | None = None) -> None:
         """Executes instructions in the given order; raises `StreamError` where one cannot be, and `StreamStopped` where
         the machine would stop with an error.
+
+        ``indices``, those of the instructions and perhaps of more, may be left out for a stream without a ``Select``.
         """
-        for index, instruction in enumerate(stream):
+        for index, instruction in zip(range(len(stream)) if indices is None else indices, stream):
             try:
                 self.step(instruction, index)
             except StreamStopped as stop:
@@ -272,7 +286,8 @@ class StreamModel:
     def step(self, instruction: Instruction, index: int = 0) -> None:
         """Executes one instruction, the ``index``-th of its stream.
 
-        Waits, fences and bundles change nothing; the end drops the tiles and windows that nothing has taken.
+        What the sequencer and the queues execute changes nothing here, but the end drops the tiles and windows that
+        nothing has taken.
 
         Raises
         ------
@@ -287,7 +302,7 @@ class StreamModel:
             self.stop()
         elif isinstance(instruction, Load | Store):
             self._transfer(instruction, index)
-        elif not isinstance(instruction, Wait | Fence | Bundle):
+        elif not isinstance(instruction, Wait | Advance | Fence | Bundle | Select):
             self._execute[type(instruction)](instruction)
 
     def _transfer(self, transfer: Load | Store, index: int) -> None:

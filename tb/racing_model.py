@@ -50,7 +50,7 @@ class RacingModel(StreamModel):
         self._queues: dict[Unit, deque[Instruction]] = {unit: deque() for unit in Unit}
         self._counts = dict.fromkeys(Unit, 0)
 
-    def execute(self, stream: Sequence[Instruction]) -> None:
+    def execute(self, stream: Sequence[Instruction], indices: Sequence[int] | None = None) -> None:
         """Executes a stream; raises `DeadlockError` if it stops."""
         waiting = deque(stream)
         favourite = dict(zip(Unit, self._rng.random(len(Unit)), strict=True))
@@ -68,6 +68,8 @@ class RacingModel(StreamModel):
     def _can_dispatch(self, instruction: Instruction) -> bool:
         if isinstance(instruction, Fence | End):
             return not any(self._queues.values())
+        if isinstance(instruction, Wait) and not instruction.targets:
+            return self._is_over(instruction)
         return all(len(self._queues[unit]) < self.config.queue_depth for unit in instruction.units())
 
     def _dispatch(self, instruction: Instruction) -> None:
@@ -77,10 +79,7 @@ class RacingModel(StreamModel):
     def _can_go(self, unit: Unit) -> bool:
         instruction = self._queues[unit][0]
         if isinstance(instruction, Wait):
-            return all(
-                (self._counts[source] - instruction.counts[source]) % (1 << TOKEN_BITS) < 1 << (TOKEN_BITS - 1)
-                for source in units_of_mask(instruction.sources)
-            )
+            return self._is_over(instruction)
         if isinstance(instruction, LaneProgram):
             return len(self.tiles[unit - Unit.LANE0]) < 2
         if isinstance(instruction, Window):
@@ -91,12 +90,16 @@ class RacingModel(StreamModel):
             return bool(self.windows[instruction.slice])
         return True
 
+    def _is_over(self, wait: Wait) -> bool:
+        return all(
+            (self._counts[source] - wait.counts[source]) % (1 << TOKEN_BITS) < 1 << (TOKEN_BITS - 1)
+            for source in units_of_mask(wait.sources)
+        )
+
     def _go(self, unit: Unit) -> None:
         instruction = self._queues[unit].popleft()
-        if isinstance(instruction, Wait):
-            return
         if isinstance(instruction, LaneProgram):
             self.compute_tile(instruction, unit - Unit.LANE0)
         else:
             self.step(instruction)
-        self._counts[unit] += 1
+        self._counts[unit] += instruction.tokens().get(unit, 0)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import random
 import re
 import subprocess
@@ -124,6 +125,8 @@ def test_disassembly():
         isa.Wait(targets=1 << Unit.LANE0 | 1 << Unit.PPU1, sources=1 << Unit.LOAD, counts=(3, *(0,) * 9)),
         isa.LaneProgram(lanes=0b0011, depth=Depth.A8, signed=1, origin_x=-1, channel_steps=4),
         isa.Bundle(index=2),
+        isa.Select(operation=3, minimum=1, depths=0b1001, offsets=(-8, 0, 0, 16), lengths=(2, 0, 0, 0)),
+        isa.Advance(targets=1 << Unit.STORE, counts=(0, 7, *(0,) * 8)),
         isa.Load(target=isa.LoadTarget.WEIGHTS, address=0x1000, columns=16, context=3),
         isa.Store(finished=1),
         isa.End(),
@@ -132,9 +135,11 @@ def test_disassembly():
         "     0  wait   targets=lane0+ppu1 sources=load counts=3,0,0,0,0,0,0,0,0,0",
         "     1  lane   lanes=0011 depth=A8 signed=1 origin_x=-1 channel_steps=4",
         "     2  bundle index=2",
-        "     3  load   context=3 address=0x1000 columns=16 target=WEIGHTS",
-        "     4  store  finished=1",
-        "     5  end",
+        "     3  select operation=3 minimum=A6 depths=A4+A16 offsets=-8,0,0,16 lengths=2,0,0,0",
+        "     4  advance targets=store counts=0,7,0,0,0,0,0,0,0,0",
+        "     5  load   context=3 address=0x1000 columns=16 target=WEIGHTS",
+        "     6  store  finished=1",
+        "     7  end",
     ]
 
 
@@ -149,6 +154,30 @@ def test_units_of_instructions():
     assert isa.Window(slice=1).units() == (Unit.WINDOW1,)
     assert isa.PostProcess(slice=0).units() == (Unit.PPU0,)
     assert isa.Fence().units() == ()
+
+
+def test_tokens_of_instructions():
+    both = 1 << Unit.LOAD | 1 << Unit.PPU1
+    assert isa.LaneProgram(lanes=0b1010).tokens() == {Unit.LANE1: 1, Unit.LANE3: 1}
+    assert isa.Advance(targets=both, counts=tuple(range(1, 11))).tokens() == {Unit.LOAD: 1, Unit.PPU1: 10}
+    for instruction in (isa.Wait(targets=both), isa.Select(depths=1), isa.Fence()):
+        assert instruction.tokens() == {}
+    for instruction in (isa.Wait(targets=both), isa.Advance(targets=both)):
+        assert (instruction.units(), instruction.workers()) == ((Unit.LOAD, Unit.PPU1), ())
+
+
+def test_choice_of_a_depth():
+    """By the words of the instruction, for every request, range, and mask of variants."""
+    ranges = [(low, high) for low in Depth for high in Depth if low <= high]
+    for mask, limits, own, requested in itertools.product(range(1, 16), ranges, ranges, Depth):
+        select = isa.Select(depths=mask, minimum=own[0], maximum=own[1])
+        both = [depth for depth in Depth if limits[0] <= depth <= limits[1] and own[0] <= depth <= own[1]]
+        allowed = both or [depth for depth in Depth if own[0] <= depth <= own[1]]
+        wanted = requested if both else limits[0] if limits[0] > own[1] else limits[1]
+        nearest = min(allowed, key=lambda depth: abs(depth - wanted))
+        below = [depth for depth in Depth if mask >> depth & 1 and depth <= nearest]
+        shallowest = next(depth for depth in Depth if mask >> depth & 1)
+        assert select.choice(requested, limits) is (below[-1] if below else shallowest)
 
 
 ILLEGAL = {
@@ -180,6 +209,18 @@ ILLEGAL = {
     "unit": (
         SMALL, isa.Wait(targets=1 << Unit.LANE2),
         "wait: targets = 0b10000, but in configuration 'small' it must only have bits of the mask 0b1111001111",
+    ),
+    "no variant": (
+        EDGE, isa.Select(depths=0),
+        "select: depths = 0, but in configuration 'edge' it must not be 0",
+    ),
+    "no range": (
+        EDGE, isa.Select(depths=1, minimum=Depth.A8, maximum=Depth.A6),
+        "select: minimum = 2, but in configuration 'edge' it must not be greater than maximum",
+    ),
+    "nothing advanced": (
+        EDGE, isa.Advance(),
+        "advance: targets = 0, but in configuration 'edge' it must not be 0",
     ),
     "alignment": (
         EDGE, isa.Load(target=isa.LoadTarget.WEIGHTS, lanes=1, address=0x18),
