@@ -8,7 +8,7 @@ from amaranth.lib.wiring import In, Out, connect, flipped
 from amaranth.utils import exact_log2
 
 from tessera.rtl import isa
-from tessera.rtl.adaptation import DEPTH_BITS, SECTION_BITS, SECTIONS
+from tessera.rtl.adaptation import DEPTH_BITS
 from tessera.rtl.array import Lane
 from tessera.rtl.axi import AxiLite, AxiRead, AxiWrite, connect_ports, port_members
 from tessera.rtl.config import NpuConfig
@@ -24,8 +24,10 @@ from tessera.rtl.ppu import PostProcessor
 from tessera.rtl.traffic import (
     FETCH_ID,
     LOAD_ID,
+    MOST_SECTIONS,
     OTHER_BYTES_BITS,
     OTHER_ID_BITS,
+    SECTION_BITS,
     STORE_ID,
     WINDOW_BYTES_BITS,
     TrafficSource,
@@ -129,7 +131,7 @@ class Npu(wiring.Component):
             "overflows": load.overflows + store.overflows,
         }
         self._connect_registers(m, registers, stream, increments)
-        self._connect_adaptation(m, registers, stream, monitor)
+        self._connect_adaptation(m, registers, stream)
         progress = read_beat | write_beat | regulator.held.any()
         self._connect_faults(m, registers, stream, load, store, bus_beat=progress)
         self._watch_bus(m, registers, stream, monitor, regulator)
@@ -246,14 +248,11 @@ class Npu(wiring.Component):
         for counter, increment in counters:
             m.d.comb += [counter.increment.eq(increment), counter.clear.eq(stream.started)]
 
-    def _connect_adaptation(
-        self, m: Module, registers: Registers, stream: InstructionStream, monitor: BandwidthMonitor
-    ) -> None:
+    def _connect_adaptation(self, m: Module, registers: Registers, stream: InstructionStream) -> None:
         """Settings of the depths, and what was chosen."""
         ports, adaptation = registers.fields.adaptation, stream.adaptation
         settings = adaptation.settings
         m.d.comb += [
-            adaptation.section.eq(monitor.findings.section),
             settings.source.eq(ports.control.source.value),
             settings.sampling.eq(ports.control.sampling.value),
             settings.period.eq(ports.period.cycles.value),
@@ -272,7 +271,7 @@ class Npu(wiring.Component):
             self.trace_depth.eq(adaptation.last.depth),
             self.trace_section.eq(adaptation.last.section),
         ]
-        for section in range(SECTIONS):
+        for section in range(MOST_SECTIONS):
             depth = getattr(ports.section_depths, f"section{section}").value
             m.d.comb += settings.section_depths[section].eq(depth)
 
@@ -379,7 +378,7 @@ class Npu(wiring.Component):
         monitor: BandwidthMonitor,
         regulator: BandwidthRegulator,
     ) -> None:
-        """The bandwidth monitor sees the memory bus, and gives the regulator its windows."""
+        """The bandwidth monitor sees the memory bus, and gives the regulator its windows and the stream the section."""
         connect_monitor(m, registers.fields.monitor, monitor)
         connect_regulator(m, registers.fields.regulator, regulator, clear=stream.started)
         m.d.comb += [
@@ -389,6 +388,7 @@ class Npu(wiring.Component):
             monitor.traffic.read.eq(self.m_axi_rvalid & self.m_axi_rready),
             monitor.traffic.read_id.eq(self.m_axi_rid),
             monitor.traffic.write.eq(self.m_axi_wvalid & self.m_axi_wready),
+            stream.adaptation.section.eq(monitor.findings.section),
             regulator.window_ends.eq(monitor.last),
             regulator.release.eq(stream.bus_stop),
             self.trace_window_begins.eq(monitor.begins),

@@ -39,7 +39,7 @@ from tessera.rtl.isa import (
     units_of_mask,
 )
 from tessera.sim.footprint import step_words, weight_steps
-from tessera.sim.ordering import StreamOrder
+from tessera.sim.ordering import awaited
 from tessera.sim.transfers import element_bytes, row_bytes
 
 INSTRUCTIONS_PER_BURST = AXI_BURST_BYTES // INSTRUCTION_BYTES
@@ -354,7 +354,6 @@ class _Machine:
         self.timing = timing
         self.latency = memory.latency
         self.busy = dict.fromkeys(Unit, 0)
-        self._order = StreamOrder(config, hazards=False)
         self._units = [_UnitState(deque(maxlen=config.queue_depth + 1)) for _ in Unit]
         bytes_per_cycle = min(memory.bytes_per_cycle or config.beat_bytes, config.beat_bytes)
         self._beat_cycles = config.beat_bytes / bytes_per_cycle
@@ -386,7 +385,6 @@ class _Machine:
         """Start and end of the next instruction."""
         pushed = self._push(instruction)
         if isinstance(instruction, Fence | End):
-            self._order.append(instruction)
             self._pushed = max(pushed, *(state.ends[-1] for state in self._units)) + self.timing.end
             self._leave(self._pushed)
             return pushed, self._pushed
@@ -403,7 +401,6 @@ class _Machine:
         for unit, state in zip(instruction.units(), states, strict=True):
             state.ends.append(max(end, state.ends[-1]))
             self.busy[unit] += end - start
-        self._order.append(instruction)
         return start, end
 
     def _push(self, instruction: Instruction) -> int:
@@ -428,8 +425,8 @@ class _Machine:
         return state.ends[-self.timing.in_flight] + 1
 
     def _wait(self, wait: Wait, pushed: int) -> tuple[int, int]:
-        counts = list(self._order.resolve(wait))
-        reached = max(self._units[unit].ends[count] for unit, count in counts) + self.timing.token
+        given = [len(state.ends) - 1 for state in self._units]
+        reached = max(self._units[unit].ends[count] for unit, count in awaited(wait, given)) + self.timing.token
         for unit in units_of_mask(wait.targets):
             state = self._units[unit]
             state.ready = max(state.ready, reached, pushed + 1)
