@@ -11,10 +11,11 @@ from typing import Any
 
 from tessera.firmware.driver import Phase
 from tessera.firmware.model_stream import NEVER, ModelStream
-from tessera.rtl.adaptation import DEPTH_BITS, SECTIONS, DepthSource
+from tessera.rtl.adaptation import DEPTH_BITS, DepthSource
 from tessera.rtl.config import AXI_BURST_BYTES, NpuConfig
 from tessera.rtl.control.register_map import RegisterInfo, register_map
 from tessera.rtl.isa import CONTEXTS, OPERATIONS, Depth, ErrorCode, Load, Select, Store, Unit
+from tessera.rtl.traffic import MOST_SECTIONS
 from tessera.sim.adaptation import DepthSettings
 from tessera.sim.contexts import Context, ContextState
 from tessera.sim.counts import COUNT_NAMES, Counts
@@ -281,10 +282,10 @@ class ModelBus:
             source=DepthSource(self._fields("adaptation.control")["source"]),
             minimum=Depth(limits["minimum"]),
             maximum=Depth(limits["maximum"]),
-            section_depths=tuple(Depth(sections[f"section{index}"]) for index in range(SECTIONS)),
+            section_depths=tuple(Depth(sections[f"section{index}"]) for index in range(MOST_SECTIONS)),
             layer_depths=tuple(_depth(words, number) for number in range(OPERATIONS)),
         )
-        self._chosen[select.operation] = settings.choice(select, SECTIONS - 1)
+        self._chosen[select.operation] = settings.choice(select, MOST_SECTIONS - 1)
         return self._chosen[select.operation]
 
     def _fields(self, name: str) -> dict[str, int]:

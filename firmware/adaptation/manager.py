@@ -12,9 +12,10 @@ from tessera.firmware.adaptation.policies import FixedPolicy, Policy, TablePolic
 from tessera.firmware.adaptation.saturation import Forgetful, Memory
 from tessera.firmware.adaptation.sensitivity_policy import SensitivityPolicy
 from tessera.firmware.adaptation.settings import Mode, PolicyName, Settings
-from tessera.rtl.adaptation import SECTIONS, DepthSource
+from tessera.rtl.adaptation import DepthSource
 from tessera.rtl.config import ACTIVATION_DEPTHS
 from tessera.rtl.isa import OPERATIONS, Depth
+from tessera.rtl.traffic import MOST_SECTIONS
 from tessera.sim.adaptation import DepthSettings
 
 POLICIES: dict[PolicyName, type[Policy]] = {
@@ -77,7 +78,7 @@ class PrecisionManager:
         by_section = settings.policy is PolicyName.TABLE and not any(self._minimums.values())
         sections = settings.depths_of_sections(network)
         sections = (
-            sections[:1] * (SECTIONS - len(sections)) + sections
+            sections[:1] * (MOST_SECTIONS - len(sections)) + sections
         )  # without their thresholds the lowest are left out
         table = self._policy.table
         return DepthSettings(
