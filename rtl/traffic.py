@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from enum import IntEnum
 
 FETCH_ID, LOAD_ID, STORE_ID = range(3)
@@ -64,6 +65,6 @@ OTHER_SOURCES = tuple(source for source in TrafficSource if not source.is_own)
 """All masters but those inside the NPU."""
 
 
-def mask_of(sources: object) -> int:
+def mask_of(sources: Iterable[TrafficSource]) -> int:
     """A bit for each of these sources."""
-    return sum({1 << TrafficSource(source) for source in sources})  # type: ignore[attr-defined]
+    return sum({1 << int(source) for source in sources})
