@@ -10,6 +10,7 @@ from collections.abc import Callable
 from typing import Any
 
 from tessera.firmware.driver import Phase
+from tessera.firmware.model_monitor import ModelMonitor
 from tessera.firmware.model_stream import NEVER, ModelStream
 from tessera.rtl.config import AXI_BURST_BYTES, NpuConfig
 from tessera.rtl.control.register_map import RegisterInfo, register_map
@@ -84,6 +85,7 @@ class ModelBus:
         self._shown: tuple[Phase, list[ContextState]] = (Phase.IDLE, [ContextState()] * CONTEXTS)
         self._trace: list[tuple[int, int]] | None = None
         self._silent = False
+        self._monitor = ModelMonitor(config.beat_bytes)
 
     # ------------------------------------------------------------------------------------------------- what users set
 
@@ -219,6 +221,8 @@ class ModelBus:
             self._pending &= ~value
         else:
             self._words[address] = value
+            if name.partition(".")[0] in ModelMonitor.BLOCKS:
+                self._monitor.write(name, value, self._now, self._readings()["cycles"]("cycles"), self._value)
 
     async def read_register(self, address: int) -> int:
         """Reads a 32-bit register."""
@@ -283,10 +287,13 @@ class ModelBus:
             "status": lambda _: self._status(),
             "context": self._context_register,
             "operation": self._operation_register,
+            **dict.fromkeys(ModelMonitor.BLOCKS, lambda name: self._monitor.read(name, self._value)),
             "busy": lambda name: 0 if self._stream is None else self._stream.busy(Unit(int(name[len("busy[") : -1]))),
         }
         stream, here = self._stream, self._now - self._started
-        beat = self.model.config.beat_bytes
+        config = self.model.config
+        beat, pixels = config.beat_bytes, config.accumulator_pixels
+        readings["tile"] = lambda name: register_map()[name].encode(accumulator_pixels=pixels, beat_bytes=beat)
         values: dict[str, Any] = dict.fromkeys(
             ("error", "error_index", "cycles", "instructions", "bundle", "read_beats", "write_beats"), 0
         )
