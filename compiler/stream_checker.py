@@ -39,9 +39,11 @@ from tessera.rtl.isa import (
     lanes_of_mask,
 )
 from tessera.rtl.legality import check
+from tessera.sim.cycles import Timing
 from tessera.sim.footprint import Memory, Region, footprint
 from tessera.sim.ordering import OrderError, StreamOrder
 from tessera.sim.program import Program
+from tessera.sim.segments import Trace, covering_traces, linear, segments_of
 
 MAX_UNDRAINED = 2
 """Tiles that a lane can have finished or begun before the first is post-processed: its accumulator memories."""
@@ -70,6 +72,33 @@ class Violation:
 
     def __str__(self) -> str:
         return f"instruction {self.index} ({format_instruction(self.instruction)}): {self.problem}"
+
+
+def segment_violations(
+    code: bytes, config: NpuConfig, *, start: int = 0, protected: range = range(0)
+) -> Iterator[tuple[Trace, Violation]]:
+    """Every violation of a stream of segments, along traces that lead from every segment to each that may follow it.
+
+    An index is that among the instructions that a trace executes.
+
+    Parameters
+    ----------
+    code
+        Bytes of DRAM with all segments.
+    start
+        Where in them the first instruction lies.
+    config, protected
+        As in `violations`.
+
+    Raises
+    ------
+    SegmentError
+        A segment leaves the code, or leads to no end.
+    """
+    segments = segments_of(code, start)
+    for trace in covering_traces(segments):
+        for violation in violations(linear(segments, trace), config, protected=protected):
+            yield trace, violation
 
 
 class StreamViolationError(ValueError):
@@ -119,6 +148,11 @@ class _Checker:
         self.open_tiles: list[tuple[int, int] | None] = [None] * config.lanes
         self.windows: list[deque[tuple[int, int]]] = [deque() for _ in range(PPU_SLICES)]
         self.waited: list[tuple[Unit, int]] = []
+        # Each unit's count before each of the instructions that it may not have completed: in its queue, at the head
+        # of that, an advance behind it, and those in the unit.
+        unfinished = config.queue_depth + 2 + Timing.in_flight
+        self.before: list[deque[int]] = [deque([0], maxlen=unfinished) for _ in Unit]
+        self.certain = [0] * len(Unit)
 
     def step(self, instruction: Instruction) -> Iterator[str]:
         """Problems of the next instruction."""
@@ -138,6 +172,8 @@ class _Checker:
                 if not isinstance(instruction, Bundle):
                     yield from self._counters()
                 yield from self._left_over(instruction)
+            for unit in instruction.tokens():
+                self.before[unit].append(int(self.order.counts[unit]))
             self.order.append(instruction)
         except OrderError as error:
             yield str(error)
@@ -194,13 +230,19 @@ class _Checker:
     def _wait(self, wait: Wait) -> Iterator[str]:
         """A window completes only with the help of its post-process, so that must be in the stream already."""
         for unit, count in self.order.resolve(wait):
-            if wait.targets:  # the sequencer's own is over before any counter goes on
+            if wait.targets:
                 self.waited.append((unit, count))
+            else:  # it is over before anything else is handed out
+                self.certain[unit] = max(self.certain[unit], count)
+            behind = count - max(self.before[unit][0], self.certain[unit])
+            if behind > 1 << TOKEN_BITS - 1:
+                yield f"it is ambiguous, because the counter of {unit.name.lower()} may be {behind} behind"
             if self.order.is_unread(unit, count):
                 yield f"it waits for {unit.name.lower()}, whose post-process comes later"
 
     def _counters(self) -> Iterator[str]:
-        """Counters are compared modulo 2 ** 16, so none may run 2 ** 15 ahead of what is waited for."""
+        """Counters are compared modulo 2 ** 16, so none may run 2 ** 15 ahead of what is waited for before all units
+        are idle."""
         for unit, count in self.waited:
             ahead = self.order.counts[unit] - count
             if ahead >= 1 << TOKEN_BITS - 1:
@@ -210,6 +252,7 @@ class _Checker:
                 )
                 break
         self.waited.clear()
+        self.certain = self.order.counts.tolist()
 
     def _left_over(self, instruction: Instruction) -> Iterator[str]:
         """A window without its post-process never completes; where the stream stops, tiles must not be left either."""

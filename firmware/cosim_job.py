@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from tessera.firmware.driver import Npu, NpuError, StreamState
+from tessera.sim.adaptation import DepthSettings
 from tessera.sim.contexts import Context, contexts_of, hull_of
 from tessera.sim.cosim.bus import CosimBus
 from tessera.sim.windows import MemoryWindows
@@ -49,6 +50,8 @@ async def run_starts(
             begin = bus.interrupt_cycle - records[-1].get("cycles", 0)
             trace = await bus.stop_trace() if traced else []
             records[-1]["trace"] = [(cycle - begin, mask) for cycle, mask in trace]
+            selections = bus.selections if traced else []
+            records[-1]["selections"] = [(cycle - begin, *words) for cycle, *words in selections]
             for address, length in start["reads"]:
                 results.write(await bus.read_memory(address, length))
             if index % REPORT_EVERY == REPORT_EVERY - 1 or index == len(starts) - 1:
@@ -63,6 +66,8 @@ async def _run(bus: CosimBus, npu: Npu, start: dict[str, Any], timeout_cycles: i
     if start["contexts"] is not None:
         contexts = {int(number): Context.from_dict(values) for number, values in start["contexts"].items()}
     bus.configure_windows(hull_of(contexts, windows.code))
+    if start["depths"] is not None:
+        await npu.set_depths(DepthSettings.from_dict(start["depths"]))
     await npu.start(
         start["stream_address"],
         contexts=contexts,

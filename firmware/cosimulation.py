@@ -13,7 +13,8 @@ import numpy as np
 from tessera.firmware.driver import WATCHDOG_CYCLES, Phase, RunResult, StreamState
 from tessera.rtl import verilog
 from tessera.rtl.config import NpuConfig
-from tessera.rtl.isa import ErrorCode, lanes_of_mask
+from tessera.rtl.isa import Depth, ErrorCode, lanes_of_mask
+from tessera.sim.adaptation import DepthSettings, Selection
 from tessera.sim.contexts import Context, ContextState
 from tessera.sim.cosim import CosimDesign, CosimError, CosimResult, Simulator, build_simulation, run_cosim
 from tessera.sim.cosim.build import default_build_folder
@@ -52,6 +53,8 @@ class Start:
         Cycles after the start, at least 1, at which the host asks for a pause; ``None`` for never.
     traced
         Whether a trace is recorded; that of the first start always is.
+    depths
+        How depths are chosen, from this start on; ``None``: as before.
     """
 
     writes: tuple[tuple[int, bytes], ...]
@@ -63,13 +66,14 @@ class Start:
     contexts: Mapping[int, Context] | None = None
     pause_cycle: int | None = None
     traced: bool = False
+    depths: DepthSettings | None = None
 
 
 @dataclass(frozen=True)
 class StartResult:
     """What came of a start: the driver's measurements, the bytes that were read, or the NPU's error in words; what was
     counted for each operation that was asked for, up to an error too; the stream's state; and if it was traced, (cycle
-    since the start, mask of the units that completed an instruction), rising."""
+    since the start, mask of the units that completed an instruction), rising, and the depths that were selected."""
 
     run: RunResult | None
     reads: tuple[bytes, ...]
@@ -77,6 +81,7 @@ class StartResult:
     operation_counts: Mapping[int, Counts] = field(default_factory=dict)
     state: StreamState = StreamState(Phase.IDLE)
     trace: tuple[tuple[int, int], ...] = ()
+    selections: tuple[Selection, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -311,6 +316,7 @@ def _description(start: Start) -> dict[str, Any]:
         "contexts": None if start.contexts is None else {n: c.as_dict() for n, c in start.contexts.items()},
         "pause_cycle": start.pause_cycle,
         "traced": start.traced,
+        "depths": None if start.depths is None else start.depths.as_dict(),
     }
 
 
@@ -325,11 +331,13 @@ def _results(starts: Sequence[Start], records: list[dict[str, Any]], data: bytes
         operation_counts = dict(zip(start.operations, found, strict=True))
         state = _state(record.pop("state"))
         trace = tuple((cycle, mask) for cycle, mask in record.pop("trace"))
-        if "error" in record:
-            yield StartResult(None, tuple(reads), record["error"], operation_counts, state, trace)
-        else:
+        selections = tuple(Selection(c, number, Depth(code), s) for c, number, code, s in record.pop("selections"))
+        run = None
+        if "error" not in record:
             run = RunResult(**{**record, "counts": Counts(**record["counts"])})
-            yield StartResult(run, tuple(reads), operation_counts=operation_counts, state=state, trace=trace)
+        yield StartResult(
+            run, tuple(reads), record.get("error", ""), operation_counts, state, trace, selections=selections
+        )
 
 
 def _state(described: dict[str, Any]) -> StreamState:

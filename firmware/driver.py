@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from enum import Enum
 
 from tessera.firmware.bus import Bus
+from tessera.rtl.adaptation import DEPTH_BITS
 from tessera.rtl.control.register_map import RegisterInfo, register_map
-from tessera.rtl.isa import CONTEXTS, INSTRUCTION_BYTES, ErrorCode, Unit
+from tessera.rtl.isa import CONTEXTS, INSTRUCTION_BYTES, OPERATIONS, Depth, ErrorCode, Unit
+from tessera.sim.adaptation import DepthSettings
 from tessera.sim.contexts import Context, ContextState, all_contexts, contexts_of
 from tessera.sim.counts import COUNT_NAMES, Counts
 from tessera.sim.windows import EVERYWHERE, MemoryWindow, MemoryWindows
@@ -24,6 +26,9 @@ ERROR_TEXTS = {
 WATCHDOG_CYCLES = 1 << 20
 """Default limit of the watchdog: ten milliseconds at 100 MHz. `tessera.sim.cycles.longest_silence` tells whether a
 stream needs more, as machines with large memories may."""
+
+_DEPTHS_PER_WORD = 32 // DEPTH_BITS
+"""Depths of layers in a register."""
 
 
 class NpuError(RuntimeError):
@@ -320,6 +325,34 @@ class Npu:
     async def counts(self, names: Iterable[str] = COUNT_NAMES) -> Counts:
         """What was counted since the last start, also if the stream was stopped; only some counts, if that is said."""
         return Counts(**{name: await self._read(name) for name in names})
+
+    async def set_depths(self, settings: DepthSettings) -> None:
+        """Says how the depths of adaptive streams are chosen; also while one runs."""
+        await self._write_adaptation("limits", minimum=settings.minimum, maximum=settings.maximum)
+        depths = {f"section{section}": depth for section, depth in enumerate(settings.section_depths)}
+        await self._write_adaptation("section_depths", **depths)
+        await self._write_adaptation("period", cycles=settings.period)
+        await self.set_layer_depths(settings.layer_depths)
+        await self._write_adaptation("control", source=settings.source, sampling=settings.sampling)
+
+    async def set_layer_depths(self, depths: Sequence[Depth]) -> None:
+        """Writes the depths that the host asks for, for each operation number; also while a stream runs."""
+        for word, first in enumerate(range(0, OPERATIONS, _DEPTHS_PER_WORD)):
+            packed = sum(depth << DEPTH_BITS * n for n, depth in enumerate(depths[first : first + _DEPTHS_PER_WORD]))
+            await self._write_adaptation(f"layer_depths[{word}]", depths=packed)
+
+    async def chosen_depths(self) -> tuple[Depth, ...]:
+        """The depth that was last chosen for each operation number, since the reset of the whole NPU."""
+        chosen: list[Depth] = []
+        for word in range(OPERATIONS // _DEPTHS_PER_WORD):
+            (address,) = register_map()[f"adaptation.chosen[{word}]"].words
+            packed = await self._bus.read_register(address)
+            chosen += [Depth(packed >> DEPTH_BITS * n & (1 << DEPTH_BITS) - 1) for n in range(_DEPTHS_PER_WORD)]
+        return tuple(chosen)
+
+    async def _write_adaptation(self, name: str, **fields: int) -> None:
+        register = register_map()[f"adaptation.{name}"]
+        await self._bus.write_register(register.address, register.encode(**fields))
 
     async def operation_counts(
         self, operations: Iterable[int], names: Iterable[str] = COUNT_NAMES

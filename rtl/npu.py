@@ -8,6 +8,7 @@ from amaranth.lib.wiring import Out, connect
 from amaranth.utils import exact_log2
 
 from tessera.rtl import isa
+from tessera.rtl.adaptation import DEPTH_BITS, SECTION_BITS, SECTIONS
 from tessera.rtl.array import Lane
 from tessera.rtl.axi import AxiLite, AxiRead, AxiWrite, connect_ports, port_members
 from tessera.rtl.config import NpuConfig
@@ -45,6 +46,9 @@ class Npu(wiring.Component):
     trace_done
         For each unit a pulse, one cycle late, when it completes an instruction: for logic analysers and the
         co-simulation's trace. May be left open.
+    trace_select, trace_operation, trace_depth, trace_section
+        A pulse, one cycle late, when a ``Select`` is executed, with its operation, the code of the depth that it chose
+        and the section of the bandwidth that counted; likewise.
     """
 
     def __init__(self, config: NpuConfig):
@@ -53,6 +57,10 @@ class Npu(wiring.Component):
             {
                 "irq": Out(1),
                 "trace_done": Out(len(isa.Unit)),
+                "trace_select": Out(1),
+                "trace_operation": Out(isa.OPERATION_BITS),
+                "trace_depth": Out(DEPTH_BITS),
+                "trace_section": Out(SECTION_BITS),
                 **port_members("s_axi_", AxiLite().flip()),
                 **port_members("m_axi_", AxiRead(config)),
                 **port_members("m_axi_", AxiWrite(config)),
@@ -93,6 +101,7 @@ class Npu(wiring.Component):
             "overflows": load.overflows + store.overflows,
         }
         self._connect_registers(m, registers, stream, increments)
+        self._connect_adaptation(m, registers, stream)
         self._connect_faults(m, registers, stream, load, store, bus_beat=read_beat | write_beat)
         self._collect_overflows(m, registers, stream, lanes)
         self._count_operations(m, registers, stream, lanes, post_processor, load, store)
@@ -193,6 +202,34 @@ class Npu(wiring.Component):
         counters += [(ports.context[n].finished.count, stream.context_finished[n]) for n in range(isa.CONTEXTS)]
         for counter, increment in counters:
             m.d.comb += [counter.increment.eq(increment), counter.clear.eq(stream.started)]
+
+    def _connect_adaptation(self, m: Module, registers: Registers, stream: InstructionStream) -> None:
+        """Settings of the depths, and what was chosen."""
+        ports, adaptation = registers.fields.adaptation, stream.adaptation
+        settings = adaptation.settings
+        m.d.comb += [
+            adaptation.section.eq(SECTIONS - 1),
+            settings.source.eq(ports.control.source.value),
+            settings.sampling.eq(ports.control.sampling.value),
+            settings.period.eq(ports.period.cycles.value),
+            settings.minimum.eq(ports.limits.minimum.value),
+            settings.maximum.eq(ports.limits.maximum.value),
+            adaptation.layer_depths.eq(Cat(word.depths.value for word in ports.layer_depths)),
+            Cat(word.depths.value for word in ports.chosen).eq(adaptation.chosen),
+            ports.status.error.set.eq(adaptation.invalid),
+            ports.selects.count.increment.eq(adaptation.traced),
+            ports.selects.count.clear.eq(stream.started),
+            ports.last.operation.value.eq(adaptation.last.operation),
+            ports.last.depth.value.eq(adaptation.last.depth),
+            ports.last.section.value.eq(adaptation.last.section),
+            self.trace_select.eq(adaptation.traced),
+            self.trace_operation.eq(adaptation.last.operation),
+            self.trace_depth.eq(adaptation.last.depth),
+            self.trace_section.eq(adaptation.last.section),
+        ]
+        for section in range(SECTIONS):
+            depth = getattr(ports.section_depths, f"section{section}").value
+            m.d.comb += settings.section_depths[section].eq(depth)
 
     def _connect_faults(
         self,

@@ -8,6 +8,9 @@ that is taken from an earlier pass.
 What is modelled: instruction fetch and dispatch, queues, waits, the lanes' steps, the two accumulator
 memories, both post-processing slices with their window readers, and the DMA with DRAM latency and bandwidth,
 which fetch, loads and stores share. What is not: conflicts on the ports of the activation banks.
+
+A stream of segments is given as it is executed (`tessera.sim.segments.linear`). Its ``Select`` instructions are taken
+to choose what the fetch has guessed, that is: what would have been chosen when they arrived.
 """
 
 from __future__ import annotations
@@ -15,6 +18,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 
 import numpy as np
 
@@ -22,6 +26,7 @@ from tessera.rtl.config import AXI_BURST_BYTES, NpuConfig
 from tessera.rtl.isa import (
     INSTRUCTION_BYTES,
     PPU_SLICES,
+    Advance,
     Bundle,
     End,
     Fence,
@@ -30,6 +35,7 @@ from tessera.rtl.isa import (
     Load,
     LoadTarget,
     PostProcess,
+    Select,
     Source,
     Store,
     Unit,
@@ -61,6 +67,8 @@ class Timing:
     """Bursts that the instruction fetch holds or has asked for."""
     fetch_deliver: int = 3
     """From an instruction's last beat to its push into the queues."""
+    fetch_turn: int = 1
+    """From the last beat of a ``Select`` to the start of the fetch at the next segment."""
     queue: int = 2
     """From the push of an instruction to its transfer to the unit."""
     in_flight: int = 8
@@ -108,7 +116,7 @@ class Timing:
     store_finish: int = 2
     """From a store's last beat to its completion, besides the memory's latency."""
     end: int = 1
-    """From the last completion to the end of the stream, or to the end of a fence."""
+    """From the last completion to the end of the stream, of a fence, or of a wait of the sequencer."""
 
 
 @dataclass(frozen=True)
@@ -165,7 +173,7 @@ def predict(
     Parameters
     ----------
     stream
-        The instructions; every wait refers to earlier ones.
+        The instructions that are executed, one after the other; every wait refers to earlier ones.
     config, memory, timing
         The machine, its DRAM and its pipelines.
     dispatch
@@ -176,7 +184,7 @@ def predict(
     """
     traffic, total, change = _Traffic(), 0, 0
     for _ in range(passes if dispatch else 1):
-        machine = _Machine(config, memory, timing, len(stream) if dispatch else None, traffic)
+        machine = _Machine(config, memory, timing, _segment_sizes(stream) if dispatch else None, traffic)
         times = [machine.execute(instruction) for instruction in stream]
         before, total = total, max((end for _, end in times), default=0)
         if machine.traffic == traffic or abs(total - before) <= CONVERGED * total:
@@ -186,6 +194,12 @@ def predict(
         traffic, change = traffic.middle(machine.traffic) if swings else machine.traffic, total - before
     start, end = np.array(times, dtype=np.int64).reshape(-1, 2).T
     return Prediction(total, start, end, machine.busy)
+
+
+def _segment_sizes(stream: Sequence[Instruction]) -> list[int]:
+    """The numbers of instructions of the segments that a stream consists of."""
+    ends = [index + 1 for index, instruction in enumerate(stream) if isinstance(instruction, Select)]
+    return [last - first for first, last in pairwise([0, *ends, len(stream)])]
 
 
 def longest_silence(stream: Sequence[Instruction], config: NpuConfig) -> int:
@@ -291,22 +305,37 @@ class _ReadBus:
 
 
 class _Fetch:
-    """The instruction fetch: asks for a burst whenever it has room, until the end of the stream has arrived."""
+    """The instruction fetch of a segment: asks for a burst whenever it has room, until the last instruction has
+    arrived; of a ``bounded`` one, whose length is known, for no more than it needs."""
 
-    def __init__(self, bus: _ReadBus, timing: Timing, instruction_cycles: float, instructions: int):
+    def __init__(
+        self,
+        bus: _ReadBus,
+        timing: Timing,
+        instruction_cycles: float,
+        instructions: int,
+        *,
+        start: float = 0,
+        bounded: bool = False,
+    ):
         self.bus = bus
+        self._bounded = bounded
         self._timing = timing
         self._instructions = instructions
         self._cycles = instruction_cycles
         self._begin: list[float] = []
         self._dispatched = 0
         for burst in range(timing.fetch_bursts):
-            self._request(timing.fetch_request + burst)
+            self._request(start + timing.fetch_request + burst)
 
     def available(self, index: int) -> float:
         """When an instruction can be pushed at the earliest."""
+        return self.arrival(index) + self._timing.fetch_deliver
+
+    def arrival(self, index: int) -> float:
+        """When an instruction's last beat comes."""
         begin = self._begin[index // INSTRUCTIONS_PER_BURST]
-        return begin + (index % INSTRUCTIONS_PER_BURST + 1) * self._cycles + self._timing.fetch_deliver
+        return begin + (index % INSTRUCTIONS_PER_BURST + 1) * self._cycles
 
     def dispatch(self, time: float) -> None:
         """The next instruction leaves, and the one after it is decoded, which makes room."""
@@ -316,7 +345,7 @@ class _Fetch:
 
     def _request(self, time: float) -> None:
         last = self._instructions - 1
-        if last // INSTRUCTIONS_PER_BURST < len(self._begin) and time >= self.available(last):
+        if last // INSTRUCTIONS_PER_BURST < len(self._begin) and (self._bounded or time >= self.available(last)):
             return
         self._begin.append(self.bus.serve(time, INSTRUCTIONS_PER_BURST * self._cycles))
 
@@ -334,22 +363,28 @@ class _UnitState:
     free
         When it has done the work of the latest one, and the next may start to work.
     ends
-        When each of its instructions was completed.
+        When its token counter has reached each count: when each of its instructions was completed.
+    latest
+        The counts that its latest instructions have brought, as many as may be under way.
     """
 
     transfers: deque[int]
     ready: int = 0
     free: int = 0
     ends: list[int] = field(default_factory=lambda: [0])
+    latest: deque[int] = field(default_factory=lambda: deque(maxlen=Timing.in_flight))
 
 
 class _Machine:
     """State of the machine after the instructions so far.
 
-    ``instructions`` is their number in the stream, or ``None`` if fetch and dispatch take no time.
+    ``segments`` are the numbers of instructions of the stream's segments, or ``None`` if fetch and dispatch take no
+    time.
     """
 
-    def __init__(self, config: NpuConfig, memory: Memory, timing: Timing, instructions: int | None, traffic: _Traffic):
+    def __init__(
+        self, config: NpuConfig, memory: Memory, timing: Timing, segments: Sequence[int] | None, traffic: _Traffic
+    ):
         self.config = config
         self.timing = timing
         self.latency = memory.latency
@@ -361,9 +396,11 @@ class _Machine:
         self._bus = _ReadBus(memory.latency, traffic.fetches, traffic.stores)
         self._fetches = traffic.fetches
         self._fetch = None
-        if instructions is not None:
+        self._instruction_cycles = INSTRUCTION_BYTES / bytes_per_cycle
+        self._segments = deque(segments or ())
+        if segments is not None:
             bus = _ReadBus(memory.latency, traffic.loads, traffic.stores)
-            self._fetch = _Fetch(bus, timing, INSTRUCTION_BYTES / bytes_per_cycle, instructions)
+            self._fetch = _Fetch(bus, timing, self._instruction_cycles, self._segments.popleft())
         self._stores: list[tuple[float, float]] = []
         self._converts_floats = {Unit.LOAD: False, Unit.STORE: False}
         self._index = 0
@@ -390,9 +427,15 @@ class _Machine:
             self._pushed = max(pushed, *(state.ends[-1] for state in self._units)) + self.timing.end
             self._leave(self._pushed)
             return pushed, self._pushed
+        if isinstance(instruction, Wait) and not instruction.targets:
+            pushed = self._hold(instruction, pushed)
         self._leave(pushed)
-        if isinstance(instruction, Bundle):
+        if isinstance(instruction, Select):
+            self._turn()
+        if isinstance(instruction, Bundle | Select):
             return pushed, pushed
+        if isinstance(instruction, Advance):
+            return self._advance(instruction, pushed)
         if isinstance(instruction, Wait):
             return self._wait(instruction, pushed)
         states = [self._units[unit] for unit in instruction.units()]
@@ -401,6 +444,7 @@ class _Machine:
             state.transfers.append(taken)
         start, end = self._work(instruction, taken)
         for unit, state in zip(instruction.units(), states, strict=True):
+            state.latest.append(len(state.ends))
             state.ends.append(max(end, state.ends[-1]))
             self.busy[unit] += end - start
         self._order.append(instruction)
@@ -421,15 +465,47 @@ class _Machine:
         if self._fetch is not None:
             self._fetch.dispatch(time)
 
+    def _turn(self) -> None:
+        """The fetch goes on at the next segment as soon as the ``Select`` has arrived."""
+        if self._fetch is not None:
+            start = self._fetch.arrival(self._index - 1) + self.timing.fetch_turn
+            size = self._segments.popleft()
+            self._fetch = _Fetch(
+                self._fetch.bus, self.timing, self._instruction_cycles, size, start=start, bounded=True
+            )
+            self._index = 0
+
     def _room(self, state: _UnitState) -> int:
         """When a unit may hold one more instruction that it has not completed."""
-        if len(state.ends) <= self.timing.in_flight:
+        if len(state.latest) < self.timing.in_flight:
             return 0
-        return state.ends[-self.timing.in_flight] + 1
+        return state.ends[state.latest[0]] + 1
+
+    def _advance(self, advance: Advance, pushed: int) -> tuple[int, int]:
+        self._order.append(advance)
+        for unit, tokens in advance.tokens().items():
+            state = self._units[unit]
+            state.ready = max(state.ready, pushed + self.timing.queue) + 1
+            state.transfers.append(state.ready - 1)
+            state.ends += [state.ends[-1]] * tokens
+        return pushed, pushed
+
+    def _reached(self, wait: Wait) -> int:
+        """When all is complete that a wait waits for."""
+        return max((self._units[unit].ends[count] for unit, count in self._order.resolve(wait)), default=0)
+
+    def _hold(self, wait: Wait, pushed: int) -> int:
+        """When a wait of the sequencer itself is over."""
+        over = max(pushed, self._reached(wait) + self.timing.end)
+        if self._fetch is not None:
+            self._pushed = over
+        return over
 
     def _wait(self, wait: Wait, pushed: int) -> tuple[int, int]:
-        counts = list(self._order.resolve(wait))
-        reached = max(self._units[unit].ends[count] for unit, count in counts) + self.timing.token
+        reached = self._reached(wait) + self.timing.token
+        if not wait.targets:
+            for state in self._units:
+                state.ready = max(state.ready, pushed + self.timing.queue)
         for unit in units_of_mask(wait.targets):
             state = self._units[unit]
             state.ready = max(state.ready, reached, pushed + 1)
@@ -495,7 +571,8 @@ class _Machine:
         last = max(finish, first + pixels - 1, paced)
         window = self._units[Unit.window(index)]
         window.free = max(window.free, last - self.timing.window)
-        window.ends[-1] = max(window.ends[-1], last - 1)
+        for count in range(window.latest[-1], len(window.ends)):
+            window.ends[count] = max(window.ends[count], last - 1)
         return first, last
 
     def _window(self, window: Window, taken: int) -> tuple[int, int]:

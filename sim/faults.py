@@ -105,26 +105,29 @@ def scan(
     instructions: list[Instruction] = []
     depths: list[Depth] = []
     faults: dict[type[Instruction] | None, Fault] = {}
-    indices = [0]
+    indices: list[int] = []
+    position = 0
     segment = MemoryWindow()
     while not instructions or not isinstance(instructions[-1], End):
-        index, step = indices[-1], len(instructions)
-        place = address + index * INSTRUCTION_BYTES
+        index, step = position % (1 << INDEX_BITS), len(instructions)
+        place = address + position * INSTRUCTION_BYTES
         found = _fetch(read, place, config, windows.code, segment)
         if isinstance(found, _Refusal):
             faults[None] = Fault(found.code, index, found.reason, step)
             break
         instructions.append(found)
-        indices.append((index + 1) % (1 << INDEX_BITS))
+        indices.append(index)
+        distance = 1
         if isinstance(found, Select):
             depths.append(decided(decisions, found))
-            indices[-1] = (index + found.offsets[depths[-1]]) % (1 << INDEX_BITS)
-            segment = _segment(place + found.offsets[depths[-1]] * INSTRUCTION_BYTES, found.lengths[depths[-1]])
+            distance = found.offsets[depths[-1]]
+            segment = _segment(place + distance * INSTRUCTION_BYTES, found.lengths[depths[-1]])
+        position += distance
         context = settings[found.context] if isinstance(found, Load | Store) else None
         if context and not context.contain and (reason := window_violation(found, config, context)):
             faults.setdefault(type(found), Fault(ErrorCode.WINDOW, index, reason, step))
     by_step = tuple(sorted(faults.values(), key=lambda fault: fault.step))
-    return Scan(tuple(instructions), tuple(indices[: len(instructions)]), tuple(depths), by_step)
+    return Scan(tuple(instructions), tuple(indices), tuple(depths), by_step)
 
 
 def _segment(address: int, length: int) -> MemoryWindow:

@@ -82,9 +82,9 @@ def segments_of(code: bytes, start: int = 0) -> dict[int, Segment]:
     Parameters
     ----------
     code
-        Bytes from the stream's first instruction on.
+        Bytes of DRAM with all segments.
     start
-        Bytes before it in ``code``, for segments that lie there.
+        Where in them the first instruction lies.
 
     Raises
     ------

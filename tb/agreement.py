@@ -8,6 +8,7 @@ from dataclasses import replace
 
 import numpy as np
 from random_plans import PlanCase
+from random_segments import SegmentedStream
 from random_streams import RandomStream
 
 from tessera.compiler.stream_checker import check_program, violations
@@ -22,12 +23,14 @@ from tessera.firmware.cosimulation import (
 )
 from tessera.firmware.plan_run import plan_starts, unpack_plan_outputs
 from tessera.rtl.config import NpuConfig
-from tessera.rtl.isa import CONTEXTS, Load, Store, encode_stream
+from tessera.rtl.isa import CONTEXTS, INDEX_BITS, OPERATIONS, Load, Select, Store, encode_stream
 from tessera.sim.contexts import Context
+from tessera.sim.faults import scan
 from tessera.sim.golden.evaluate import evaluate
 from tessera.sim.golden.network import IntegerNetwork
 from tessera.sim.program import Program
 from tessera.sim.stream import StreamModel
+from tessera.sim.windows import MemoryWindows
 
 CONTEXTS_OF_STREAMS = {number: Context(contain=number % 2 == 0) for number in range(CONTEXTS)}
 """Contexts in which random streams run: some contain errors, of which there are none."""
@@ -85,6 +88,58 @@ def _problem(model: StreamModel, stream: RandomStream, result: StartResult) -> s
         return result.error
     if result.state.contexts != tuple(model.context_states):
         return f"the contexts are {result.state.contexts}, not {model.context_states}"
+    wrong = _differences(result.reads[0], model.read_memory(0, len(stream.dram)))
+    if wrong:
+        return f"{len(wrong)} bytes differ, the first at DRAM address {wrong[0]:#x}"
+    return counts_problem(model, result)
+
+
+def assert_segments_agree(config: NpuConfig, streams: dict[str, SegmentedStream], options: Options) -> list[int]:
+    """Every stream of segments chooses the same depths, and leaves the same DRAM and counts, on the stream model and on
+    the RTL, in one simulation; returns the cycles of each."""
+    operations = tuple(range(OPERATIONS))
+    starts = [
+        Start(
+            ((0, item.dram),),
+            item.code_address,
+            ((0, len(item.dram)),),
+            operations=operations,
+            contexts=CONTEXTS_OF_STREAMS,
+            traced=True,
+            depths=item.settings,
+        )
+        for item in streams.values()
+    ]
+    results, _ = simulate(config, starts, options)
+    model = StreamModel(config, max(len(item.dram) for item in streams.values()))
+    for (name, item), result in zip(streams.items(), results, strict=True):
+        problem = _segments_problem(model, item, result)
+        assert not problem, f"{name}: {problem}"
+    return [result.run.cycles for result in results if result.run]
+
+
+def _segments_problem(model: StreamModel, stream: SegmentedStream, result: StartResult) -> str:
+    model.write_memory(0, stream.dram)
+    found = scan(
+        model.read_memory,
+        stream.code_address,
+        model.config,
+        MemoryWindows(),
+        CONTEXTS_OF_STREAMS,
+        stream.settings.decisions(),
+    )
+    if result.run is None:
+        return result.error
+    expected = [
+        (select.operation, depth)
+        for select, depth in zip((i for i in found.instructions if isinstance(i, Select)), found.depths, strict=True)
+    ]
+    if [(each.operation, each.depth) for each in result.selections] != expected:
+        return f"the selections are {result.selections}, not {expected}"
+    executed = (found.indices[-1] + 1) % (1 << INDEX_BITS)
+    if result.run.instructions != executed:
+        return f"it ended at instruction {result.run.instructions}, not {executed}"
+    model.execute_code(stream.code_address, contexts=CONTEXTS_OF_STREAMS, decisions=stream.settings.decisions())
     wrong = _differences(result.reads[0], model.read_memory(0, len(stream.dram)))
     if wrong:
         return f"{len(wrong)} bytes differ, the first at DRAM address {wrong[0]:#x}"

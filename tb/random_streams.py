@@ -173,11 +173,24 @@ def random_stream(
     fill
         True: all activation banks are loaded first, so that the result does not depend on what was run before.
     """
-    kind = kind or Job
     rng = random.Random(seed)
     partition = partition or rng.choice(PARTITIONS[config.lanes])
     memory = Memory(config, rng, len(partition))
     first = [memory.fill()] if fill else []
+    body = [*first, *random_jobs(config, rng, memory, partition, jobs_per_gang=jobs_per_gang, kind=kind or Job)]
+    return assemble(config, _with_operations(body, seed), bytes(memory.dram))
+
+
+def random_jobs(
+    config: NpuConfig,
+    rng: random.Random,
+    memory: Memory,
+    partition: tuple[int, ...],
+    *,
+    jobs_per_gang: int,
+    kind: type[Job],
+) -> Iterator[Instruction]:
+    """The jobs of all gangs, interleaved, without waits."""
     queues: list[list[Instruction]] = []
     lane = 0
     for index, size in enumerate(partition):
@@ -185,8 +198,7 @@ def random_stream(
         lane += size
         jobs = [kind(config, rng, memory, gang, index) for _ in range(jobs_per_gang)]
         queues.append([instruction for job in jobs for instruction in job.instructions()])
-    body = _with_operations([*first, *_interleave(queues, rng)], seed)
-    return assemble(config, body, bytes(memory.dram))
+    return _interleave(queues, rng)
 
 
 def assemble(config: NpuConfig, body: Sequence[Instruction], data: bytes) -> RandomStream:

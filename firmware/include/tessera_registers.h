@@ -362,6 +362,106 @@ typedef struct __attribute__ ((__packed__)) {
     tessera_registers__transfer_context__stride40_t context[4];
 } tessera_registers__stream_t;
 
+// reg - tessera_registers::adaptation::control
+#define TESSERA_REGISTERS__ADAPTATION__CONTROL__SOURCE_bm 0x1
+#define TESSERA_REGISTERS__ADAPTATION__CONTROL__SOURCE_bp 0
+#define TESSERA_REGISTERS__ADAPTATION__CONTROL__SOURCE_bw 1
+#define TESSERA_REGISTERS__ADAPTATION__CONTROL__SOURCE_reset 0x0
+#define TESSERA_REGISTERS__ADAPTATION__CONTROL__SAMPLING_bm 0x6
+#define TESSERA_REGISTERS__ADAPTATION__CONTROL__SAMPLING_bp 1
+#define TESSERA_REGISTERS__ADAPTATION__CONTROL__SAMPLING_bw 2
+#define TESSERA_REGISTERS__ADAPTATION__CONTROL__SAMPLING_reset 0x0
+
+// reg - tessera_registers::adaptation::limits
+#define TESSERA_REGISTERS__ADAPTATION__LIMITS__MINIMUM_bm 0x3
+#define TESSERA_REGISTERS__ADAPTATION__LIMITS__MINIMUM_bp 0
+#define TESSERA_REGISTERS__ADAPTATION__LIMITS__MINIMUM_bw 2
+#define TESSERA_REGISTERS__ADAPTATION__LIMITS__MINIMUM_reset 0x0
+#define TESSERA_REGISTERS__ADAPTATION__LIMITS__MAXIMUM_bm 0xc
+#define TESSERA_REGISTERS__ADAPTATION__LIMITS__MAXIMUM_bp 2
+#define TESSERA_REGISTERS__ADAPTATION__LIMITS__MAXIMUM_bw 2
+#define TESSERA_REGISTERS__ADAPTATION__LIMITS__MAXIMUM_reset 0x3
+
+// reg - tessera_registers::adaptation::section_depths
+#define TESSERA_REGISTERS__ADAPTATION__SECTION_DEPTHS__SECTION0_bm 0x3
+#define TESSERA_REGISTERS__ADAPTATION__SECTION_DEPTHS__SECTION0_bp 0
+#define TESSERA_REGISTERS__ADAPTATION__SECTION_DEPTHS__SECTION0_bw 2
+#define TESSERA_REGISTERS__ADAPTATION__SECTION_DEPTHS__SECTION0_reset 0x0
+#define TESSERA_REGISTERS__ADAPTATION__SECTION_DEPTHS__SECTION1_bm 0xc
+#define TESSERA_REGISTERS__ADAPTATION__SECTION_DEPTHS__SECTION1_bp 2
+#define TESSERA_REGISTERS__ADAPTATION__SECTION_DEPTHS__SECTION1_bw 2
+#define TESSERA_REGISTERS__ADAPTATION__SECTION_DEPTHS__SECTION1_reset 0x1
+#define TESSERA_REGISTERS__ADAPTATION__SECTION_DEPTHS__SECTION2_bm 0x30
+#define TESSERA_REGISTERS__ADAPTATION__SECTION_DEPTHS__SECTION2_bp 4
+#define TESSERA_REGISTERS__ADAPTATION__SECTION_DEPTHS__SECTION2_bw 2
+#define TESSERA_REGISTERS__ADAPTATION__SECTION_DEPTHS__SECTION2_reset 0x2
+#define TESSERA_REGISTERS__ADAPTATION__SECTION_DEPTHS__SECTION3_bm 0xc0
+#define TESSERA_REGISTERS__ADAPTATION__SECTION_DEPTHS__SECTION3_bp 6
+#define TESSERA_REGISTERS__ADAPTATION__SECTION_DEPTHS__SECTION3_bw 2
+#define TESSERA_REGISTERS__ADAPTATION__SECTION_DEPTHS__SECTION3_reset 0x3
+
+// reg - tessera_registers::adaptation::period
+#define TESSERA_REGISTERS__ADAPTATION__PERIOD__CYCLES_bm 0xffffffff
+#define TESSERA_REGISTERS__ADAPTATION__PERIOD__CYCLES_bp 0
+#define TESSERA_REGISTERS__ADAPTATION__PERIOD__CYCLES_bw 32
+#define TESSERA_REGISTERS__ADAPTATION__PERIOD__CYCLES_reset 0x1000
+
+// reg - tessera_registers::adaptation::irq_enable
+#define TESSERA_REGISTERS__ADAPTATION__IRQ_ENABLE__ERROR_bm 0x1
+#define TESSERA_REGISTERS__ADAPTATION__IRQ_ENABLE__ERROR_bp 0
+#define TESSERA_REGISTERS__ADAPTATION__IRQ_ENABLE__ERROR_bw 1
+#define TESSERA_REGISTERS__ADAPTATION__IRQ_ENABLE__ERROR_reset 0x0
+
+// reg - tessera_registers::adaptation::status_error_50bfdcf0
+#define TESSERA_REGISTERS__ADAPTATION__STATUS_ERROR_50BFDCF0__ERROR_bm 0x1
+#define TESSERA_REGISTERS__ADAPTATION__STATUS_ERROR_50BFDCF0__ERROR_bp 0
+#define TESSERA_REGISTERS__ADAPTATION__STATUS_ERROR_50BFDCF0__ERROR_bw 1
+#define TESSERA_REGISTERS__ADAPTATION__STATUS_ERROR_50BFDCF0__ERROR_reset 0x0
+
+// reg - tessera_registers::adaptation::selects
+#define TESSERA_REGISTERS__ADAPTATION__SELECTS__COUNT_bm 0xffffffff
+#define TESSERA_REGISTERS__ADAPTATION__SELECTS__COUNT_bp 0
+#define TESSERA_REGISTERS__ADAPTATION__SELECTS__COUNT_bw 32
+#define TESSERA_REGISTERS__ADAPTATION__SELECTS__COUNT_reset 0x0
+
+// reg - tessera_registers::adaptation::last
+#define TESSERA_REGISTERS__ADAPTATION__LAST__OPERATION_bm 0x3f
+#define TESSERA_REGISTERS__ADAPTATION__LAST__OPERATION_bp 0
+#define TESSERA_REGISTERS__ADAPTATION__LAST__OPERATION_bw 6
+#define TESSERA_REGISTERS__ADAPTATION__LAST__DEPTH_bm 0x300
+#define TESSERA_REGISTERS__ADAPTATION__LAST__DEPTH_bp 8
+#define TESSERA_REGISTERS__ADAPTATION__LAST__DEPTH_bw 2
+#define TESSERA_REGISTERS__ADAPTATION__LAST__SECTION_bm 0x30000
+#define TESSERA_REGISTERS__ADAPTATION__LAST__SECTION_bp 16
+#define TESSERA_REGISTERS__ADAPTATION__LAST__SECTION_bw 2
+
+// reg - tessera_registers::adaptation::layer_depths
+#define TESSERA_REGISTERS__ADAPTATION__LAYER_DEPTHS__DEPTHS_bm 0xffffffff
+#define TESSERA_REGISTERS__ADAPTATION__LAYER_DEPTHS__DEPTHS_bp 0
+#define TESSERA_REGISTERS__ADAPTATION__LAYER_DEPTHS__DEPTHS_bw 32
+#define TESSERA_REGISTERS__ADAPTATION__LAYER_DEPTHS__DEPTHS_reset 0xffffffff
+
+// reg - tessera_registers::adaptation::chosen
+#define TESSERA_REGISTERS__ADAPTATION__CHOSEN__DEPTHS_bm 0xffffffff
+#define TESSERA_REGISTERS__ADAPTATION__CHOSEN__DEPTHS_bp 0
+#define TESSERA_REGISTERS__ADAPTATION__CHOSEN__DEPTHS_bw 32
+
+// regfile - tessera_registers::adaptation
+typedef struct __attribute__ ((__packed__)) {
+    uint32_t control;
+    uint32_t limits;
+    uint32_t section_depths;
+    uint32_t period;
+    uint32_t irq_enable;
+    uint32_t status;
+    uint32_t selects;
+    uint32_t last;
+    uint8_t RESERVED_20_3f[0x20];
+    uint32_t layer_depths[4];
+    uint8_t RESERVED_50_7f[0x30];
+    uint32_t chosen[4];
+} tessera_registers__adaptation_t;
+
 // addrmap - tessera_registers
 typedef struct __attribute__ ((__packed__)) {
     uint32_t id;
@@ -376,10 +476,11 @@ typedef struct __attribute__ ((__packed__)) {
     uint32_t memory_formats;
     uint8_t RESERVED_2c_1ff[0x1d4];
     tessera_registers__stream_t stream[1];
+    tessera_registers__adaptation_t adaptation;
 } tessera_registers_t;
 
 
-static_assert(sizeof(tessera_registers_t) == 0x400, "Packing error");
+static_assert(sizeof(tessera_registers_t) == 0x490, "Packing error");
 
 #ifdef __cplusplus
 }

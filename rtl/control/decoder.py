@@ -9,29 +9,39 @@ from amaranth.lib import data, stream, wiring
 from amaranth.lib.wiring import In, Out
 
 from tessera.rtl import isa, legality
+from tessera.rtl.adaptation import DEPTH_BITS
 from tessera.rtl.config import NpuConfig
 from tessera.rtl.control.fetch import fetched_layout
 from tessera.rtl.interfaces import layout_of
 
 OPERAND_BITS = isa.INSTRUCTION_BITS - isa.OPCODE_BITS
 
+_MARKS: dict[str, type[isa.Instruction]] = {
+    "wait": isa.Wait,
+    "advance": isa.Advance,
+    "fence": isa.Fence,
+    "bundle": isa.Bundle,
+    "select": isa.Select,
+    "end": isa.End,
+}
+"""Instructions that no unit executes, by how they are marked."""
+
 
 def decoded_layout() -> data.StructLayout:
     """An instruction that is ready to be handed out.
 
     ``operands`` are its bits above the opcode, ``units`` the mask of the units that take it, ``code`` an
-    `isa.ErrorCode` (with ``NONE``, everything else is right); ``wait``, ``fence``, ``bundle`` and ``end`` mark the
-    instructions that no unit executes.
+    `isa.ErrorCode` (with ``NONE``, everything else is right); ``wait``, ``advance``, ``fence``, ``bundle``, ``select``
+    and ``end`` mark the instructions that no unit executes. ``guess`` is the depth for which the fetch has read on
+    behind a ``Select``.
     """
     return data.StructLayout(
         {
             "operands": OPERAND_BITS,
             "units": len(isa.Unit),
             "code": range(max(isa.ErrorCode) + 1),
-            "wait": 1,
-            "fence": 1,
-            "bundle": 1,
-            "end": 1,
+            **dict.fromkeys(_MARKS, 1),
+            "guess": DEPTH_BITS,
         }
     )
 
@@ -67,7 +77,8 @@ class Decoder(wiring.Component):
         word = self.fetched.payload.word
         operands = word[isa.OPCODE_BITS :]
         found = Signal(decoded_layout())
-        m.d.comb += [found.operands.eq(operands), found.code.eq(isa.ErrorCode.BAD_OPCODE)]
+        m.d.comb += [found.operands.eq(operands), found.guess.eq(self.fetched.payload.guess)]
+        m.d.comb += found.code.eq(isa.ErrorCode.BAD_OPCODE)
         with m.Switch(word[: isa.OPCODE_BITS]):
             for kind in isa.INSTRUCTIONS:
                 with m.Case(kind.opcode):
@@ -94,10 +105,7 @@ class Decoder(wiring.Component):
         m.d.comb += [
             found.code.eq(Mux(legal, code.NONE, code.BAD_OPERAND)),
             found.units.eq(units_of(kind, view.__getitem__)),
-            found.wait.eq(kind is isa.Wait),
-            found.fence.eq(kind is isa.Fence),
-            found.bundle.eq(kind is isa.Bundle),
-            found.end.eq(kind is isa.End),
+            *(found[name].eq(kind is marked) for name, marked in _MARKS.items()),
         ]
 
 

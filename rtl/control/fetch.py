@@ -2,37 +2,48 @@
 
 from __future__ import annotations
 
-from amaranth.hdl import Cat, Module, Mux, ResetInserter, Signal, Value
+from amaranth.hdl import Cat, Const, Module, Mux, ResetInserter, Signal, Value
 from amaranth.lib import data, stream, wiring
 from amaranth.lib.fifo import SyncFIFOBuffered
 from amaranth.lib.wiring import In, Out
 from amaranth.utils import exact_log2
 
 from tessera.rtl import isa
+from tessera.rtl.adaptation import DEPTH_BITS
 from tessera.rtl.axi import AxiRead
 from tessera.rtl.config import AXI_ADDRESS_BITS, AXI_BURST_BYTES, NpuConfig
+from tessera.rtl.control.depth_selector import DepthChoice
+from tessera.rtl.interfaces import layout_of
 from tessera.rtl.window import is_inside, window_input
 
 INSTRUCTIONS_PER_BURST = AXI_BURST_BYTES // isa.INSTRUCTION_BYTES
+
+_ALIGNMENT = exact_log2(isa.INSTRUCTION_BYTES)
+"""Bits of an address inside an instruction."""
 
 
 def fetched_layout() -> data.StructLayout:
     """An instruction as it was read.
 
     ``error`` is 1 if the bus answered with an error to one of its beats, ``outside`` if it lies outside the code window
-    and was not read.
+    or behind its segment and was not read. ``guess`` is the depth for which the fetch has read on behind a ``Select``.
     """
-    return data.StructLayout({"word": isa.INSTRUCTION_BITS, "error": 1, "outside": 1})
+    return data.StructLayout({"word": isa.INSTRUCTION_BITS, "error": 1, "outside": 1, "guess": DEPTH_BITS})
 
 
 class InstructionFetch(wiring.Component):
-    """Reads instructions from rising addresses and offers them in order.
+    """Reads instructions ahead of their execution and offers them in order.
 
     Up to ``PREFETCH_BURSTS`` bursts are in flight or stored: with a 128-bit bus and a memory latency of 40 cycles an
     instruction every 2.6 cycles, several times what streams use. More would hold up the first loads. Reading runs
     ahead of execution, past the end of the stream by at most that much: it stops asking for more once an end
     instruction has arrived. An error response is no error by itself; it is passed on with its instruction and counts
     when that one is executed. Nothing is read outside the window; an instruction that lies there comes marked as such.
+
+    Behind a ``Select`` the fetch reads on at the segment that would be chosen when it arrives, and says so in
+    ``guess``. Where another one is chosen in the end, ``redirect`` drops what was read and begins there. Of a segment
+    whose length is known no more is asked for; bursts that are under way when they are not wanted any more are dropped
+    as they come.
 
     Parameters
     ----------
@@ -49,6 +60,11 @@ class InstructionFetch(wiring.Component):
         DRAM byte address of the first instruction, a multiple of ``isa.INSTRUCTION_BYTES``.
     window
         Where instructions may lie; constant while not ``idle``.
+    choice
+        Asks for the depth of a ``Select`` that arrives.
+    redirect, target, length
+        Goes on at the instruction with index ``target``, in a segment of ``length`` bursts (0: not known), when 1 for a
+        cycle; nothing that was read before is offered any more from the next cycle on.
     stop
         Ends the reading and drops what has been read, when 1 for a cycle.
     idle
@@ -69,6 +85,10 @@ class InstructionFetch(wiring.Component):
                 "start": In(1),
                 "address": In(AXI_ADDRESS_BITS),
                 "window": window_input(),
+                "choice": Out(DepthChoice()),
+                "redirect": In(1),
+                "target": In(isa.INDEX_BITS),
+                "length": In(isa.SEGMENT_LENGTH_BITS),
                 "stop": In(1),
                 "idle": Out(1),
                 "axi": Out(AxiRead(config)),
@@ -80,30 +100,46 @@ class InstructionFetch(wiring.Component):
         m = Module()
         depth = self.PREFETCH_BURSTS * INSTRUCTIONS_PER_BURST
         m.submodules.assembler = assembler = InstructionAssembler(self._config)
+        m.submodules.requests = requests = BurstRequests(
+            self._config, axi_id=self._axi_id, instructions=depth, bursts=self.PREFETCH_BURSTS
+        )
+        wiring.connect(m, wiring.flipped(self.axi.ar), requests.ar)
 
-        running = Signal()
+        running, last_seen = Signal(), Signal()
         fifo = SyncFIFOBuffered(width=fetched_layout().size, depth=depth)
-        m.submodules.fifo = ResetInserter(~running)(fifo)
-        last_seen = Signal()
+        m.submodules.fifo = ResetInserter(~running | self.redirect)(fifo)
+        arrived = Signal(fetched_layout())
+        m.d.comb += [arrived.eq(assembler.instruction), arrived.guess.eq(self.choice.depth)]
+        word = arrived.word
+        turns = fifo.w_en & (word[: isa.OPCODE_BITS] == isa.Select.opcode)
         with m.If(self.start):
             m.d.sync += [running.eq(1), last_seen.eq(0)]
         with m.Elif(self.stop):
             m.d.sync += running.eq(0)
-        with m.Elif(fifo.w_en & (assembler.instruction.word[: isa.OPCODE_BITS] == isa.End.opcode)):
+        with m.Elif(self.redirect):
+            m.d.sync += last_seen.eq(0)
+        with m.Elif(fifo.w_en & (word[: isa.OPCODE_BITS] == isa.End.opcode)):
             m.d.sync += last_seen.eq(1)
 
-        inside = Signal()
-        in_flight = self._issue_bursts(m, enable=running & ~last_seen & ~self.stop, inside=inside, depth=depth)
+        seeks = self._follow(m, requests, word, step=fifo.w_en, turns=turns)
+        wanted = running & ~last_seen & ~seeks
         # All that was asked for has been executed, and what follows lies outside.
-        outside = running & ~last_seen & ~inside & (in_flight == 0) & (fifo.level == 0)
+        outside = wanted & ~requests.inside & (requests.in_flight == 0) & (fifo.level == 0)
+        taken = self.instructions.valid & self.instructions.ready & ~outside
         m.d.comb += [
-            self.idle.eq(~running & (in_flight == 0)),
+            requests.enable.eq(wanted & ~self.stop),
+            requests.window.eq(self.window),
+            requests.stored.eq(fifo.level),
+            requests.taken.eq(taken),
+            requests.landed.eq(self.axi.r.valid & self.axi.r.payload.last),
+            requests.drop.eq(turns | self.redirect),
+            self.idle.eq(~running & (requests.in_flight == 0)),
             self.axi.r.ready.eq(1),
-            assembler.clear.eq(self.start),
-            assembler.enable.eq(self.axi.r.valid & running),
+            assembler.clear.eq(self.start | self.redirect),
+            assembler.enable.eq(self.axi.r.valid & running & (requests.unwanted == 0)),
             assembler.beat.eq(self.axi.r.payload.data),
             assembler.error.eq(self.axi.r.payload.resp[1]),
-            fifo.w_data.eq(assembler.instruction),
+            fifo.w_data.eq(arrived),
             fifo.w_en.eq(assembler.done),
             self.instructions.payload.eq(fifo.r_data),
             self.instructions.payload.outside.eq(outside),
@@ -112,45 +148,139 @@ class InstructionFetch(wiring.Component):
         ]
         return m
 
-    def _issue_bursts(self, m: Module, *, enable: Value, inside: Signal, depth: int) -> Signal:
-        """Issues a burst whenever the store has room for it; returns the number of bursts in flight.
+    def _follow(self, m: Module, requests: BurstRequests, word: Value, *, step: Value, turns: Value) -> Signal:
+        """Follows the instructions that arrive and asks for those that come next.
 
-        ``inside`` says that the next burst lies in the window.
+        Returns a signal that is 1 in the cycle after a ``Select`` has arrived or the fetch was redirected.
         """
+        seeks = Signal()
+        base = Signal(AXI_ADDRESS_BITS - _ALIGNMENT)
+        index = Signal(isa.INDEX_BITS)  # of the next instruction to arrive
+        length = Signal(isa.SEGMENT_LENGTH_BITS)
+        select = data.View(layout_of(isa.Select), word[isa.OPCODE_BITS :][: layout_of(isa.Select).size])
+        m.d.comb += self.choice.select.eq(select)
+        m.d.sync += seeks.eq(turns | self.redirect)
+        with m.If(self.redirect):
+            m.d.sync += [index.eq(self.target), length.eq(self.length)]
+        with m.Elif(turns):
+            m.d.sync += [
+                index.eq(index + select.offsets[self.choice.depth]),
+                length.eq(select.lengths[self.choice.depth]),
+            ]
+        with m.Elif(step):
+            m.d.sync += index.eq(index + 1)
+        place = (base + index.as_signed())[: len(base)]
+        m.d.comb += [
+            requests.seek.eq(seeks | self.start),
+            requests.address.eq(Mux(self.start, self.address, Cat(Const(0, _ALIGNMENT), place))),
+            requests.length.eq(Mux(self.start, 0, length)),
+        ]
+        with m.If(self.start):
+            m.d.sync += [base.eq(self.address[_ALIGNMENT:]), index.eq(0)]
+        return seeks
+
+
+class BurstRequests(wiring.Component):
+    """Asks for bursts of instructions whenever the store has room for them.
+
+    Parameters
+    ----------
+    config
+        Sizes of the machine.
+    axi_id
+        Identifier of the bursts.
+    instructions, bursts
+        Instructions that the store has room for, and bursts at most under way.
+
+    Members
+    -------
+    ar
+        The requests.
+    enable
+        Bursts may be asked for.
+    seek, address, length
+        Goes on at a byte address, with at most ``length`` bursts (0: any number), when 1 for a cycle in which
+        ``enable`` is 0.
+    window
+        Where bursts may lie.
+    stored, taken
+        Instructions in the store; one of them leaves it in this cycle.
+    landed
+        The oldest burst under way ends in this cycle.
+    drop
+        The bursts that are under way after this cycle are not wanted.
+    inside
+        The next burst lies in the window and within the length.
+    in_flight, unwanted
+        Bursts under way; the oldest of them, that are not wanted.
+    """
+
+    def __init__(self, config: NpuConfig, *, axi_id: int, instructions: int, bursts: int):
+        self._config = config
+        self._axi_id = axi_id
+        self._instructions = instructions
+        self._bursts = bursts
+        super().__init__(
+            {
+                "ar": Out(AxiRead(config).members["ar"].signature),
+                "enable": In(1),
+                "seek": In(1),
+                "address": In(AXI_ADDRESS_BITS),
+                "length": In(isa.SEGMENT_LENGTH_BITS),
+                "window": window_input(),
+                "stored": In(range(instructions + 1)),
+                "taken": In(1),
+                "landed": In(1),
+                "drop": In(1),
+                "inside": Out(1),
+                "in_flight": Out(range(bursts + 1)),
+                "unwanted": Out(range(bursts + 1)),
+            }
+        )
+
+    def elaborate(self, platform: object) -> Module:
+        m = Module()
         beats = isa.INSTRUCTION_BYTES // self._config.beat_bytes
         address = Signal(AXI_ADDRESS_BITS, name="next_address")
-        reserved = Signal(range(depth + 1))
-        in_flight = Signal(range(self.PREFETCH_BURSTS + 1))
-        ar = self.axi.ar
+        left = Signal(isa.SEGMENT_LENGTH_BITS)
+        limited = Signal()
+        reserved = Signal.like(self.stored)
 
-        # A burst ends at the next multiple of its size, so only the first one of a stream is shorter.
-        first = address[exact_log2(isa.INSTRUCTION_BYTES) : exact_log2(AXI_BURST_BYTES)]
+        # A burst ends at the next multiple of its size, so only the first one of a segment is shorter.
+        first = address[_ALIGNMENT : exact_log2(AXI_BURST_BYTES)]
         count = Signal(range(INSTRUCTIONS_PER_BURST + 1))
-        room = Signal()
-        issue = Signal()
+        room, issue = Signal(), Signal()
         m.d.comb += [
             count.eq(INSTRUCTIONS_PER_BURST - first),
-            room.eq((reserved + count <= depth) & (in_flight != self.PREFETCH_BURSTS)),
-            inside.eq(is_inside(self.window, address)),
-            issue.eq(enable & room & inside & (~ar.valid | ar.ready)),
+            room.eq((reserved + count <= self._instructions) & (self.in_flight != self._bursts)),
+            self.inside.eq(is_inside(self.window, address) & ~(limited & (left == 0))),
+            issue.eq(self.enable & room & self.inside & (~self.ar.valid | self.ar.ready)),
         ]
-        with m.If(ar.ready):
-            m.d.sync += ar.valid.eq(0)
+        with m.If(self.ar.ready):
+            m.d.sync += self.ar.valid.eq(0)
         with m.If(issue):
             m.d.sync += [
-                ar.valid.eq(1),
-                ar.payload.id.eq(self._axi_id),
-                ar.payload.addr.eq(address),
-                ar.payload.len.eq(count * beats - 1),
+                self.ar.valid.eq(1),
+                self.ar.payload.id.eq(self._axi_id),
+                self.ar.payload.addr.eq(address),
+                self.ar.payload.len.eq(count * beats - 1),
                 address.eq((address & -AXI_BURST_BYTES) + AXI_BURST_BYTES),
+                left.eq(left - 1),
             ]
-        taken = self.instructions.valid & self.instructions.ready & ~self.instructions.payload.outside
-        landed = self.axi.r.valid & self.axi.r.payload.last
-        m.d.sync += in_flight.eq(in_flight + issue - landed)
-        m.d.sync += reserved.eq(reserved + Mux(issue, count, 0) - taken)
-        with m.If(self.start):
-            m.d.sync += [address.eq(self.address), reserved.eq(0)]
-        return in_flight
+        in_flight = self.in_flight + issue - self.landed
+        m.d.sync += [
+            self.in_flight.eq(in_flight),
+            self.unwanted.eq(Mux(self.drop, in_flight, self.unwanted - (self.landed & self.unwanted.any()))),
+            reserved.eq(reserved + Mux(issue, count, 0) - self.taken),
+        ]
+        with m.If(self.seek):
+            m.d.sync += [
+                address.eq(self.address),
+                left.eq(self.length),
+                limited.eq(self.length.any()),
+                reserved.eq(self.stored - self.taken),
+            ]
+        return m
 
 
 class InstructionAssembler(wiring.Component):

@@ -11,6 +11,7 @@ from tessera.rtl.axi import AxiRead
 from tessera.rtl.config import AXI_ADDRESS_BITS, WATCHDOG_BITS, NpuConfig
 from tessera.rtl.control.contexts import Contexts
 from tessera.rtl.control.decoder import Decoder
+from tessera.rtl.control.depth_selector import Adaptation, DepthSelector
 from tessera.rtl.control.fetch import InstructionFetch
 from tessera.rtl.control.queue import UnitQueue, instruction_of
 from tessera.rtl.control.sequencer import Sequencer, failure_layout
@@ -42,6 +43,8 @@ class InstructionStream(wiring.Component):
         A bit per context of the next stream: its errors are contained (see `Contexts`).
     watchdog_limit
         See `Watchdog`.
+    adaptation
+        Depths that ``Select`` instructions choose (see `Adaptation`).
     bus_beat
         A beat of any unit's data moves on the bus in this cycle.
     axi
@@ -94,6 +97,7 @@ class InstructionStream(wiring.Component):
                 "windows": Out(windows_layout()),
                 "contain": In(isa.CONTEXTS),
                 "watchdog_limit": In(WATCHDOG_BITS),
+                "adaptation": In(Adaptation()),
                 "bus_beat": In(1),
                 "axi": Out(AxiRead(config)),
                 "programs": Out(programs),
@@ -141,18 +145,20 @@ class InstructionStream(wiring.Component):
             fetch.window.eq(self.windows.code),
             fetch.stop.eq(sequencer.fetch_stop),
             sequencer.fetch_idle.eq(fetch.idle),
-            decoder.clear.eq(~sequencer.executing),
+            decoder.clear.eq(sequencer.clear),
             sequencer.start.eq(self.start),
             sequencer.reset.eq(self.reset),
             sequencer.pause.eq(self.pause),
             tokens.clear.eq(sequencer.fetch_start),
             tokens.done.eq(self.done),
+            sequencer.counts.eq(tokens.counts),
             # In the cycle of the reset itself the units must not begin anything either.
             self.bus_stop.eq(sequencer.flush | sequencer.units_reset),
             sequencer.bus_idle.eq(self.bus_drained),
         ]
         with m.If(sequencer.fetch_start):
             m.d.sync += self.windows.eq(self.new_windows)
+        self._select_depths(m, fetch, sequencer)
         self._watch(m, sequencer)
         self._report_state(m, sequencer)
         queues = {unit: self._make_queue(m, unit, sequencer, decoder, tokens) for unit in self._units}
@@ -172,16 +178,31 @@ class InstructionStream(wiring.Component):
             queue.push.eq(sequencer.push[unit]),
             queue.operands.eq(decoder.decoded.payload.operands),
             queue.wait.eq(decoder.decoded.payload.wait),
+            queue.advance.eq(decoder.decoded.payload.advance),
             queue.index.eq(sequencer.index),
             queue.flush.eq(sequencer.flush),
             queue.counts.eq(tokens.counts),
             queue.done.eq(self.done[unit]),
+            tokens.advance[unit].eq(queue.raised),
             sequencer.room[unit].eq(queue.room),
             sequencer.idle[unit].eq(queue.idle),
             self.active[unit].eq(queue.active),
             self.operations[unit].eq(queue.operation),
         ]
         return queue
+
+    def _select_depths(self, m: Module, fetch: InstructionFetch, sequencer: Sequencer) -> None:
+        m.submodules.depth_selector = selector = DepthSelector()
+        connect(m, flipped(self.adaptation), selector.adaptation)
+        connect(m, fetch.choice, selector.choices[selector.FETCH])
+        connect(m, sequencer.choice, selector.choices[selector.SEQUENCER])
+        m.d.comb += [
+            selector.started.eq(sequencer.fetch_start),
+            selector.decided.eq(sequencer.decided),
+            fetch.redirect.eq(sequencer.fetch_redirect),
+            fetch.target.eq(sequencer.index),
+            fetch.length.eq(sequencer.fetch_length),
+        ]
 
     def _watch(self, m: Module, sequencer: Sequencer) -> None:
         """Progress is a completion, a beat of data, or a change of the sequencer's own state."""

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
-from amaranth.hdl import Module, Signal
+from amaranth.hdl import Module, Mux, Signal, Value
 from amaranth.lib import data, stream, wiring
 from amaranth.lib.wiring import In, Out
 
 from tessera.rtl import isa
 from tessera.rtl.control.decoder import decoded_layout
+from tessera.rtl.control.depth_selector import DepthChoice
+from tessera.rtl.control.queue import WaitCondition
+from tessera.rtl.control.tokens import token_counts
+from tessera.rtl.interfaces import layout_of
 from tessera.rtl.isa import INDEX_BITS
 
 CODE_SHAPE = range(max(isa.ErrorCode) + 1)
@@ -25,6 +29,9 @@ class Sequencer(wiring.Component):
     - An instruction goes to the queues of all its units in one cycle, as soon as all of them have room.
     - ``Fence`` and ``End`` wait until every unit is idle.
     - After ``End`` the stream is done when the fetch's last burst has arrived.
+    - ``Wait`` without targets waits until its counts are reached.
+    - ``Select`` goes on at the segment of the depth that ``choice`` names. If the fetch has guessed it, the next
+      instruction follows at once; if not, the fetch is redirected.
     - ``Bundle`` does the same if a pause has been asked for since the start, and then the stream is paused, not done;
       else it goes on at once.
     - After an error (a bad instruction, a failure that a bus unit reports, or the watchdog's alarm) or a reset, the
@@ -43,8 +50,16 @@ class Sequencer(wiring.Component):
         Pauses the stream at its next bundle when 1 for a cycle; ignored unless the stream executes.
     decoded
         The instructions.
-    fetch_start, fetch_stop, fetch_idle
-        Control of the instruction fetch (see `InstructionFetch`).
+    clear
+        The instruction in ``decoded``, and what follows from the fetch in this cycle, are not wanted.
+    fetch_start, fetch_stop, fetch_idle, fetch_redirect, fetch_length
+        Control of the instruction fetch (see `InstructionFetch`), whose ``target`` is ``index``.
+    choice
+        Asks for the depth of a ``Select``.
+    decided
+        The answer is carried out in this cycle.
+    counts
+        The token counters.
     push, room, idle
         Per unit: hand over the instruction in this cycle; its queue has room; queue and unit have nothing to do.
     bus_idle
@@ -56,7 +71,7 @@ class Sequencer(wiring.Component):
     flush, units_reset
         Drop the queues' contents, begin nothing on the bus any more; reset all units.
     index
-        Index of the next instruction, which is the number of instructions executed.
+        Index of the next instruction, which is the number of instructions executed in a stream without a ``Select``.
     bundle
         Index of the last bundle that was executed since the start; 0 before.
     running, done, paused, failure
@@ -80,6 +95,12 @@ class Sequencer(wiring.Component):
                 "fetch_start": Out(1),
                 "fetch_stop": Out(1),
                 "fetch_idle": In(1),
+                "fetch_redirect": Out(1),
+                "fetch_length": Out(isa.SEGMENT_LENGTH_BITS),
+                "clear": Out(1),
+                "choice": Out(DepthChoice()),
+                "decided": Out(1),
+                "counts": In(token_counts()),
                 "push": Out(units),
                 "room": In(units),
                 "idle": In(units),
@@ -108,6 +129,7 @@ class Sequencer(wiring.Component):
         fail = Signal(failure_layout())
         accept = self._execute(m, fail, pausing)
         payload = self.decoded.payload
+        distance = self._select(m, accept)
         ends = accept & (payload.end | (payload.bundle & pausing))
         m.d.comb += [
             self.running.eq(1),
@@ -126,7 +148,7 @@ class Sequencer(wiring.Component):
                     m.next = "STOPPING"
             with m.State("EXECUTE"):
                 m.d.comb += self.executing.eq(1)
-                m.d.sync += [self.index.eq(self.index + accept), pausing.eq(pausing | self.pause)]
+                m.d.sync += [self.index.eq(self.index + distance), pausing.eq(pausing | self.pause)]
                 with m.If(accept & payload.bundle):
                     m.d.sync += self.bundle.eq(payload.operands)
                 with m.If(stop):
@@ -164,7 +186,34 @@ class Sequencer(wiring.Component):
                 m.d.comb += [fail.code.eq(payload.code), fail.index.eq(self.index)]
             with m.Elif(payload.fence | payload.end | (payload.bundle & pausing)):
                 m.d.comb += accept.eq(self.idle.all())
+            with m.Elif(payload.wait & ~payload.units.any()):
+                m.d.comb += accept.eq(self._condition(m))
             with m.Elif((self.room | ~payload.units).all()):
                 m.d.comb += [accept.eq(1), self.push.eq(payload.units)]
         m.d.comb += self.decoded.ready.eq(accept)
         return accept
+
+    def _condition(self, m: Module) -> Value:
+        """Whether a ``Wait`` of the sequencer itself is over."""
+        payload = self.decoded.payload
+        m.submodules.condition = condition = WaitCondition()
+        m.d.comb += [
+            condition.enable.eq(self.executing & self.decoded.valid & payload.wait & ~payload.units.any()),
+            condition.wait.eq(payload.operands),
+            condition.counts.eq(self.counts),
+        ]
+        return condition.over
+
+    def _select(self, m: Module, accept: Signal) -> Value:
+        """Goes on behind an instruction that is accepted; returns how far it is to the next one."""
+        payload = self.decoded.payload
+        select = data.View(layout_of(isa.Select), payload.operands[: layout_of(isa.Select).size])
+        depth = self.choice.depth
+        diverts = self.decided & (depth != payload.guess)
+        m.d.comb += [
+            self.choice.select.eq(select),
+            self.decided.eq(accept & payload.select),
+            self.clear.eq(~self.executing | diverts | self.fetch_redirect),
+        ]
+        m.d.sync += [self.fetch_redirect.eq(diverts), self.fetch_length.eq(select.lengths[depth])]
+        return Mux(self.decided, select.offsets[depth], accept)

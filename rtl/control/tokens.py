@@ -15,7 +15,7 @@ def token_counts() -> data.ArrayLayout:
 
 
 class TokenCounters(wiring.Component):
-    """One counter per unit, modulo ``2 ** isa.TOKEN_BITS``; a completion shows in the next cycle.
+    """One counter per unit, modulo ``2 ** isa.TOKEN_BITS``; what is counted shows in the next cycle.
 
     Members
     -------
@@ -23,18 +23,21 @@ class TokenCounters(wiring.Component):
         Sets all counters to 0 (start of a stream).
     done
         A bit per unit: it completes an instruction in this cycle.
+    advance
+        How far each counter is raised besides in this cycle.
     counts
         The counters.
     """
 
     def __init__(self) -> None:
-        super().__init__({"clear": In(1), "done": In(len(isa.Unit)), "counts": Out(token_counts())})
+        super().__init__(
+            {"clear": In(1), "done": In(len(isa.Unit)), "advance": In(token_counts()), "counts": Out(token_counts())}
+        )
 
     def elaborate(self, platform: object) -> Module:
         m = Module()
         for unit in isa.Unit:
-            with m.If(self.done[unit]):
-                m.d.sync += self.counts[unit].eq(self.counts[unit] + 1)
+            m.d.sync += self.counts[unit].eq(self.counts[unit] + self.advance[unit] + self.done[unit])
         with m.If(self.clear):
             m.d.sync += self.counts.eq(0)
         return m

@@ -20,6 +20,7 @@ _REGISTER_TIMEOUT_CYCLES = 10_000
 _PEEK, _POKE, _LOAD, _DUMP = range(4)  # commands of cosim_storage.v
 _FEW_WORDS = 4  # up to here, single words are faster than a file
 _TRACE_FILE = "trace.txt"  # as in tessera_harness.v
+_SELECT = "select"  # first word of its lines about select instructions
 _RESPONSES = {0: "OKAY", 1: "EXOKAY", 2: "SLVERR", 3: "DECERR"}
 
 
@@ -45,6 +46,8 @@ class CosimBus:
         Size of the simulated memory.
     word_bytes
         Bytes of a word of the memory, which is a beat of the NPU's bus.
+    selections
+        Cycle, operation, depth code and section of each select instruction in the last trace.
     """
 
     def __init__(self, dut: Any, *, memory_bytes: int, folder: Path, progress: TextIO):
@@ -53,6 +56,7 @@ class CosimBus:
         self._progress = progress
         self.word_bytes = len(dut.host_memory_wstrb)
         self.memory_bytes = memory_bytes
+        self.selections: list[tuple[int, ...]] = []
 
     # ------------------------------------------------------------------------------------------------ clock and reset
 
@@ -122,8 +126,9 @@ class CosimBus:
         """Ends the recording; (cycle, mask of units) for each cycle in which an instruction was completed, rising."""
         self._dut.host_trace.value = 0
         await self.wait_cycles(1)
-        lines = (self._folder / _TRACE_FILE).read_text(encoding="ascii").splitlines()
-        return [(int(cycle), int(mask)) for cycle, mask in map(str.split, lines)]
+        lines = [line.split() for line in (self._folder / _TRACE_FILE).read_text(encoding="ascii").splitlines()]
+        self.selections = [tuple(map(int, words)) for kind, *words in lines if kind == _SELECT]
+        return [(int(kind), int(*words)) for kind, *words in lines if kind != _SELECT]
 
     # ------------------------------------------------------------------------------------------------------ registers
 

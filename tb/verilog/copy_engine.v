@@ -23,6 +23,10 @@ module tessera #(
     input  wire           rst,
     output reg            irq,
     output wire [UNITS-1:0] trace_done,
+    output wire           trace_select,
+    output wire [5:0]     trace_operation,
+    output wire [1:0]     trace_depth,
+    output wire [1:0]     trace_section,
 
     input  wire [11:0]    s_axi_awaddr,
     input  wire           s_axi_awvalid,
@@ -76,6 +80,7 @@ module tessera #(
     localparam [2:0] FAULT_AR_FALLS = 1, FAULT_AR_CHANGES = 2, FAULT_W_LAST = 3, FAULT_UNALIGNED = 4;
 
     assign trace_done = 0;
+    assign {trace_select, trace_operation, trace_depth, trace_section} = 0;
 
     // ------------------------------------------------------------------------------------------------------ registers
     reg  [31:0] source, destination, bursts, beats, checksum, cycles;

@@ -50,8 +50,11 @@ module tessera_harness #(
 
     // -------------------------------------------------------------------------------------------------------- trace
     // While host_trace is 1, trace.txt gets a line with cycle and units for each cycle in which a unit completed an
-    // instruction.
+    // instruction, and a line "select", cycle, operation, depth code and section for each select instruction.
     wire [UNITS-1:0] trace_done;
+    wire             trace_select;
+    wire       [5:0] trace_operation;
+    wire       [1:0] trace_depth, trace_section;
     reg              host_trace = 0;
     integer          trace_file = 0;
 
@@ -59,6 +62,8 @@ module tessera_harness #(
     always @(negedge host_trace) if (trace_file != 0) $fclose(trace_file);
     always @(posedge clk) begin
         if (host_trace && trace_done != 0) $fwrite(trace_file, "%0d %0d\n", host_cycles, trace_done);
+        if (host_trace && trace_select)
+            $fwrite(trace_file, "select %0d %0d %0d %0d\n", host_cycles, trace_operation, trace_depth, trace_section);
     end
 
     // -------------------------------------------------------------------------------------------- stalls on request
@@ -200,6 +205,8 @@ module tessera_harness #(
     // ------------------------------------------------------------------------------------------------------ the NPU
     tessera npu (
         .clk(clk), .rst(rst), .irq(irq), .trace_done(trace_done),
+        .trace_select(trace_select), .trace_operation(trace_operation), .trace_depth(trace_depth),
+        .trace_section(trace_section),
         .s_axi_awaddr(s_axi_awaddr), .s_axi_awvalid(s_axi_awvalid), .s_axi_awready(s_axi_awready),
         .s_axi_wdata(s_axi_wdata), .s_axi_wstrb(s_axi_wstrb), .s_axi_wvalid(s_axi_wvalid), .s_axi_wready(s_axi_wready),
         .s_axi_bresp(s_axi_bresp), .s_axi_bvalid(s_axi_bvalid), .s_axi_bready(s_axi_bready),
