@@ -6,10 +6,12 @@ import dataclasses
 from pathlib import Path
 from typing import Any
 
+from tessera.firmware.bandwidth import Monitor, MonitorSettings, Regulator
 from tessera.firmware.driver import Npu, NpuError, StreamState
 from tessera.sim.adaptation import DepthSettings
 from tessera.sim.contexts import Context, contexts_of, hull_of
 from tessera.sim.cosim.bus import CosimBus
+from tessera.sim.cosim.load_profile import LoadProfile
 from tessera.sim.windows import MemoryWindows
 
 REPORT_EVERY = 8
@@ -24,17 +26,24 @@ async def run_starts(
     starts: list[dict[str, Any]],
     memory: dict[str, Any],
     stalls: dict[str, Any],
+    load: dict[str, Any] | None,
+    monitor: dict[str, Any] | None,
+    limits: dict[str, float | None],
+    record_windows: bool,
     timeout_cycles: int,
 ) -> dict[str, Any]:
     """Runs every start of `tessera.firmware.cosimulation.simulate`; see there for the meaning.
 
     Returns the record of each start, with the counts of its operations, and of the first and those that ask for it the
-    trace in cycles since its start.
+    trace in cycles since its start; and the windows of the bandwidth monitor, in cycles of the simulation.
 
     ``data_file`` holds the bytes of all writes, ``result_file`` gets the bytes of all reads, both in order.
     """
     bus.configure_memory(**memory)
     bus.configure_stalls(**stalls)
+    await _prepare_bus(bus, load, monitor, limits)
+    if record_windows:
+        await bus.start_windows()
     npu = Npu(bus)
     records: list[dict[str, Any]] = []
     with Path(data_file).open("rb") as data, Path(result_file).open("wb") as results:
@@ -56,7 +65,19 @@ async def run_starts(
                 results.write(await bus.read_memory(address, length))
             if index % REPORT_EVERY == REPORT_EVERY - 1 or index == len(starts) - 1:
                 bus.report_progress(done=index + 1, cycles=bus.cycles)
-    return {"records": records}
+    return {"records": records, "windows": await bus.stop_windows() if record_windows else []}
+
+
+async def _prepare_bus(
+    bus: CosimBus, load: dict[str, Any] | None, monitor: dict[str, Any] | None, limits: dict[str, float | None]
+) -> None:
+    """Configures monitor and regulator, and lets the other masters begin."""
+    if monitor is not None:
+        await Monitor(bus).configure(MonitorSettings.from_dict(monitor))
+    if limits:
+        await Regulator(bus).limit(**limits)
+    if load is not None:
+        await bus.start_load(LoadProfile.from_dict(load))
 
 
 async def _run(bus: CosimBus, npu: Npu, start: dict[str, Any], timeout_cycles: int) -> dict[str, Any]:

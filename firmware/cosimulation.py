@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from tessera.firmware.bandwidth import MonitorSettings
 from tessera.firmware.driver import WATCHDOG_CYCLES, Phase, RunResult, StreamState
 from tessera.rtl import verilog
 from tessera.rtl.config import NpuConfig
@@ -18,6 +19,8 @@ from tessera.sim.adaptation import DepthSettings, Selection
 from tessera.sim.contexts import Context, ContextState
 from tessera.sim.cosim import CosimDesign, CosimError, CosimResult, Simulator, build_simulation, run_cosim
 from tessera.sim.cosim.build import default_build_folder
+from tessera.sim.cosim.load_profile import LoadProfile
+from tessera.sim.cosim.traffic import TrafficWindow
 from tessera.sim.counts import Counts
 from tessera.sim.cycles import longest_silence
 from tessera.sim.program import Program
@@ -96,6 +99,14 @@ class Options:
         Keyword arguments of ``CosimBus.configure_memory`` (latency, bandwidth, traffic...).
     stalls
         Keyword arguments of ``CosimBus.configure_stalls``.
+    load
+        What other masters take of the memory's bandwidth, from the first start on.
+    monitor
+        How the bandwidth monitor is configured before the first start; ``None``: not at all.
+    limits
+        Limits of the bandwidth regulator, keyword arguments of ``Regulator.limit``.
+    windows
+        Whether every window of the bandwidth monitor is recorded, see `traffic_windows`.
     waveform
         File for the waveforms; none if ``None``.
     stock
@@ -108,6 +119,10 @@ class Options:
     simulator: Simulator = Simulator.VERILATOR
     memory: Mapping[str, Any] = field(default_factory=dict)
     stalls: Mapping[str, Any] = field(default_factory=dict)
+    load: LoadProfile | None = None
+    monitor: MonitorSettings | None = None
+    limits: Mapping[str, float | None] = field(default_factory=dict)
+    windows: bool = False
     waveform: Path | None = None
     stock: bool = False
     timeout_cycles: int = 1_000_000_000
@@ -166,12 +181,21 @@ def simulate(
                 "starts": [_description(start) for start in starts],
                 "memory": dict(options.memory),
                 "stalls": dict(options.stalls),
+                "load": None if options.load is None else options.load.as_dict(),
+                "monitor": None if options.monitor is None else options.monitor.as_dict(),
+                "limits": dict(options.limits),
+                "record_windows": options.windows,
                 "timeout_cycles": options.timeout_cycles,
             },
             on_progress=on_progress,
             waveform=options.waveform,
         )
         return list(_results(starts, result.value["records"], result_file.read_bytes())), result
+
+
+def traffic_windows(simulation: CosimResult) -> list[TrafficWindow]:
+    """What crossed the bus in each window of the bandwidth monitor, from a simulation with ``Options.windows``."""
+    return [TrafficWindow.of_numbers(numbers) for numbers in simulation.value["windows"]]
 
 
 def prepare_simulation(config: NpuConfig, options: Options | None = None) -> None:
@@ -357,5 +381,6 @@ __all__ = [
     "run_program",
     "simulate",
     "simulation_design",
+    "traffic_windows",
     "unpack_outputs",
 ]

@@ -7,8 +7,9 @@ from dataclasses import dataclass, replace
 from enum import Enum
 
 from tessera.firmware.bus import Bus
+from tessera.firmware.register_access import RegisterAccess
 from tessera.rtl.adaptation import DEPTH_BITS
-from tessera.rtl.control.register_map import RegisterInfo, register_map
+from tessera.rtl.control.register_map import RegisterInfo
 from tessera.rtl.isa import CONTEXTS, INSTRUCTION_BYTES, OPERATIONS, Depth, ErrorCode, Unit
 from tessera.sim.adaptation import DepthSettings
 from tessera.sim.contexts import Context, ContextState, all_contexts, contexts_of
@@ -141,6 +142,8 @@ class Npu:
     def __init__(self, bus: Bus, stream: int = 0):
         self._bus = bus
         self._prefix = f"stream[{stream}]"
+        self._registers = RegisterAccess(bus, self._prefix)
+        self._adaptation = RegisterAccess(bus, "adaptation")
         self._written: dict[str, int] = {}
 
     async def load_stream(self, address: int, code: bytes) -> None:
@@ -328,31 +331,26 @@ class Npu:
 
     async def set_depths(self, settings: DepthSettings) -> None:
         """Says how the depths of adaptive streams are chosen; also while one runs."""
-        await self._write_adaptation("limits", minimum=settings.minimum, maximum=settings.maximum)
+        await self._adaptation.write_fields("limits", minimum=settings.minimum, maximum=settings.maximum)
         depths = {f"section{section}": depth for section, depth in enumerate(settings.section_depths)}
-        await self._write_adaptation("section_depths", **depths)
-        await self._write_adaptation("period", cycles=settings.period)
+        await self._adaptation.write_fields("section_depths", **depths)
+        await self._adaptation.write_fields("period", cycles=settings.period)
         await self.set_layer_depths(settings.layer_depths)
-        await self._write_adaptation("control", source=settings.source, sampling=settings.sampling)
+        await self._adaptation.write_fields("control", source=settings.source, sampling=settings.sampling)
 
     async def set_layer_depths(self, depths: Sequence[Depth]) -> None:
         """Writes the depths that the host asks for, for each operation number; also while a stream runs."""
         for word, first in enumerate(range(0, OPERATIONS, _DEPTHS_PER_WORD)):
             packed = sum(depth << DEPTH_BITS * n for n, depth in enumerate(depths[first : first + _DEPTHS_PER_WORD]))
-            await self._write_adaptation(f"layer_depths[{word}]", depths=packed)
+            await self._adaptation.write_fields(f"layer_depths[{word}]", depths=packed)
 
     async def chosen_depths(self) -> tuple[Depth, ...]:
         """The depth that was last chosen for each operation number, since the reset of the whole NPU."""
         chosen: list[Depth] = []
         for word in range(OPERATIONS // _DEPTHS_PER_WORD):
-            (address,) = register_map()[f"adaptation.chosen[{word}]"].words
-            packed = await self._bus.read_register(address)
+            packed = await self._adaptation.read(f"chosen[{word}]")
             chosen += [Depth(packed >> DEPTH_BITS * n & (1 << DEPTH_BITS) - 1) for n in range(_DEPTHS_PER_WORD)]
         return tuple(chosen)
-
-    async def _write_adaptation(self, name: str, **fields: int) -> None:
-        register = register_map()[f"adaptation.{name}"]
-        await self._bus.write_register(register.address, register.encode(**fields))
 
     async def operation_counts(
         self, operations: Iterable[int], names: Iterable[str] = COUNT_NAMES
@@ -391,15 +389,13 @@ class Npu:
         return bool(self._register("status").fields["running"].extract(await self._read("status")))
 
     def _register(self, name: str) -> RegisterInfo:
-        return register_map()[f"{self._prefix}.{name}"]
+        return self._registers.info(name)
 
     async def _write(self, name: str, value: int) -> None:
-        for word, address in enumerate(self._register(name).words):
-            await self._bus.write_register(address, value >> (32 * word) & 0xFFFF_FFFF)
+        await self._registers.write(name, value)
 
     async def _read(self, name: str) -> int:
-        words = [await self._bus.read_register(address) for address in self._register(name).words]
-        return sum(word << (32 * index) for index, word in enumerate(words))
+        return await self._registers.read(name)
 
 
 def _all_ones(register: RegisterInfo) -> int:

@@ -41,6 +41,8 @@ class PlanResult:
         For the first run, (cycle since its start, mask of the units that completed an instruction), rising.
     simulation
         The simulation as a whole.
+    starts
+        What came of the start of each run.
     """
 
     outputs: dict[str, dict[str, np.ndarray]]
@@ -48,6 +50,7 @@ class PlanResult:
     task_counts: dict[TaskId, tuple[Counts, ...]]
     trace: tuple[tuple[int, int], ...]
     simulation: CosimResult
+    starts: tuple[StartResult, ...] = ()
 
 
 def run_plan(
@@ -55,6 +58,8 @@ def run_plan(
     inputs: JobIntegers,
     options: Options | None = None,
     on_progress: Callable[[dict[str, Any]], None] | None = None,
+    *,
+    contain: bool = False,
 ) -> PlanResult:
     """Runs a plan's program on samples, as often as they need.
 
@@ -67,33 +72,42 @@ def run_plan(
         point in DRAM. The number of samples is the same multiple of the inferences for all jobs.
     options, on_progress
         As for `tessera.firmware.cosimulation.run_program`.
+    contain
+        Go on when something goes wrong: an error of a job's transfers leaves the others alone, and `PlanResult.starts`
+        tells which results are not to be trusted. ``runs`` leaves out those that were stopped as a whole.
 
     Raises
     ------
     ValueError
         The numbers of samples do not fit the plan.
     CosimError
-        The simulation failed, the NPU stopped with an error, or an accumulator overflowed.
+        The simulation failed, the first run was stopped as a whole, or, unless errors are contained, the NPU stopped
+        with an error or an accumulator overflowed.
     """
-    results, simulation = simulate(program.config, plan_starts(program, inputs), options, on_progress)
+    starts = plan_starts(program, inputs, contain=contain)
+    results, simulation = simulate(program.config, starts, options, on_progress)
     operations = [(f"{task.job}.{task.operation}", number) for task, number in program.numbers.items()]
-    runs = checked_runs(results, "run", "the plan", operations)
+    if contain and results[0].run is not None:
+        runs = tuple(result.run for result in results if result.run is not None)
+    else:
+        runs = checked_runs(results, "run", "the plan", operations)
     counts = {
         task: tuple(result.operation_counts[number] for result in results) for task, number in program.numbers.items()
     }
-    return PlanResult(unpack_plan_outputs(program, results), runs, counts, results[0].trace, simulation)
+    return PlanResult(unpack_plan_outputs(program, results), runs, counts, results[0].trace, simulation, tuple(results))
 
 
-def plan_starts(program: PlanProgram, inputs: JobIntegers) -> list[Start]:
+def plan_starts(program: PlanProgram, inputs: JobIntegers, *, contain: bool = False) -> list[Start]:
     """A start per run of the plan; the first one also writes weights, parameters and code. See `run_plan`.
 
-    Every job has its own context, which stays in the job's own memory; an error of any stops the plan.
+    Every job has its own context, which stays in the job's own memory; an error of any stops the plan, unless it is to
+    be contained.
     """
     reads = tuple((tensor.address, tensor.size) for _, _, tensor in _outputs(program))
     watchdog = max(WATCHDOG_CYCLES, 2 * longest_silence(program.instructions, program.config))
     operations = tuple(sorted(set(program.numbers.values())))
     windows = MemoryWindows(code=program.code_window)
-    contexts = {job.context: Context(job.load_window, job.store_window) for job in program.jobs.values()}
+    contexts = {job.context: Context(job.load_window, job.store_window, contain) for job in program.jobs.values()}
     starts = []
     for run in range(_number_of_runs(program, inputs)):
         constants = tuple(program.writes) if run == 0 else ()

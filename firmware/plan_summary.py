@@ -11,7 +11,8 @@ import numpy as np
 from tessera.compiler.lowering.plan_program import PlanProgram
 from tessera.compiler.planning import Slot, TaskId
 from tessera.compiler.planning.plan_file import StoredPlan
-from tessera.firmware.inference import accuracy, ideal_cycles
+from tessera.firmware.inference import Arrays, accuracy, ideal_cycles
+from tessera.firmware.plan_answers import Answer
 from tessera.firmware.plan_run import PlanResult
 from tessera.firmware.plan_timeline import PlanTimeline, TaskTime
 from tessera.firmware.plan_timeline_json import timeline_to_json
@@ -71,7 +72,8 @@ def network_summary(
     labels: np.ndarray | None,
 ) -> dict[str, Any]:
     """The row of ``networks``. ``cycles`` are those from the start of the plan to the network's end in the first run;
-    ``macs``, ``dram_bytes`` and ``mac_utilization`` are those of all its inferences in one run of the plan."""
+    ``macs``, ``dram_bytes`` and ``mac_utilization`` are those of all its inferences in one run of the plan; ``answers``
+    has what was done about samples with which something went wrong, and ``failed`` those that have no result."""
     inferences = len(program.jobs[network.name].tensors)
     end = measured.job_end(network.name)
     counts = _operation_counts(network.name, runs)
@@ -84,14 +86,29 @@ def network_summary(
         "mac_utilization": round(inferences * ideal_cycles(network.integer, program.config) / end, 4),
         "dram_bytes": measured.dram_bytes(job=network.name) + _code_bytes(network.name, program),
         **asdict(sum(counts.values(), Counts())),
-        "samples": inferences * len(runs.runs),
+        "samples": inferences * len(runs.starts),
         "inferences": inferences,
         "operations": [{"name": name, **asdict(each)} for name, each in counts.items()],
+        "failed": result.failed,
+        "answers": [_answer_row(answer) for answer in result.answers.values() if answer.reasons],
     }
     if labels is not None:
-        row |= {"accuracy": accuracy(result.outputs, labels)}
-        row |= {"golden_accuracy": accuracy(result.golden_outputs, labels)}
+        row |= {"accuracy": _accuracy(result, result.outputs, labels)}
+        row |= {"golden_accuracy": _accuracy(result, result.golden_outputs, labels)}
     return row
+
+
+def _answer_row(answer: Answer) -> dict[str, Any]:
+    made_by = None if answer.network is None else answer.network.name
+    return {"sample": answer.sample, "network": made_by, "reasons": list(answer.reasons)}
+
+
+def _accuracy(result: PlannedResult, outputs: Arrays, labels: np.ndarray) -> float:
+    """Share of the samples whose largest score is at the label; those that have failed are wrong."""
+    ended = [sample for sample in range(len(labels)) if sample not in result.failed]
+    if not ended:
+        return 0.0
+    return accuracy({name: values[ended] for name, values in outputs.items()}, labels[ended]) * len(ended) / len(labels)
 
 
 def plan_bundles(stored: StoredPlan, timeline: PlanTimeline) -> list[dict[str, Any]]:

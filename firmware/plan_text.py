@@ -9,6 +9,7 @@ from tessera.compiler.lowering.plan_program import PlanProgram
 from tessera.compiler.mixed_precision.costs import transfer_bytes
 from tessera.compiler.planning import Slot, TaskId
 from tessera.compiler.planning.dependencies import optimisations
+from tessera.compiler.planning.fault_rules import describe_policy
 from tessera.compiler.planning.plan_file import StoredPlan
 from tessera.firmware.plan_timeline import PlanTimeline, TaskTime
 from tessera.firmware.planned_networks import PlannedNetwork
@@ -19,7 +20,7 @@ def format_plan(
     stored: StoredPlan, networks: Sequence[PlannedNetwork], program: PlanProgram, timeline: PlanTimeline
 ) -> str:
     """The bundles of a plan, each with its slots, the weights that are loaded ahead in it, and after them what the
-    compiler saves in each network.
+    compiler saves in each network, and what happens when something goes wrong.
 
     Parameters
     ----------
@@ -40,6 +41,8 @@ def format_plan(
     for same in _by_file(networks):
         lines.append(f"network {', '.join(network.name for network in same)} ({same[0].file}):")
         lines += [f"  {sentence}" for sentence in optimisations(same[0].mapped)]
+    for network in stored.networks:
+        lines += describe_policy(network.name, network.faults)
     return "\n".join(lines)
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -12,15 +12,19 @@ from tessera.compiler.integer import to_integer
 from tessera.compiler.io_formats import network_formats
 from tessera.compiler.lowering.mapping import MappedNetwork, map_to_machine
 from tessera.compiler.lowering.plan_program import PlanProgram
+from tessera.compiler.planning.faults import DEFAULT_POLICY, FaultPolicy, with_nan_policies
 from tessera.compiler.quantized import QuantizedConvolution, QuantizedNetwork
 from tessera.compiler.quantized_execution import host_after, host_before
 from tessera.firmware.cosimulation import Options
+from tessera.firmware.executor import PreparedNetwork, prepare
 from tessera.firmware.inference import Arrays, golden_outputs, in_dram
+from tessera.firmware.plan_answers import Answer, answer_faults, doubtful_samples
 from tessera.firmware.plan_run import PlanResult, run_plan
 from tessera.firmware.plan_timeline import Depths
 from tessera.rtl.config import NpuConfig
 from tessera.rtl.isa import MemoryFormat
 from tessera.sim.golden.network import IntegerNetwork
+from tessera.sim.program import DramTensor
 
 
 @dataclass(frozen=True)
@@ -35,6 +39,8 @@ class PlannedNetwork:
         The file that it came from.
     quantized, integer, mapped
         The network: with its scales, as the golden model computes it, and as it is lowered.
+    policy
+        What happens when something goes wrong in its operations.
     """
 
     name: str
@@ -42,25 +48,47 @@ class PlannedNetwork:
     quantized: QuantizedNetwork
     integer: IntegerNetwork
     mapped: MappedNetwork
+    policy: FaultPolicy = DEFAULT_POLICY
 
 
 @dataclass(frozen=True)
 class PlannedResult:
-    """A network's results for a batch of samples: its float outputs from the RTL's integers and from the golden
-    model's, host operations included, and whether every integer is the same."""
+    """A network's results for a batch of samples.
+
+    Attributes
+    ----------
+    outputs, golden_outputs
+        Its float outputs from the RTL's integers and from the golden model's, host operations included; NaN where a
+        sample has failed.
+    bit_exact
+        Whether every integer of every sample that has not failed is the golden model's.
+    answers
+        By sample what was done about what went wrong with it, if anything did.
+    """
 
     outputs: dict[str, np.ndarray]
     golden_outputs: dict[str, np.ndarray]
     bit_exact: bool
+    answers: Mapping[int, Answer] = field(default_factory=dict)
+
+    @property
+    def failed(self) -> list[int]:
+        """The samples that have no outputs."""
+        return [sample for sample, answer in self.answers.items() if answer.failed]
 
 
 def map_planned(
-    name: str, file: str, quantized: QuantizedNetwork, config: NpuConfig, io_format: MemoryFormat
+    name: str,
+    file: str,
+    quantized: QuantizedNetwork,
+    config: NpuConfig,
+    io_format: MemoryFormat,
+    policy: FaultPolicy = DEFAULT_POLICY,
 ) -> PlannedNetwork:
     """Prepares a network for plans; raises `CompilerError` as `tessera.firmware.inference.compile_network` does."""
     integer = to_integer(quantized)
-    mapped = map_to_machine(integer, config, network_formats(quantized, config, io_format))
-    return PlannedNetwork(name, file, quantized, integer, mapped)
+    formats = with_nan_policies(network_formats(quantized, config, io_format), policy, integer)
+    return PlannedNetwork(name, file, quantized, integer, map_to_machine(integer, config, formats), policy)
 
 
 def operation_depths(networks: Sequence[PlannedNetwork]) -> Depths:
@@ -82,6 +110,9 @@ def run_planned(
 ) -> tuple[dict[str, PlannedResult], PlanResult]:
     """Runs a plan on samples and compares every integer with the golden model.
 
+    Samples with which something went wrong are given to the executor, which does what the networks' rules say. An error
+    of one network leaves the others alone.
+
     Parameters
     ----------
     program, networks
@@ -97,24 +128,84 @@ def run_planned(
     CompilerError
         Inputs are missing, of the wrong shape, or too large for their floating-point format.
     CosimError
-        The simulation failed.
+        The simulation failed, or the first run was stopped as a whole.
     """
     before = {each.name: host_before(each.quantized, inputs[each.name]) for each in networks}
-    written, golden = {}, {}
-    for each in networks:
-        job = program.jobs[each.name]
-        sources = {name: job.tensors[0][name] for name in job.inputs}
-        results = {name: job.tensors[0][name] for name in job.outputs}
-        written[each.name] = in_dram(sources, before[each.name])
-        golden[each.name] = golden_outputs(each.integer, sources, results, before[each.name])
-    found = run_plan(program, written, options, on_progress)
+    sources = {name: {each: job.tensors[0][each] for each in job.inputs} for name, job in program.jobs.items()}
+    written = {each.name: in_dram(sources[each.name], before[each.name]) for each in networks}
+    found = run_plan(program, written, options, on_progress, contain=True)
+    doubtful = doubtful_samples(program, {each.name: (each.integer, each.policy) for each in networks}, found)
+    known = {each.name: prepare_planned(each) for each in networks if each.name in doubtful}
+    answers = answer_faults(known, written, doubtful, options) if doubtful else {}
     return {
-        each.name: PlannedResult(
-            outputs=host_after(each.quantized, found.outputs[each.name], before[each.name]),
-            golden_outputs=host_after(each.quantized, golden[each.name], before[each.name]),
-            bit_exact=all(
-                np.array_equal(values, golden[each.name][name]) for name, values in found.outputs[each.name].items()
-            ),
-        )
+        each.name: _result(each, program, inputs[each.name], found.outputs[each.name], answers.get(each.name, {}))
         for each in networks
     }, found
+
+
+def prepare_planned(network: PlannedNetwork) -> PreparedNetwork:
+    """The network as the executor takes it."""
+    return prepare(
+        network.name,
+        network.quantized,
+        network.mapped.config,
+        formats=network.mapped.formats,
+        policy=network.policy,
+    )
+
+
+def _result(
+    network: PlannedNetwork, program: PlanProgram, inputs: Arrays, outputs: Arrays, answers: Mapping[int, Answer]
+) -> PlannedResult:
+    """Compares the outputs of the plan, and those of samples that were answered instead of them."""
+    samples = len(next(iter(outputs.values())))
+    untouched = [sample for sample in range(samples) if sample not in answers]
+    parts: list[tuple[list[int], PlannedResult]] = []
+    if untouched:
+        tensors = program.jobs[network.name].tensors[0]
+        made = {name: values[untouched] for name, values in outputs.items()}
+        compared = _compare(network, network.quantized, network.integer, tensors, inputs, untouched, made)
+        parts.append((untouched, compared))
+    for sample, answer in answers.items():
+        variant = answer.network
+        if variant is not None and variant.quantized is not None:
+            own = {name: values[None] for name, values in answer.outputs.items()}
+            integer = to_integer(variant.quantized)
+            compared = _compare(network, variant.quantized, integer, variant.tensors, inputs, [sample], own)
+            parts.append(([sample], compared))
+    return PlannedResult(
+        outputs=_joined(samples, [(where, each.outputs) for where, each in parts]),
+        golden_outputs=_joined(samples, [(where, each.golden_outputs) for where, each in parts]),
+        bit_exact=all(each.bit_exact for _, each in parts),
+        answers=answers,
+    )
+
+
+def _compare(
+    network: PlannedNetwork,
+    quantized: QuantizedNetwork,
+    integer: IntegerNetwork,
+    tensors: Mapping[str, DramTensor],
+    inputs: Arrays,
+    samples: Sequence[int],
+    made: Arrays,
+) -> PlannedResult:
+    """Compares what the network, or a variant of it, made of some samples with the golden model."""
+    before = host_before(network.quantized, {name: inputs[name][samples] for name in network.quantized.inputs})
+    sources = {name: tensors[name] for name in integer.inputs}
+    results = {name: tensors[name] for name in integer.outputs}
+    golden = golden_outputs(integer, sources, results, before)
+    return PlannedResult(
+        outputs=host_after(quantized, made, before),
+        golden_outputs=host_after(quantized, golden, before),
+        bit_exact=all(np.array_equal(values, golden[name]) for name, values in made.items()),
+    )
+
+
+def _joined(samples: int, parts: Sequence[tuple[Sequence[int], Arrays]]) -> dict[str, np.ndarray]:
+    """The outputs of all samples from those of some; NaN where there are none."""
+    found: dict[str, np.ndarray] = {}
+    for where, outputs in parts:
+        for name, values in outputs.items():
+            found.setdefault(name, np.full((samples, *values.shape[1:]), np.nan, values.dtype))[where] = values
+    return found

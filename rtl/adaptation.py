@@ -6,11 +6,6 @@ from enum import IntEnum
 
 from tessera.rtl.isa import Depth
 
-SECTION_BITS = 2
-"""Bits of a section of the available bandwidth; a higher one has more."""
-
-SECTIONS = 1 << SECTION_BITS
-
 PERIOD_BITS = 32
 """Bits of a sampling period in cycles."""
 

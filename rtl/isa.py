@@ -37,6 +37,7 @@ import dataclasses
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from enum import IntEnum
+from functools import cache
 from typing import Any, ClassVar
 
 INSTRUCTION_BITS = 256
@@ -661,7 +662,7 @@ class LaneProgram(CountedInstruction):
     partial: int = _field(1, "1: the next program of these lanes adds to the same tile")
 
     def units(self) -> tuple[Unit, ...]:
-        return tuple(Unit.lane(lane) for lane in lanes_of_mask(self.lanes))
+        return lane_units(self.lanes)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -839,11 +840,19 @@ class TableEntry:
         return word.to_bytes(self.BYTES, "little")
 
 
+@cache
 def lanes_of_mask(mask: int) -> tuple[int, ...]:
     """Indices of the set bits of a lane mask, rising."""
     return tuple(lane for lane in range(MAX_LANES) if mask >> lane & 1)
 
 
+@cache
+def lane_units(mask: int) -> tuple[Unit, ...]:
+    """Units of the lanes of a lane mask, rising."""
+    return tuple(Unit.lane(lane) for lane in lanes_of_mask(mask))
+
+
+@cache
 def units_of_mask(mask: int) -> tuple[Unit, ...]:
     """Units of the set bits of a unit mask, rising."""
     return tuple(unit for unit in Unit if mask >> unit & 1)

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from amaranth.hdl import Cat, Const, Module, ResetInserter, Signal, Value
 from amaranth.lib import wiring
-from amaranth.lib.wiring import Out, connect
+from amaranth.lib.wiring import In, Out, connect, flipped
 from amaranth.utils import exact_log2
 
 from tessera.rtl import isa
-from tessera.rtl.adaptation import DEPTH_BITS, SECTION_BITS, SECTIONS
+from tessera.rtl.adaptation import DEPTH_BITS
 from tessera.rtl.array import Lane
 from tessera.rtl.axi import AxiLite, AxiRead, AxiWrite, connect_ports, port_members
 from tessera.rtl.config import NpuConfig
@@ -18,10 +18,20 @@ from tessera.rtl.control.read_arbiter import AxiReadArbiter
 from tessera.rtl.control.registers import Registers
 from tessera.rtl.dma import LoadEngine, StoreEngine
 from tessera.rtl.memory import GANG_READERS, WRITERS, ActivationBanks
+from tessera.rtl.monitor import ActivityCounters, BandwidthMonitor, BandwidthRegulator, BusStalls
+from tessera.rtl.monitor.registers import Snapshot, connect_monitor, connect_regulator, connect_snapshot
 from tessera.rtl.ppu import PostProcessor
-
-FETCH_ID, LOAD_ID, STORE_ID = range(3)
-"""AXI identifiers of the masters inside the NPU."""
+from tessera.rtl.traffic import (
+    FETCH_ID,
+    LOAD_ID,
+    MOST_SECTIONS,
+    OTHER_BYTES_BITS,
+    OTHER_ID_BITS,
+    SECTION_BITS,
+    STORE_ID,
+    WINDOW_BYTES_BITS,
+    TrafficSource,
+)
 
 
 class Npu(wiring.Component):
@@ -43,12 +53,20 @@ class Npu(wiring.Component):
     m_axi_*
         AXI4 master: DRAM. Bursts of full beats with rising addresses that never cross 4 KiB. As AXI4 has it, read data
         of one identifier come in the order of its bursts; those of different identifiers may come in any order.
+    monitor_valid, monitor_id, monitor_bytes
+        In this cycle another master moves so many bytes on the memory bus: the bandwidth monitor counts them for this
+        number. To be tied to 0 where nobody tells.
     trace_done
         For each unit a pulse, one cycle late, when it completes an instruction: for logic analysers and the
         co-simulation's trace. May be left open.
     trace_select, trace_operation, trace_depth, trace_section
         A pulse, one cycle late, when a ``Select`` is executed, with its operation, the code of the depth that it chose
         and the section of the bandwidth that counted; likewise.
+    trace_window_begins, trace_window_shown
+        A window of the bandwidth monitor begins in the next cycle; the other three have changed to those of the last
+        complete one. For the same purposes.
+    trace_window_bytes, trace_window_available, trace_window_section
+        Bytes of each source, what was available, and the section.
     """
 
     def __init__(self, config: NpuConfig):
@@ -56,11 +74,19 @@ class Npu(wiring.Component):
         super().__init__(
             {
                 "irq": Out(1),
+                "monitor_valid": In(1),
+                "monitor_id": In(OTHER_ID_BITS),
+                "monitor_bytes": In(OTHER_BYTES_BITS),
                 "trace_done": Out(len(isa.Unit)),
                 "trace_select": Out(1),
                 "trace_operation": Out(isa.OPERATION_BITS),
                 "trace_depth": Out(DEPTH_BITS),
                 "trace_section": Out(SECTION_BITS),
+                "trace_window_begins": Out(1),
+                "trace_window_shown": Out(1),
+                "trace_window_bytes": Out(len(TrafficSource) * WINDOW_BYTES_BITS),
+                "trace_window_available": Out(WINDOW_BYTES_BITS),
+                "trace_window_section": Out(SECTION_BITS),
                 **port_members("s_axi_", AxiLite().flip()),
                 **port_members("m_axi_", AxiRead(config)),
                 **port_members("m_axi_", AxiWrite(config)),
@@ -85,7 +111,11 @@ class Npu(wiring.Component):
         for index, lane in enumerate(lanes):
             m.submodules[f"lane{index}"] = reset(lane)
 
-        self._connect_bus(m, registers, arbiter, stream, load, store)
+        m.submodules.monitor = monitor = BandwidthMonitor(config)
+        m.submodules.regulator = regulator = BandwidthRegulator(config)
+        m.submodules.activity = activity = ActivityCounters(config)
+
+        self._connect_bus(m, registers, arbiter, regulator, stream, load, store)
         self._connect_memories(m, banks, lanes, post_processor, load, store)
         self._connect_programs(m, stream, lanes, post_processor, load, store)
         self._describe_configuration(m, registers)
@@ -102,7 +132,13 @@ class Npu(wiring.Component):
         }
         self._connect_registers(m, registers, stream, increments)
         self._connect_adaptation(m, registers, stream)
-        self._connect_faults(m, registers, stream, load, store, bus_beat=read_beat | write_beat)
+        progress = read_beat | write_beat | regulator.held.any()
+        self._connect_faults(m, registers, stream, load, store, bus_beat=progress)
+        self._watch_bus(m, registers, stream, monitor, regulator)
+        self._watch_units(m, stream, lanes, banks, post_processor, activity)
+        m.submodules.snapshot = snapshot = Snapshot(config)
+        m.d.comb += [snapshot.findings.eq(monitor.findings), snapshot.activity.eq(activity.counts)]
+        connect_snapshot(m, registers.fields, snapshot)
         self._collect_overflows(m, registers, stream, lanes)
         self._count_operations(m, registers, stream, lanes, post_processor, load, store)
         return m
@@ -112,16 +148,25 @@ class Npu(wiring.Component):
         m: Module,
         registers: Registers,
         arbiter: AxiReadArbiter,
+        regulator: BandwidthRegulator,
         stream: InstructionStream,
         load: LoadEngine,
         store: StoreEngine,
     ) -> None:
+        """The bursts of all masters go through the regulator, those that read then through the arbiter."""
         beat_bytes = self._config.beat_bytes
-        connect(m, stream.axi, arbiter.readers[0])
-        connect(m, load.axi, arbiter.readers[1])
+        for index, (axi_id, reader) in enumerate([(FETCH_ID, stream.axi), (LOAD_ID, load.axi)]):
+            connect(m, reader.ar, regulator.bursts[axi_id])
+            connect(m, regulator.passed[axi_id], arbiter.readers[index].ar)
+            connect(m, arbiter.readers[index].r, reader.r)
+        writes = AxiWrite(self._config).create()
+        connect(m, store.axi.aw, regulator.bursts[STORE_ID])
+        connect(m, regulator.passed[STORE_ID], flipped(writes.aw))
+        connect(m, store.axi.w, flipped(writes.w))
+        connect(m, flipped(writes.b), store.axi.b)
         connect_ports(m, self, "s_axi_", registers.axi, beat_bytes=beat_bytes)
         connect_ports(m, self, "m_axi_", arbiter.axi, beat_bytes=beat_bytes)
-        connect_ports(m, self, "m_axi_", store.axi, beat_bytes=beat_bytes)
+        connect_ports(m, self, "m_axi_", writes, beat_bytes=beat_bytes)
 
     def _connect_memories(
         self,
@@ -208,7 +253,6 @@ class Npu(wiring.Component):
         ports, adaptation = registers.fields.adaptation, stream.adaptation
         settings = adaptation.settings
         m.d.comb += [
-            adaptation.section.eq(SECTIONS - 1),
             settings.source.eq(ports.control.source.value),
             settings.sampling.eq(ports.control.sampling.value),
             settings.period.eq(ports.period.cycles.value),
@@ -227,7 +271,7 @@ class Npu(wiring.Component):
             self.trace_depth.eq(adaptation.last.depth),
             self.trace_section.eq(adaptation.last.section),
         ]
-        for section in range(SECTIONS):
+        for section in range(MOST_SECTIONS):
             depth = getattr(ports.section_depths, f"section{section}").value
             m.d.comb += settings.section_depths[section].eq(depth)
 
@@ -325,6 +369,66 @@ class Npu(wiring.Component):
             ports.overflow.lanes.value.eq(report.overflow),
             *(getattr(ports, name).value.value.eq(getattr(report, name)) for name in report.COUNTS),
         ]
+
+    def _watch_bus(
+        self,
+        m: Module,
+        registers: Registers,
+        stream: InstructionStream,
+        monitor: BandwidthMonitor,
+        regulator: BandwidthRegulator,
+    ) -> None:
+        """The bandwidth monitor sees the memory bus, and gives the regulator its windows and the stream the section."""
+        connect_monitor(m, registers.fields.monitor, monitor)
+        connect_regulator(m, registers.fields.regulator, regulator, clear=stream.started)
+        m.d.comb += [
+            monitor.traffic.other.eq(self.monitor_valid),
+            monitor.traffic.other_id.eq(self.monitor_id),
+            monitor.traffic.other_bytes.eq(self.monitor_bytes),
+            monitor.traffic.read.eq(self.m_axi_rvalid & self.m_axi_rready),
+            monitor.traffic.read_id.eq(self.m_axi_rid),
+            monitor.traffic.write.eq(self.m_axi_wvalid & self.m_axi_wready),
+            stream.adaptation.section.eq(monitor.findings.section),
+            regulator.window_ends.eq(monitor.last),
+            regulator.release.eq(stream.bus_stop),
+            self.trace_window_begins.eq(monitor.begins),
+            self.trace_window_shown.eq(monitor.shown),
+            self.trace_window_bytes.eq(monitor.findings.counts),
+            self.trace_window_available.eq(monitor.findings.available),
+            self.trace_window_section.eq(monitor.findings.section),
+        ]
+
+    def _watch_units(
+        self,
+        m: Module,
+        stream: InstructionStream,
+        lanes: list[Lane],
+        banks: ActivationBanks,
+        post_processor: PostProcessor,
+        activity: ActivityCounters,
+    ) -> None:
+        """What the units do is counted."""
+        m.submodules.bus_stalls = stalls = BusStalls()
+        read_beat = self.m_axi_rvalid & self.m_axi_rready
+        m.d.comb += [
+            stalls.waits.eq(
+                (self.m_axi_arvalid & ~self.m_axi_arready)
+                | (self.m_axi_awvalid & ~self.m_axi_awready)
+                | (self.m_axi_wvalid & ~self.m_axi_wready)
+            ),
+            stalls.asked.eq(self.m_axi_arvalid & self.m_axi_arready),
+            stalls.answered.eq(read_beat & self.m_axi_rlast),
+            stalls.beat.eq(read_beat),
+            activity.clear.eq(stream.started),
+            activity.cycles.eq(stream.executing),
+            activity.bus_stalls.eq(stalls.stalled),
+            activity.bank_reads.eq(banks.reads),
+            activity.bank_writes.eq(banks.writes),
+            activity.pixels.eq(sum(port.valid & port.ready for port in post_processor.write)),
+            activity.waiting_tiles.eq(sum(lane.drain.full for lane in lanes)),
+        ]
+        for index, lane in enumerate(lanes):
+            m.d.comb += activity.multiplying[index].eq(lane.multiplies)
 
     def _describe_configuration(self, m: Module, registers: Registers) -> None:
         config, fields = self._config, registers.fields

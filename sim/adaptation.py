@@ -8,8 +8,9 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
 
-from tessera.rtl.adaptation import PERIOD_BITS, SECTIONS, DepthSource, Sampling
+from tessera.rtl.adaptation import PERIOD_BITS, DepthSource, Sampling
 from tessera.rtl.isa import OPERATIONS, Depth, Select
+from tessera.rtl.traffic import MOST_SECTIONS
 from tessera.sim.segments import Decisions
 
 
@@ -72,7 +73,7 @@ class DepthSettings:
                 f"the least depth of the network is {self.minimum.bits} bits, above its greatest of "
                 f"{self.maximum.bits}; exchange them"
             )
-        for name, size in (("section_depths", SECTIONS), ("layer_depths", OPERATIONS)):
+        for name, size in (("section_depths", MOST_SECTIONS), ("layer_depths", OPERATIONS)):
             if len(getattr(self, name)) != size:
                 raise ValueError(f"{name} must have {size} depths, not {len(getattr(self, name))}")
         for section, (low, high) in enumerate(pairwise(self.section_depths)):
@@ -88,7 +89,7 @@ class DepthSettings:
         requested = self.layer_depths[select.operation] if by_layer else self.section_depths[section]
         return select.choice(requested, (self.minimum, self.maximum))
 
-    def decisions(self, section: int = SECTIONS - 1) -> Decisions:
+    def decisions(self, section: int = MOST_SECTIONS - 1) -> Decisions:
         """The decisions where the section stays the same."""
         return lambda select: self.choice(select, section)
 

@@ -19,7 +19,7 @@ order is not certain.
 from __future__ import annotations
 
 from collections import defaultdict, deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -164,16 +164,8 @@ class StreamOrder:
         )
 
     def resolve(self, wait: Wait) -> Iterator[tuple[Unit, int]]:
-        """The instructions that a wait waits for, as (unit, count); raises `OrderError` if one is in the future."""
-        for unit in units_of_mask(wait.sources):
-            behind = (int(self.counts[unit]) - wait.counts[unit]) % (1 << TOKEN_BITS)
-            count = int(self.counts[unit]) - behind
-            if behind >= 1 << TOKEN_BITS - 1 or count < 0:
-                raise OrderError(
-                    f"it waits for {wait.counts[unit]} completed instructions of {unit.name.lower()}, "
-                    f"which has been given {self.counts[unit]}"
-                )
-            yield unit, count
+        """The instructions that a wait waits for; see `awaited`."""
+        return awaited(wait, self.counts.tolist())
 
     def _wait(self, wait: Wait) -> None:
         for unit, count in list(self.resolve(wait)):
@@ -188,11 +180,12 @@ class StreamOrder:
             self._completions[unit] += [clock] * tokens
 
     def _take(self, instruction: Instruction) -> None:
-        source = self._source_clock(instruction, take=True)
+        source = self._source_clock(instruction, take=True) if isinstance(instruction, PostProcess) else None
         for unit in instruction.units():
             self.counts[unit] += 1
             clock = np.maximum(self._completions[unit][-1], self._known[unit])
-            clock = np.maximum(clock, source)
+            if source is not None:
+                np.maximum(clock, source, out=clock)
             clock[unit] = self.counts[unit]
             self._completions[unit].append(clock)
         if isinstance(instruction, LaneProgram) and not instruction.partial:
@@ -208,15 +201,13 @@ class StreamOrder:
     def _known_to(self, access: Access, instruction: Instruction) -> Clock:
         """What has completed, at least, when an access of an instruction begins (rules 2 to 4)."""
         known = self._known[access.unit]
-        takes_tiles = isinstance(instruction, PostProcess) and instruction.source is Source.LANES
-        if access.write and takes_tiles and access.space.memory is Memory.ACTIVATIONS:
+        writes = access.write and access.space.memory is Memory.ACTIVATIONS
+        if writes and isinstance(instruction, PostProcess) and instruction.source is Source.LANES:
             return np.maximum(known, self._source_clock(instruction, take=False))
         return known
 
-    def _source_clock(self, instruction: Instruction, *, take: bool) -> Clock:
-        """What has completed when the source of a post-process has; nothing for other instructions."""
-        if not isinstance(instruction, PostProcess):
-            return _zero()
+    def _source_clock(self, instruction: PostProcess, *, take: bool) -> Clock:
+        """What has completed when the source of a post-process has."""
         if instruction.source is Source.WINDOW:
             sources = [(Unit.window(instruction.slice), self._windows[instruction.slice])]
         else:
@@ -227,6 +218,32 @@ class StreamOrder:
                 raise OrderError(f"it takes a tile that {unit.name.lower()} was not asked for")
             clock = np.maximum(clock, self._completions[unit][tiles.popleft() if take else tiles[0]])
         return clock
+
+
+def awaited(wait: Wait, counts: Sequence[int]) -> Iterator[tuple[Unit, int]]:
+    """The instructions that a wait waits for, as (unit, count).
+
+    Parameters
+    ----------
+    wait
+        The wait, which is the next instruction.
+    counts
+        For each unit, the number of instructions handed to it before.
+
+    Raises
+    ------
+    OrderError
+        One of them is in the future.
+    """
+    for unit in units_of_mask(wait.sources):
+        behind = (counts[unit] - wait.counts[unit]) % (1 << TOKEN_BITS)
+        count = counts[unit] - behind
+        if behind >= 1 << TOKEN_BITS - 1 or count < 0:
+            raise OrderError(
+                f"it waits for {wait.counts[unit]} completed instructions of {unit.name.lower()}, "
+                f"which has been given {counts[unit]}"
+            )
+        yield unit, count
 
 
 class AccessHistory:

@@ -12,6 +12,7 @@ from executor_cases import TINY, check_sample, network, play_on_models, request
 from tessera.compiler.errors import CompilerError
 from tessera.compiler.integer import to_integer
 from tessera.compiler.io_formats import float_formats
+from tessera.compiler.planning.fault_rules import describe_policy
 from tessera.compiler.planning.faults import ALLOWED, Action, Fault, FaultPolicy, FaultRule, with_nan_policies
 from tessera.compiler.quantized import QuantizedConvolution, QuantizedNetwork, QuantizedTensor
 from tessera.firmware.executor import PreparedNetwork, Request, Settings, Status, prepare
@@ -204,8 +205,9 @@ def test_rules_of_operations_come_first() -> None:
     assert policy.rule(Fault.NOT_A_NUMBER, "first") == rule
     assert policy.rule(Fault.NOT_A_NUMBER, "second").action is Action.LIMIT
     assert policy.rule(Fault.BUS_ERROR).action is Action.RETRY
-    [first, _] = policy.describe(["first", "second"])
-    assert first.startswith("first: overflow: stop network; ") and "not a number: replace by 3" in first
+    common, first = describe_policy("two", policy)
+    assert common.startswith("faults in two: overflow: stop network; ") and "not a number: limit" in common
+    assert first == "faults in two.first: not a number: replace by 3"
     quantized = two_convolutions(1.0)
     formats = float_formats(quantized, TINY, MemoryFormat.FP16)
     found = with_nan_policies(formats, policy, to_integer(quantized))

@@ -13,6 +13,9 @@ import pytest
 from test_cli import MLP, Command, Outcome, samples, tessera
 from test_npu_cli import NETWORK_KEYS, RUN_KEYS, SLOT_KEYS
 
+from tessera.compiler.planning.faults import DEFAULT_POLICY
+from tessera.compiler.planning.plan_file import read_plan
+
 __all__ = ["samples", "tessera"]
 
 CNN = MLP.with_name("digits_cnn.onnx")
@@ -125,6 +128,8 @@ WRONG_PLANS: dict[str, tuple[list[object], str]] = {
     "too many inferences": (["--inferences", "digits_mlp=1000000"], r"have 3,000,00\d operations.*at most 10,000"),
     "more than the bus": (["--bandwidth", 1000], r"--bandwidth 1000.*from 1/256 to"),
     "no bandwidth": (["--bandwidth", 0], r"--bandwidth 0"),
+    "no such fault": (["--fault", "heat=limit"], r"there is no fault 'heat'; take one of overflow, underflow"),
+    "rule for no operation": (["--fault", "digits_mlp:conv9:overflow=limit"], r"rules for 'conv9', but no such"),
 }
 
 
@@ -198,6 +203,17 @@ FOREIGN_PLANS: dict[str, tuple[Change, list[object], str]] = {
         [],
         r"network 'digits_cnn' arrives at cycle 20, but a run begins with all networks",
     ),
+    "a rule for no operation": (
+        lambda plan: plan["networks"][0]["faults"].update(operations={"conv9": {}}),
+        [],
+        r"there are fault rules for 'conv9', but no such operation",
+    ),
+    "a rule for no fault": (
+        lambda plan: plan["networks"][0]["faults"]["rules"].update(heat={"action": "limit"}),
+        [],
+        r"plan\.json cannot be used: there is no fault 'heat'; take one of",
+    ),
+    "a fault rule beside it": (lambda plan: None, ["--fault", "saturation=limit"], r"--fault does nothing beside"),
     "endless inferences": (
         lambda plan: plan["networks"][0].update(inferences=10**9),
         [],
@@ -219,6 +235,46 @@ def test_foreign_plans(tessera: Command, samples: Path, stored: Path, tmp_path: 
     run = ("run", MLP, CNN, "--npu", "tiny", "-a", 4, "-w", 4, "-c", samples, "-i", samples)
     refused(tessera(*run, "--plan", stored, "--json", tmp_path / "run.json", *arguments), sentence)
     assert sorted(tmp_path.iterdir()) == before
+
+
+def test_fault_rules_in_plans(tessera: Command, samples: Path, tmp_path: Path) -> None:
+    """The plan file and the printed plan have every rule, and a file without rules has the defaults."""
+    path = tmp_path / "plan.json"
+    rules = ("--fault", "saturation=renormalise,above=0.5,attempts=2", "--fault", "digits_cnn:conv1:overflow=retry")
+    outcome = tessera(*PLAN, "-c", samples, *rules, "--print", "-o", path)
+    assert outcome.status == 0, outcome.err
+    values = json.loads(path.read_text())
+    mlp, cnn = (network["faults"] for network in values["networks"])
+    assert mlp["rules"]["saturation"] == {"action": "renormalise", "above": 0.5, "attempts": 2}
+    assert mlp["rules"]["bus error"] == {"action": "retry", "attempts": 1}
+    assert (mlp["operations"], list(cnn["operations"])) == ({}, ["conv1"])
+    assert "faults in digits_mlp: overflow: stop network; underflow: limit; saturation: renormalise" in outcome.out
+    assert "faults in digits_cnn.conv1: overflow: retry (at most 1)" in outcome.out
+    for network in values["networks"]:
+        del network["faults"]
+    path.write_text(json.dumps(values | {"schema": 1}))
+    assert all(network.faults == DEFAULT_POLICY for network in read_plan(path)[0].networks)
+
+
+@pytest.mark.cosim
+def test_a_run_does_what_the_rules_say(tessera: Command, samples: Path, tmp_path: Path) -> None:
+    """Inputs beyond the calibrated range: one network is repeated with larger scales, the other one fails alone."""
+    small, plan, path = tmp_path / "small.npz", tmp_path / "plan.json", tmp_path / "run.json"
+    inputs = np.random.default_rng(5).random((2, 1, 8, 8), np.float32)
+    np.savez(small, input=0.3 * inputs)
+    np.savez(samples, input=inputs, labels=np.zeros(2, np.int64))
+    rules = ("--fault", "digits_mlp:saturation=renormalise", "--fault", "digits_cnn:saturation=stop-network")
+    assert tessera(*PLAN, "-c", small, *rules, "-o", plan).status == 0
+    run = ("run", MLP, CNN, "--npu", "tiny", "-a", 4, "-w", 4, "-c", small, "-i", samples, "--plan", plan)
+    outcome = tessera(*run, "--json", path)
+    assert outcome.status == 1
+    assert "samples without a result, as the fault rules say: digits_cnn (2 samples)" in outcome.err
+    mlp, cnn = json.loads(path.read_text())["networks"]
+    assert mlp["bit_exact"] and not mlp["failed"] and mlp["answers"]
+    assert all(answer["network"].endswith("doubled") for answer in mlp["answers"])
+    assert "renormalise, it runs again" in mlp["answers"][0]["reasons"][0]
+    assert cnn["failed"] == [0, 1] and cnn["accuracy"] == 0
+    assert all("saturation of" in answer["reasons"][0] for answer in cnn["answers"])
 
 
 def test_samples_that_are_too_few(tessera: Command, samples: Path) -> None:

@@ -14,9 +14,11 @@ from random_plans import PlanCase, make_case, map_networks, random_plan
 from test_timeline import trace_of
 
 from tessera.compiler.mixed_precision.costs import transfer_bytes
+from tessera.compiler.planning.faults import DEFAULT_POLICY
 from tessera.firmware import plan_run
-from tessera.firmware.cosimulation import StartResult
+from tessera.firmware.cosimulation import Options, StartResult
 from tessera.firmware.driver import RunResult
+from tessera.firmware.plan_answers import doubtful_samples
 from tessera.firmware.plan_run import run_plan
 from tessera.firmware.plan_timeline import (
     CODE,
@@ -32,6 +34,7 @@ from tessera.rtl.isa import LaneProgram, Load, Store, lanes_of_mask
 from tessera.sim.cosim import CosimError
 from tessera.sim.counts import Counts
 from tessera.sim.cycles import DEFAULT_MEMORY, Memory, predict
+from tessera.sim.golden.evaluate import evaluate
 from tessera.sim.occupancy import lane_cycles
 
 TINY = NpuConfig.preset("tiny")
@@ -198,3 +201,18 @@ def test_errors_of_the_machine_are_told() -> None:
     program = type(case.program)(**{**vars(case.program), "instructions": tuple(instructions)})
     with pytest.raises(CosimError, match=rf"run 0 of the plan: the NPU stopped at instruction {index} .*window"):
         run_plan(program, case.inputs)
+
+
+@pytest.mark.cosim
+def test_contained_errors_leave_the_other_network_alone() -> None:
+    """The memory fails for one network: its samples are doubtful, and the other one's are right and are not."""
+    case = case_of(0)
+    memory = case.program.jobs["first"]
+    options = Options(memory={"error_range": (memory.address, memory.end_address)})
+    found = run_plan(case.program, case.inputs, options, contain=True)
+    policies = {name: (network, DEFAULT_POLICY) for name, network in case.networks.items()}
+    assert doubtful_samples(case.program, policies, found) == {"first": [0, 1]}
+    golden = evaluate(case.networks["second"], dict(case.inputs["second"]))
+    assert all(np.array_equal(values, golden[name]) for name, values in found.outputs["second"].items())
+    with pytest.raises(CosimError, match="run 0 of the plan: the NPU stopped"):
+        run_plan(case.program, case.inputs, options)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-
 from copy import deepcopy
 from dataclasses import dataclass
 
@@ -18,7 +17,6 @@ from tessera.compiler.lowering.schedule import schedule
 from tessera.rtl.isa import INSTRUCTION_BYTES, Fence, Unit, Wait
 from tessera.sim.footprint import Access, footprint
 from tessera.sim.ordering import Clock
-
 
 DEEP_PIECES, SHALLOW_PIECES = 4, 2
 """Pieces in which tensors are stored while a layer makes them, and loaded while the next one begins: at the deepest

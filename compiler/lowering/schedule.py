@@ -25,7 +25,7 @@ from tessera.rtl.isa import (
     units_of_mask,
 )
 from tessera.sim.cycles import DEFAULT_MEMORY, Memory, Prediction, Timing, predict
-from tessera.sim.ordering import StreamOrder
+from tessera.sim.ordering import awaited
 
 ESTIMATE_PASSES = 3
 """Passes of the cycle model to compare two orders."""
@@ -99,7 +99,6 @@ class _Keys:
 
     def __init__(self, config: NpuConfig, starts: Sequence[int]):
         self._starts = starts
-        self._order = StreamOrder(config, hazards=False)
         self._keys: list[int] = []
         self._least = [0] * len(Unit)
         self._issued: list[list[int]] = [[] for _ in Unit]
@@ -118,13 +117,13 @@ class _Keys:
                 self._begin_bundle()
             else:
                 self._add(instruction, self._starts[index])
-            self._order.append(instruction)
         return self._keys
 
     def _wait(self, wait: Wait) -> None:
-        awaited = [self._issued[unit][count - 1] for unit, count in self._order.resolve(wait)]
+        given = [len(issued) for issued in self._issued]
+        indices = [self._issued[unit][count - 1] for unit, count in awaited(wait, given)]
         for unit in units_of_mask(wait.targets):
-            self._least[unit] = max(self._least[unit], *(self._keys[index] for index in awaited))
+            self._least[unit] = max(self._least[unit], *(self._keys[index] for index in indices))
 
     def _begin_bundle(self) -> None:
         """A bundle begins behind all that is before it, and nothing of it but loads is in front.

@@ -31,9 +31,7 @@ def synchronise(instructions: Iterable[Instruction], config: NpuConfig) -> list[
     return [instruction for _, instruction in _with_waits(instructions, StreamOrder(config))]
 
 
-def synchronise_steps(
-    steps: Sequence[StepType], config: NpuConfig, order: StreamOrder | None = None
-) -> list[StepType]:
+def synchronise_steps(steps: Sequence[StepType], config: NpuConfig, order: StreamOrder | None = None) -> list[StepType]:
     """Like `synchronise`, for steps; a wait belongs to what the instruction that needs it belongs to.
 
     ``order`` has followed what comes before them in the stream, and follows them.

@@ -6,13 +6,15 @@ The NPU counts, per operation, what its values suffered, and tells which transfe
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+import math
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
 
 from tessera.compiler.errors import CompilerError
 from tessera.rtl.isa import NanPolicy
-from tessera.sim.golden.network import IntegerNetwork
+from tessera.sim.counts import Counts
+from tessera.sim.golden.network import IntegerNetwork, TensorType
 from tessera.sim.program import DramFormat
 
 
@@ -70,6 +72,22 @@ COUNTED: Mapping[Fault, tuple[str, ...]] = {
     Fault.SATURATION: ("saturations", "overflows"),
 }
 """The faults that show in what the machine counts for an operation, and in which counts (`tessera.sim.counts`)."""
+
+
+@dataclass(frozen=True)
+class Detail:
+    """A number of a rule: its attribute in `FaultRule`, and its type."""
+
+    attribute: str
+    kind: type[int] | type[float]
+
+
+DETAILS: Mapping[str, Detail] = {
+    "above": Detail("limit", float),
+    "value": Detail("value", int),
+    "attempts": Detail("attempts", int),
+}
+"""The numbers of rules by the names that users give them."""
 
 _NAN_POLICIES = {
     Action.STOP_NETWORK: NanPolicy.STOP_STREAM,
@@ -156,10 +174,12 @@ class FaultPolicy:
                     f"there are fault rules for {name!r}, but no such operation; name one of the network's"
                 )
 
-    def describe(self, operations: Iterable[str]) -> Iterator[str]:
-        """A line for each operation: what happens at each fault."""
-        for name in operations:
-            yield f"{name}: " + "; ".join(f"{fault}: {self.rule(fault, name)}" for fault in Fault)
+
+def details_of(fault: Fault, action: Action) -> tuple[str, ...]:
+    """Names of the numbers, of `DETAILS`, that mean something in a rule."""
+    limited = fault in (Fault.UNDERFLOW, Fault.SATURATION) and action is not Action.LIMIT
+    wanted = {"above": limited, "value": action is Action.REPLACE, "attempts": action in _REPEATS}
+    return tuple(name for name, is_wanted in wanted.items() if is_wanted)
 
 
 DEFAULT_POLICY = FaultPolicy()
@@ -175,17 +195,64 @@ def _check_rule(fault: Fault, rule: FaultRule) -> None:
         raise CompilerError(f"the rule for {fault} has {rule.attempts} attempts; give at least 1")
 
 
+@dataclass(frozen=True)
+class BrokenRule:
+    """A rule that what was counted for an operation has broken: the operation, the fault, the rule, and the share of
+    the operation's output values that the fault has hit."""
+
+    operation: str
+    fault: Fault
+    rule: FaultRule
+    share: float
+
+
+def broken_rules(policy: FaultPolicy, network: IntegerNetwork, counts: Mapping[str, Counts]) -> Iterator[BrokenRule]:
+    """The rules that one inference has broken, those that let things be left out.
+
+    Parameters
+    ----------
+    policy, network
+        The rules, and whose they are.
+    counts
+        What the machine has counted for each operation, by name.
+    """
+    outputs = {operation.name: operation.output for operation in network.operations}
+    for name, found in counts.items():
+        for fault in COUNTED:
+            rule, share = policy.rule(fault, name), _share(network.tensors[outputs[name]], fault, found)
+            if rule.action is not Action.LIMIT and share > rule.limit:
+                yield BrokenRule(name, fault, rule, share)
+
+
+def _share(tensor: TensorType, fault: Fault, counts: Counts) -> float:
+    """The share of the values of an operation's output that a fault has hit."""
+    if fault is Fault.OVERFLOW:
+        return float(counts.overflow != 0)
+    return sum(getattr(counts, each) for each in COUNTED[fault]) / math.prod(tensor.shape)
+
+
 def with_nan_policies(
     formats: Mapping[str, DramFormat], policy: FaultPolicy, network: IntegerNetwork
 ) -> dict[str, DramFormat]:
     """Formats whose loads treat NaN and infinity as the rules of the operations that read them say.
 
     Where several operations read an input, the first one's rule counts.
+
+    Raises
+    ------
+    CompilerError
+        A value that replaces NaN and infinity is none that the input can have.
     """
     found = dict(formats)
     for operation in reversed(network.operations):
         if operation.input in formats and formats[operation.input].is_float:
             rule = policy.rule(Fault.NOT_A_NUMBER, operation.name)
+            least, most = network.tensors[operation.input].range
+            if rule.action is Action.REPLACE and not least <= rule.value <= most:
+                raise CompilerError(
+                    f"NaN in input {operation.input!r} cannot be replaced by {rule.value}; give an integer from "
+                    f"{least} to {most}"
+                )
             chosen = replace(formats[operation.input], nan_policy=_NAN_POLICIES[rule.action], nan_value=rule.value)
             found[operation.input] = chosen
     return found

@@ -16,6 +16,8 @@ import numpy as np
 
 from tessera.compiler.errors import CompilerError, check_file
 from tessera.compiler.execution_plan import Bundle, ExecutionPlan, Slot, TaskId
+from tessera.compiler.planning.fault_rules import policy_from_json, policy_to_json
+from tessera.compiler.planning.faults import DEFAULT_POLICY, FaultPolicy
 from tessera.compiler.planning.objective import Objective
 from tessera.compiler.planning.operation_key import configuration_key, durations_version
 from tessera.rtl.config import NpuConfig
@@ -26,8 +28,11 @@ from tessera.sim.golden.network import IntegerNetwork
 FORMAT = "tessera plan"
 """Marks a plan file."""
 
-SCHEMA = 1
+SCHEMA = 2
 """Counts the changes of its contents."""
+
+READABLE_SCHEMAS = (1, SCHEMA)
+"""What is read: the first has no fault rules, so that the defaults hold."""
 
 _HASH_DIGITS = 24
 
@@ -50,6 +55,8 @@ class StoredNetwork:
         A hash of the network as it was planned, see `fingerprint`.
     inferences, priority, arrival, deadline
         As in `tessera.compiler.planning.Job`.
+    faults
+        What happens when something goes wrong in its operations.
     """
 
     name: str
@@ -59,6 +66,12 @@ class StoredNetwork:
     priority: float = 1.0
     arrival: int = 0
     deadline: int | None = None
+    faults: FaultPolicy = DEFAULT_POLICY
+
+    def to_json(self) -> dict[str, Any]:
+        """As JSON values."""
+        own = {each.name: getattr(self, each.name) for each in fields(self)}
+        return own | {"faults": policy_to_json(self.faults)}
 
 
 @dataclass(frozen=True)
@@ -116,15 +129,15 @@ class StoredPlan:
             "costs": self.costs,
             "prefetch": self.plan.prefetch,
             "cycles": self.plan.cycles,
-            "networks": [asdict(network) for network in self.networks],
+            "networks": [network.to_json() for network in self.networks],
             "bundles": [_bundle_to_json(bundle) for bundle in self.plan.bundles],
         }
 
     @classmethod
     def from_json(cls, values: Any) -> StoredPlan:
         """From JSON values; raises `KeyError`, `TypeError`, `AttributeError` or `ValueError` if they are
-        none of a plan."""
-        if values["format"] != FORMAT or values["schema"] != SCHEMA:
+        none of a plan, and `CompilerError` if there are rules for faults that there are not."""
+        if values["format"] != FORMAT or values["schema"] not in READABLE_SCHEMAS:
             raise ValueError(f"format {values['format']!r}, schema {values['schema']!r}")
         bundles = tuple(_bundle_from_json(bundle) for bundle in values["bundles"])
         return cls(
@@ -154,18 +167,20 @@ def read_plan(path: Path) -> tuple[StoredPlan, dict[str, Any]]:
     CompilerError
         There is no such file.
     PlanFileError
-        It is no plan file.
+        It is no plan file, or has fault rules that make no sense.
     """
     check_file(path)
     try:
         values = json.loads(path.read_text(encoding="utf-8"))
         return StoredPlan.from_json(values), values
+    except CompilerError as error:
+        raise PlanFileError(f"{path} cannot be used: {error}") from None
     except (KeyError, TypeError, ValueError, AttributeError, RecursionError, OSError):
         raise PlanFileError(f"{path} is no plan that this version reads; make one with tessera plan --output") from None
 
 
 def check_plan(path: Path, stored: StoredPlan, config: NpuConfig, networks: Mapping[str, IntegerNetwork]) -> None:
-    """Refuses a plan that was made for something else.
+    """Refuses a plan that was made for something else, or has rules for operations that are not there.
 
     Parameters
     ----------
@@ -180,8 +195,9 @@ def check_plan(path: Path, stored: StoredPlan, config: NpuConfig, networks: Mapp
 
     Raises
     ------
-    PlanFileError
-        It was made by another version, for another configuration or for other networks, or a network has changed.
+    CompilerError
+        It was made by another version, for another configuration or for other networks, a network has changed, or there
+        are rules for an operation that a network does not have.
     """
     remedy = "plan again with tessera plan --output"
     if stored.version != current_version():
@@ -200,6 +216,7 @@ def check_plan(path: Path, stored: StoredPlan, config: NpuConfig, networks: Mapp
     for network in stored.networks:
         if network.fingerprint != fingerprint(networks[network.name]):
             raise PlanFileError(f"network {network.name!r} has changed since {path} was made; {remedy}")
+        network.faults.check_names(networks[network.name])
 
 
 def fingerprint(network: IntegerNetwork) -> str:
@@ -246,8 +263,9 @@ def _bundle_from_json(values: Any) -> Bundle:
     return Bundle(tuple(slots), whole(values["start"]), whole(values["end"]))
 
 
-def _network_from_json(**values: Any) -> StoredNetwork:
-    network = StoredNetwork(**values)
+def _network_from_json(faults: Any = None, **values: Any) -> StoredNetwork:
+    policy = DEFAULT_POLICY if faults is None else policy_from_json(faults)
+    network = StoredNetwork(**values, faults=policy)
     for each in (network.name, network.file, network.fingerprint):
         text(each)
     for count in (network.inferences, network.arrival, 0 if network.deadline is None else network.deadline):

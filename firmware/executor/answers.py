@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from tessera.compiler.errors import CompilerError
-from tessera.compiler.planning.faults import COUNTED, Action, Fault, FaultRule
+from tessera.compiler.planning.faults import COUNTED, Action, BrokenRule, Fault, FaultRule, broken_rules
 from tessera.firmware.driver import StreamState
 from tessera.firmware.executor.errors import ExecutorError
 from tessera.firmware.executor.networks import PreparedNetwork
@@ -66,16 +66,13 @@ class FaultDesk:
 
     def counted(self, work: Work, inference: int, counts: Mapping[str, Counts]) -> None:
         """An inference of a work has ended; acts on the first rule that is broken."""
-        for name, found in counts.items():
-            for fault in COUNTED:
-                rule = work.network.policy.rule(fault, name)
-                share = _share(work, name, fault, found)
-                if rule.action is not Action.LIMIT and share > rule.limit:
-                    self._answer(work, inference, name, fault, rule, share)
-                    return
+        broken = next(broken_rules(work.network.policy, work.network.mapped.network, counts), None)
+        if broken is not None:
+            self._answer(work, inference, broken)
 
-    def _answer(self, work: Work, inference: int, name: str, fault: Fault, rule: FaultRule, share: float) -> None:
-        what = f"{fault} of {share:.3g} of the values of {name}"
+    def _answer(self, work: Work, inference: int, broken: BrokenRule) -> None:
+        name, fault, rule = broken.operation, broken.fault, broken.rule
+        what = f"{fault} of {broken.share:.3g} of the values of {name}"
         if rule.action is Action.STOP_NETWORK:
             work.failed = self._state.changed = True
             self._stop(work, what)
@@ -176,7 +173,8 @@ class FaultDesk:
             work.result.variants[sample] = network.name
         self._state.works.append(again)
         self._state.changed = True
-        self._log(work, fault, f"{what}: {rule.action}, inferences {', '.join(map(str, samples))} run again")
+        which = "it runs" if len(work.result.outputs) == 1 else f"inferences {', '.join(map(str, samples))} run"
+        self._log(work, fault, f"{what}: {rule.action}, {which} again")
         return True
 
     def _stop(self, work: Work, what: str) -> None:
@@ -184,13 +182,3 @@ class FaultDesk:
 
     def _log(self, work: Work, fault: Fault, reason: str) -> None:
         self._state.add_event("fault", work.request.name, reason, fault=str(fault))
-
-
-def _share(work: Work, name: str, fault: Fault, counts: Counts) -> float:
-    """The share of an operation's output values that a fault has hit."""
-    if fault is Fault.OVERFLOW:
-        return float(counts.overflow != 0)
-    network = work.network.mapped.network
-    tensor = network.tensors[work.network.mapped.operations[name].output]
-    size = tensor.channels * tensor.height * tensor.width
-    return sum(getattr(counts, each) for each in COUNTED[fault]) / size

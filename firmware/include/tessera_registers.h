@@ -462,6 +462,244 @@ typedef struct __attribute__ ((__packed__)) {
     uint32_t chosen[4];
 } tessera_registers__adaptation_t;
 
+// reg - tessera_registers::monitor::control
+#define TESSERA_REGISTERS__MONITOR__CONTROL__ENABLE_bm 0x1
+#define TESSERA_REGISTERS__MONITOR__CONTROL__ENABLE_bp 0
+#define TESSERA_REGISTERS__MONITOR__CONTROL__ENABLE_bw 1
+#define TESSERA_REGISTERS__MONITOR__CONTROL__ENABLE_reset 0x0
+#define TESSERA_REGISTERS__MONITOR__CONTROL__WINDOW_bm 0x1f00
+#define TESSERA_REGISTERS__MONITOR__CONTROL__WINDOW_bp 8
+#define TESSERA_REGISTERS__MONITOR__CONTROL__WINDOW_bw 5
+#define TESSERA_REGISTERS__MONITOR__CONTROL__WINDOW_reset 0xa
+#define TESSERA_REGISTERS__MONITOR__CONTROL__SECTIONS_bm 0x70000
+#define TESSERA_REGISTERS__MONITOR__CONTROL__SECTIONS_bp 16
+#define TESSERA_REGISTERS__MONITOR__CONTROL__SECTIONS_bw 3
+#define TESSERA_REGISTERS__MONITOR__CONTROL__SECTIONS_reset 0x4
+
+// reg - tessera_registers::monitor::counted
+#define TESSERA_REGISTERS__MONITOR__COUNTED__SOURCES_bm 0x7f
+#define TESSERA_REGISTERS__MONITOR__COUNTED__SOURCES_bp 0
+#define TESSERA_REGISTERS__MONITOR__COUNTED__SOURCES_bw 7
+#define TESSERA_REGISTERS__MONITOR__COUNTED__SOURCES_reset 0xf
+
+// reg - tessera_registers::monitor::peak
+#define TESSERA_REGISTERS__MONITOR__PEAK__BYTES_bm 0x1fffffff
+#define TESSERA_REGISTERS__MONITOR__PEAK__BYTES_bp 0
+#define TESSERA_REGISTERS__MONITOR__PEAK__BYTES_bw 29
+#define TESSERA_REGISTERS__MONITOR__PEAK__BYTES_reset 0x0
+
+// reg - tessera_registers::monitor::hysteresis
+#define TESSERA_REGISTERS__MONITOR__HYSTERESIS__BYTES_bm 0x1fffffff
+#define TESSERA_REGISTERS__MONITOR__HYSTERESIS__BYTES_bp 0
+#define TESSERA_REGISTERS__MONITOR__HYSTERESIS__BYTES_bw 29
+#define TESSERA_REGISTERS__MONITOR__HYSTERESIS__BYTES_reset 0x0
+
+// reg - tessera_registers::monitor::threshold
+#define TESSERA_REGISTERS__MONITOR__THRESHOLD__BYTES_bm 0x1fffffff
+#define TESSERA_REGISTERS__MONITOR__THRESHOLD__BYTES_bp 0
+#define TESSERA_REGISTERS__MONITOR__THRESHOLD__BYTES_bw 29
+#define TESSERA_REGISTERS__MONITOR__THRESHOLD__BYTES_reset 0x0
+
+// reg - tessera_registers::monitor::command
+#define TESSERA_REGISTERS__MONITOR__COMMAND__APPLY_bm 0x1
+#define TESSERA_REGISTERS__MONITOR__COMMAND__APPLY_bp 0
+#define TESSERA_REGISTERS__MONITOR__COMMAND__APPLY_bw 1
+#define TESSERA_REGISTERS__MONITOR__COMMAND__APPLY_reset 0x0
+#define TESSERA_REGISTERS__MONITOR__COMMAND__SNAPSHOT_bm 0x2
+#define TESSERA_REGISTERS__MONITOR__COMMAND__SNAPSHOT_bp 1
+#define TESSERA_REGISTERS__MONITOR__COMMAND__SNAPSHOT_bw 1
+#define TESSERA_REGISTERS__MONITOR__COMMAND__SNAPSHOT_reset 0x0
+#define TESSERA_REGISTERS__MONITOR__COMMAND__CLEAR_PEAKS_bm 0x4
+#define TESSERA_REGISTERS__MONITOR__COMMAND__CLEAR_PEAKS_bp 2
+#define TESSERA_REGISTERS__MONITOR__COMMAND__CLEAR_PEAKS_bw 1
+#define TESSERA_REGISTERS__MONITOR__COMMAND__CLEAR_PEAKS_reset 0x0
+
+// reg - tessera_registers::monitor::irq_enable
+#define TESSERA_REGISTERS__MONITOR__IRQ_ENABLE__ERROR_bm 0x100
+#define TESSERA_REGISTERS__MONITOR__IRQ_ENABLE__ERROR_bp 8
+#define TESSERA_REGISTERS__MONITOR__IRQ_ENABLE__ERROR_bw 1
+#define TESSERA_REGISTERS__MONITOR__IRQ_ENABLE__ERROR_reset 0x0
+#define TESSERA_REGISTERS__MONITOR__IRQ_ENABLE__CHANGED_bm 0x200
+#define TESSERA_REGISTERS__MONITOR__IRQ_ENABLE__CHANGED_bp 9
+#define TESSERA_REGISTERS__MONITOR__IRQ_ENABLE__CHANGED_bw 1
+#define TESSERA_REGISTERS__MONITOR__IRQ_ENABLE__CHANGED_reset 0x0
+
+// reg - tessera_registers::monitor::status_changed_7deebad0_error_50bfdcf0
+#define TESSERA_REGISTERS__MONITOR__STATUS_CHANGED_7DEEBAD0_ERROR_50BFDCF0__SECTION_bm 0x3
+#define TESSERA_REGISTERS__MONITOR__STATUS_CHANGED_7DEEBAD0_ERROR_50BFDCF0__SECTION_bp 0
+#define TESSERA_REGISTERS__MONITOR__STATUS_CHANGED_7DEEBAD0_ERROR_50BFDCF0__SECTION_bw 2
+#define TESSERA_REGISTERS__MONITOR__STATUS_CHANGED_7DEEBAD0_ERROR_50BFDCF0__ERROR_bm 0x100
+#define TESSERA_REGISTERS__MONITOR__STATUS_CHANGED_7DEEBAD0_ERROR_50BFDCF0__ERROR_bp 8
+#define TESSERA_REGISTERS__MONITOR__STATUS_CHANGED_7DEEBAD0_ERROR_50BFDCF0__ERROR_bw 1
+#define TESSERA_REGISTERS__MONITOR__STATUS_CHANGED_7DEEBAD0_ERROR_50BFDCF0__ERROR_reset 0x0
+#define TESSERA_REGISTERS__MONITOR__STATUS_CHANGED_7DEEBAD0_ERROR_50BFDCF0__CHANGED_bm 0x200
+#define TESSERA_REGISTERS__MONITOR__STATUS_CHANGED_7DEEBAD0_ERROR_50BFDCF0__CHANGED_bp 9
+#define TESSERA_REGISTERS__MONITOR__STATUS_CHANGED_7DEEBAD0_ERROR_50BFDCF0__CHANGED_bw 1
+#define TESSERA_REGISTERS__MONITOR__STATUS_CHANGED_7DEEBAD0_ERROR_50BFDCF0__CHANGED_reset 0x0
+
+// reg - tessera_registers::monitor_settings::control
+#define TESSERA_REGISTERS__MONITOR_SETTINGS__CONTROL__ENABLE_bm 0x1
+#define TESSERA_REGISTERS__MONITOR_SETTINGS__CONTROL__ENABLE_bp 0
+#define TESSERA_REGISTERS__MONITOR_SETTINGS__CONTROL__ENABLE_bw 1
+#define TESSERA_REGISTERS__MONITOR_SETTINGS__CONTROL__WINDOW_bm 0x1f00
+#define TESSERA_REGISTERS__MONITOR_SETTINGS__CONTROL__WINDOW_bp 8
+#define TESSERA_REGISTERS__MONITOR_SETTINGS__CONTROL__WINDOW_bw 5
+#define TESSERA_REGISTERS__MONITOR_SETTINGS__CONTROL__SECTIONS_bm 0x70000
+#define TESSERA_REGISTERS__MONITOR_SETTINGS__CONTROL__SECTIONS_bp 16
+#define TESSERA_REGISTERS__MONITOR_SETTINGS__CONTROL__SECTIONS_bw 3
+
+// reg - tessera_registers::monitor_settings::counted
+#define TESSERA_REGISTERS__MONITOR_SETTINGS__COUNTED__SOURCES_bm 0x7f
+#define TESSERA_REGISTERS__MONITOR_SETTINGS__COUNTED__SOURCES_bp 0
+#define TESSERA_REGISTERS__MONITOR_SETTINGS__COUNTED__SOURCES_bw 7
+
+// reg - tessera_registers::monitor_settings::peak
+#define TESSERA_REGISTERS__MONITOR_SETTINGS__PEAK__BYTES_bm 0x1fffffff
+#define TESSERA_REGISTERS__MONITOR_SETTINGS__PEAK__BYTES_bp 0
+#define TESSERA_REGISTERS__MONITOR_SETTINGS__PEAK__BYTES_bw 29
+
+// reg - tessera_registers::monitor_settings::hysteresis
+#define TESSERA_REGISTERS__MONITOR_SETTINGS__HYSTERESIS__BYTES_bm 0x1fffffff
+#define TESSERA_REGISTERS__MONITOR_SETTINGS__HYSTERESIS__BYTES_bp 0
+#define TESSERA_REGISTERS__MONITOR_SETTINGS__HYSTERESIS__BYTES_bw 29
+
+// reg - tessera_registers::monitor_settings::threshold
+#define TESSERA_REGISTERS__MONITOR_SETTINGS__THRESHOLD__BYTES_bm 0x1fffffff
+#define TESSERA_REGISTERS__MONITOR_SETTINGS__THRESHOLD__BYTES_bp 0
+#define TESSERA_REGISTERS__MONITOR_SETTINGS__THRESHOLD__BYTES_bw 29
+
+// regfile - tessera_registers::monitor_settings
+typedef struct __attribute__ ((__packed__)) {
+    uint32_t control;
+    uint32_t counted;
+    uint32_t peak;
+    uint32_t hysteresis;
+    uint32_t threshold[3];
+} tessera_registers__monitor_settings_t;
+
+// reg - tessera_registers::monitor::snapshot::windows
+#define TESSERA_REGISTERS__MONITOR__SNAPSHOT__WINDOWS__COUNT_bm 0xffffffff
+#define TESSERA_REGISTERS__MONITOR__SNAPSHOT__WINDOWS__COUNT_bp 0
+#define TESSERA_REGISTERS__MONITOR__SNAPSHOT__WINDOWS__COUNT_bw 32
+
+// reg - tessera_registers::monitor::snapshot::used
+#define TESSERA_REGISTERS__MONITOR__SNAPSHOT__USED__BYTES_bm 0x1fffffff
+#define TESSERA_REGISTERS__MONITOR__SNAPSHOT__USED__BYTES_bp 0
+#define TESSERA_REGISTERS__MONITOR__SNAPSHOT__USED__BYTES_bw 29
+
+// reg - tessera_registers::monitor::snapshot::available
+#define TESSERA_REGISTERS__MONITOR__SNAPSHOT__AVAILABLE__BYTES_bm 0x1fffffff
+#define TESSERA_REGISTERS__MONITOR__SNAPSHOT__AVAILABLE__BYTES_bp 0
+#define TESSERA_REGISTERS__MONITOR__SNAPSHOT__AVAILABLE__BYTES_bw 29
+
+// reg - tessera_registers::monitor::snapshot::section
+#define TESSERA_REGISTERS__MONITOR__SNAPSHOT__SECTION__INDEX_bm 0x3
+#define TESSERA_REGISTERS__MONITOR__SNAPSHOT__SECTION__INDEX_bp 0
+#define TESSERA_REGISTERS__MONITOR__SNAPSHOT__SECTION__INDEX_bw 2
+
+// reg - tessera_registers::monitor::snapshot::source
+#define TESSERA_REGISTERS__MONITOR__SNAPSHOT__SOURCE__BYTES_bm 0x1fffffff
+#define TESSERA_REGISTERS__MONITOR__SNAPSHOT__SOURCE__BYTES_bp 0
+#define TESSERA_REGISTERS__MONITOR__SNAPSHOT__SOURCE__BYTES_bw 29
+
+// reg - tessera_registers::monitor::snapshot::source_peak
+#define TESSERA_REGISTERS__MONITOR__SNAPSHOT__SOURCE_PEAK__BYTES_bm 0x1fffffff
+#define TESSERA_REGISTERS__MONITOR__SNAPSHOT__SOURCE_PEAK__BYTES_bp 0
+#define TESSERA_REGISTERS__MONITOR__SNAPSHOT__SOURCE_PEAK__BYTES_bw 29
+
+// regfile - tessera_registers::monitor::snapshot
+typedef struct __attribute__ ((__packed__)) {
+    uint32_t windows;
+    uint32_t used;
+    uint32_t available;
+    uint32_t section;
+    uint32_t source[7];
+    uint8_t RESERVED_2c_2f[0x4];
+    uint32_t source_peak[7];
+} tessera_registers__monitor__snapshot_t;
+
+// regfile - tessera_registers::monitor
+typedef struct __attribute__ ((__packed__)) {
+    uint32_t control;
+    uint32_t counted;
+    uint32_t peak;
+    uint32_t hysteresis;
+    uint32_t threshold[3];
+    uint32_t command;
+    uint32_t irq_enable;
+    uint32_t status;
+    uint8_t RESERVED_28_3f[0x18];
+    tessera_registers__monitor_settings_t in_force;
+    uint8_t RESERVED_5c_7f[0x24];
+    tessera_registers__monitor__snapshot_t snapshot;
+} tessera_registers__monitor_t;
+
+// reg - tessera_registers::regulator::limit
+#define TESSERA_REGISTERS__REGULATOR__LIMIT__BYTES_bm 0x1fffffff
+#define TESSERA_REGISTERS__REGULATOR__LIMIT__BYTES_bp 0
+#define TESSERA_REGISTERS__REGULATOR__LIMIT__BYTES_bw 29
+#define TESSERA_REGISTERS__REGULATOR__LIMIT__BYTES_reset 0x0
+
+// reg - tessera_registers::regulator::held
+#define TESSERA_REGISTERS__REGULATOR__HELD__CYCLES_bm 0xffffffff
+#define TESSERA_REGISTERS__REGULATOR__HELD__CYCLES_bp 0
+#define TESSERA_REGISTERS__REGULATOR__HELD__CYCLES_bw 32
+#define TESSERA_REGISTERS__REGULATOR__HELD__CYCLES_reset 0x0
+
+// regfile - tessera_registers::regulator
+typedef struct __attribute__ ((__packed__)) {
+    uint32_t limit[3];
+    uint8_t RESERVED_c_f[0x4];
+    uint32_t held[3];
+} tessera_registers__regulator_t;
+
+// reg - tessera_registers::activity::cycles
+#define TESSERA_REGISTERS__ACTIVITY__CYCLES__VALUE_bm 0xffffffff
+#define TESSERA_REGISTERS__ACTIVITY__CYCLES__VALUE_bp 0
+#define TESSERA_REGISTERS__ACTIVITY__CYCLES__VALUE_bw 32
+
+// reg - tessera_registers::activity::bus_stalls
+#define TESSERA_REGISTERS__ACTIVITY__BUS_STALLS__VALUE_bm 0xffffffff
+#define TESSERA_REGISTERS__ACTIVITY__BUS_STALLS__VALUE_bp 0
+#define TESSERA_REGISTERS__ACTIVITY__BUS_STALLS__VALUE_bw 32
+
+// reg - tessera_registers::activity::bank_reads
+#define TESSERA_REGISTERS__ACTIVITY__BANK_READS__VALUE_bm 0xffffffff
+#define TESSERA_REGISTERS__ACTIVITY__BANK_READS__VALUE_bp 0
+#define TESSERA_REGISTERS__ACTIVITY__BANK_READS__VALUE_bw 32
+
+// reg - tessera_registers::activity::bank_writes
+#define TESSERA_REGISTERS__ACTIVITY__BANK_WRITES__VALUE_bm 0xffffffff
+#define TESSERA_REGISTERS__ACTIVITY__BANK_WRITES__VALUE_bp 0
+#define TESSERA_REGISTERS__ACTIVITY__BANK_WRITES__VALUE_bw 32
+
+// reg - tessera_registers::activity::pixels
+#define TESSERA_REGISTERS__ACTIVITY__PIXELS__VALUE_bm 0xffffffff
+#define TESSERA_REGISTERS__ACTIVITY__PIXELS__VALUE_bp 0
+#define TESSERA_REGISTERS__ACTIVITY__PIXELS__VALUE_bw 32
+
+// reg - tessera_registers::activity::waiting_tiles
+#define TESSERA_REGISTERS__ACTIVITY__WAITING_TILES__VALUE_bm 0xffffffff
+#define TESSERA_REGISTERS__ACTIVITY__WAITING_TILES__VALUE_bp 0
+#define TESSERA_REGISTERS__ACTIVITY__WAITING_TILES__VALUE_bw 32
+
+// reg - tessera_registers::activity::multiplying
+#define TESSERA_REGISTERS__ACTIVITY__MULTIPLYING__VALUE_bm 0xffffffff
+#define TESSERA_REGISTERS__ACTIVITY__MULTIPLYING__VALUE_bp 0
+#define TESSERA_REGISTERS__ACTIVITY__MULTIPLYING__VALUE_bw 32
+
+// regfile - tessera_registers::activity
+typedef struct __attribute__ ((__packed__)) {
+    uint32_t cycles;
+    uint32_t bus_stalls;
+    uint32_t bank_reads;
+    uint32_t bank_writes;
+    uint32_t pixels;
+    uint32_t waiting_tiles;
+    uint8_t RESERVED_18_1f[0x8];
+    uint32_t multiplying[4];
+} tessera_registers__activity_t;
+
 // addrmap - tessera_registers
 typedef struct __attribute__ ((__packed__)) {
     uint32_t id;
@@ -477,10 +715,16 @@ typedef struct __attribute__ ((__packed__)) {
     uint8_t RESERVED_2c_1ff[0x1d4];
     tessera_registers__stream_t stream[1];
     tessera_registers__adaptation_t adaptation;
+    uint8_t RESERVED_490_4ff[0x70];
+    tessera_registers__monitor_t monitor;
+    uint8_t RESERVED_5cc_5ff[0x34];
+    tessera_registers__regulator_t regulator;
+    uint8_t RESERVED_61c_67f[0x64];
+    tessera_registers__activity_t activity;
 } tessera_registers_t;
 
 
-static_assert(sizeof(tessera_registers_t) == 0x490, "Packing error");
+static_assert(sizeof(tessera_registers_t) == 0x6b0, "Packing error");
 
 #ifdef __cplusplus
 }

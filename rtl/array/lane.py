@@ -43,6 +43,8 @@ class Lane(wiring.Component):
         The finished tiles, oldest first. The lane provides; the signature is written from the PPU's view.
     done : Out(1)
         1 for a cycle when all activations and weights of a program have been read.
+    multiplies : Out(1)
+        An activation word, or one of padding, enters the multipliers in this cycle.
     overflow : Out(1)
         1 for a cycle when a sum has left the range of the accumulators, see `Accumulators`: for a program at most
         ``overflow_latency`` cycles after its ``done``, and for the next one later than that.
@@ -69,6 +71,7 @@ class Lane(wiring.Component):
                 "weight_write": In(BeatWrite(config, beats=config.weight_beats)),
                 "drain": In(Drain(config)),
                 "done": Out(1),
+                "multiplies": Out(1),
                 "overflow": Out(1),
             }
         )
@@ -169,6 +172,11 @@ class Lane(wiring.Component):
         m.d.sync += issued.eq(issue)
         digit_control = Signal(digit_control_layout(), reset_less=True)
         copy_members(m.d.sync, digit_control, word)
-        m.d.comb += [array.valid.eq(issued), array.word.eq(self.read.data), array.control.eq(digit_control)]
+        m.d.comb += [
+            array.valid.eq(issued),
+            self.multiplies.eq(issued),
+            array.word.eq(self.read.data),
+            array.control.eq(digit_control),
+        ]
         m.d.comb += [port.eq(word) for port, word in zip(array.weights, weights, strict=True)]
         m.d.comb += [port.eq(total) for port, total in zip(accumulators.sums, array.sums, strict=True)]

@@ -8,9 +8,10 @@ from amaranth.hdl import Cat, Module, Mux, Signal, Value
 from amaranth.lib import data, wiring
 from amaranth.lib.wiring import In, Out
 
-from tessera.rtl.adaptation import DEPTH_BITS, PERIOD_BITS, SECTION_BITS, SECTIONS, DepthSource, Sampling
+from tessera.rtl.adaptation import DEPTH_BITS, PERIOD_BITS, DepthSource, Sampling
 from tessera.rtl.interfaces import layout_of
 from tessera.rtl.isa import OPERATION_BITS, OPERATIONS, Depth, Select
+from tessera.rtl.traffic import MOST_SECTIONS, SECTION_BITS
 
 
 def settings_layout() -> data.StructLayout:
@@ -26,7 +27,7 @@ def settings_layout() -> data.StructLayout:
             "period": PERIOD_BITS,
             "minimum": DEPTH_BITS,
             "maximum": DEPTH_BITS,
-            "section_depths": data.ArrayLayout(DEPTH_BITS, SECTIONS),
+            "section_depths": data.ArrayLayout(DEPTH_BITS, MOST_SECTIONS),
         }
     )
 
@@ -140,7 +141,7 @@ class DepthSelector(wiring.Component):
         """The valid settings that were written last."""
         written = self.adaptation.settings
         force = Signal(settings_layout(), init=_DEFAULTS)
-        depths = [written.section_depths[section] for section in range(SECTIONS)]
+        depths = [written.section_depths[section] for section in range(MOST_SECTIONS)]
         periodic = written.sampling == Sampling.PERIOD
         known = Cat(written.sampling == mode for mode in Sampling).any()
         groups = {

@@ -15,7 +15,7 @@ from typing import Any
 from systemrdl import RDLCompiler
 from systemrdl.node import AddrmapNode, FieldNode, RegNode
 
-from tessera.rtl import isa
+from tessera.rtl import isa, traffic
 from tessera.rtl.config import AXI_ADDRESS_BITS, AXI_BURST_BYTES, WATCHDOG_BITS
 
 WORD_BYTES = 4
@@ -118,6 +118,13 @@ def root() -> AddrmapNode:
         "CONTEXTS": isa.CONTEXTS,
         "BUNDLE_BITS": isa.BUNDLE_BITS,
         "FINISHED_BITS": isa.FINISHED_BITS,
+        "SOURCES": len(traffic.TrafficSource),
+        "OTHERS": len(traffic.OTHER_SOURCES),
+        "OWN_IDS": traffic.OWN_IDS,
+        "LENGTH_BITS": traffic.WINDOW_BITS,
+        "BYTES_BITS": traffic.WINDOW_BYTES_BITS,
+        "SECTIONS": traffic.MOST_SECTIONS,
+        "DEFAULT_WINDOW": traffic.DEFAULT_WINDOW,
     }
     compiler = RDLCompiler()
     with resources.as_file(resources.files("tessera.rtl.control").joinpath("registers.rdl")) as path:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from amaranth.hdl import Cat, Module, Mux, Signal, Value
 from amaranth.lib import memory, stream, wiring
-from amaranth.lib.wiring import In
+from amaranth.lib.wiring import In, Out
 
 from tessera.rtl.config import NpuConfig
 from tessera.rtl.interfaces import GangRead, LaneRead, bank_write_layout
@@ -42,6 +42,8 @@ class ActivationBanks(wiring.Component):
         Ports that read the same address of several banks.
     write : In(stream of bank_write_layout) x len(WRITERS)
         Writes.
+    reads, writes : Out(range(2 * lanes + 1))
+        Words that are read, and words of which both or one half are written, in this cycle.
     """
 
     READ_LATENCY = 1
@@ -54,6 +56,8 @@ class ActivationBanks(wiring.Component):
                 "lane_read": In(LaneRead(config)).array(config.lanes),
                 "gang_read": In(GangRead(config)).array(len(GANG_READERS)),
                 "write": In(stream.Signature(bank_write_layout(config))).array(len(WRITERS)),
+                "reads": Out(range(2 * config.lanes + 1)),
+                "writes": Out(range(2 * config.lanes + 1)),
             }
         )
 
@@ -75,6 +79,10 @@ class ActivationBanks(wiring.Component):
                 self._deliver(m, port.request.payload.address[0], word, [ports[lane].data for ports in read_ports])
         for index, port in enumerate(self.write):
             m.d.comb += port.ready.eq(accepted[0][index] | accepted[1][index])
+        m.d.comb += [
+            self.reads.eq(sum(port.en for ports in read_ports for port in ports)),
+            self.writes.eq(sum(port.en.any() for ports in write_ports for port in ports)),
+        ]
         return m
 
     def _sub_banks(self, m: Module) -> tuple[list[list[memory.ReadPort]], list[list[memory.WritePort]]]:

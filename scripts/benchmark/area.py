@@ -24,8 +24,10 @@ from tessera.rtl.control.registers import Registers
 from tessera.rtl.dma import LoadEngine, StoreEngine
 from tessera.rtl.isa import PPU_SLICES
 from tessera.rtl.memory import ActivationBanks
-from tessera.rtl.npu import FETCH_ID, LOAD_ID, STORE_ID
+from tessera.rtl.monitor import ActivityCounters, BandwidthMonitor, BandwidthRegulator
+from tessera.rtl.monitor.registers import Snapshot
 from tessera.rtl.ppu import GangCombine, PostProcessor
+from tessera.rtl.traffic import FETCH_ID, LOAD_ID, STORE_ID
 
 PLAIN_LANES = 2
 """Plain lanes with the W8A8 rate of the NPU's four."""
@@ -114,6 +116,10 @@ def _blocks(config: NpuConfig) -> dict[str, Elaboratable]:
         "stream": InstructionStream(config, axi_id=FETCH_ID),
         "read_arbiter": AxiReadArbiter(config, ids=(FETCH_ID, LOAD_ID)),
         "registers": Registers(),
+        "monitor": BandwidthMonitor(config),
+        "regulator": BandwidthRegulator(config),
+        "activity": ActivityCounters(config),
+        "snapshot": Snapshot(config),
     }
 
 

@@ -28,6 +28,7 @@ from tessera.cli.planning import (
     BandwidthOption,
     CostsOption,
     DeadlineOption,
+    FaultOption,
     InferencesOption,
     LatencyOption,
     ObjectiveName,
@@ -68,6 +69,7 @@ def plan(
     deadline: DeadlineOption = None,
     arrival: ArrivalOption = None,
     inferences: InferencesOption = None,
+    fault: FaultOption = None,
     bandwidth: BandwidthOption = None,
     latency: LatencyOption = DEFAULT_MEMORY.latency,
     costs: CostsOption = DurationSource.MEASURED,
@@ -119,8 +121,9 @@ def plan(
         deadline=deadline,
         arrival=arrival,
         inferences=inferences,
+        fault=fault,
     )
-    planned = load_planned(names, options, config, memory_format)
+    planned = load_planned(names, options, config, memory_format, asked.policies)
     with open_database(database, config) as opened:
         stored = make_plan(planned, asked, config, memory_format, opened)
     program = lower_stored(stored, planned, config)

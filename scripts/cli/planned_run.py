@@ -130,3 +130,6 @@ def _report(summary: Mapping[str, Any]) -> None:
         f"{cycles:,} cycles, {predicted:,} predicted ({predicted / cycles - 1:+.1%}), lanes "
         f"{summary['lane_utilization']:.1%} busy, {summary['dram_bytes']:,} DRAM bytes",
     )
+    for row in summary["networks"]:
+        for answer in row["answers"]:
+            console.print(f"{row['name']}, sample {answer['sample']}: {'; '.join(answer['reasons'])}", soft_wrap=True)

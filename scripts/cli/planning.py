@@ -17,6 +17,8 @@ from tessera.compiler.lowering.plan_program import PlanProgram
 from tessera.compiler.planning import SCHEDULERS, ExecutionPlan, Job, Machine, Objective, Workload
 from tessera.compiler.planning.costs import CostTable, network_costs, task_graph
 from tessera.compiler.planning.durations import costs_of, known_durations
+from tessera.compiler.planning.fault_rules import RULE_FORM, parse_policies
+from tessera.compiler.planning.faults import DEFAULT_POLICY, FaultPolicy
 from tessera.compiler.planning.operation_key import configuration_key
 from tessera.compiler.planning.plan_file import StoredNetwork, StoredPlan, check_plan, current_version, fingerprint
 from tessera.compiler.planning.profile_database import DurationSource, ProfileDatabase
@@ -33,7 +35,7 @@ from tessera.sim.cycles import DEFAULT_MEMORY, Memory
 MAX_LATENCY = 65535
 """Cycles; what the simulated memory can do."""
 
-PLANNING_PARAMETERS = {"scheduler", "objective", "priority", "deadline", "arrival", "inferences", "costs"}
+PLANNING_PARAMETERS = {"scheduler", "objective", "priority", "deadline", "arrival", "inferences", "costs", "fault"}
 """Parameters of a command that say how to plan, and so ask for a plan even of one network."""
 
 Value = TypeVar("Value", int, float)
@@ -81,6 +83,14 @@ BandwidthOption = Annotated[
 LatencyOption = Annotated[
     int, typer.Option("--latency", min=2, max=MAX_LATENCY, help="Of the DRAM in cycles.", metavar="CYCLES")
 ]
+FaultOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--fault",
+        help="What happens when something goes wrong, such as saturation=renormalise,above=0.01.",
+        metavar=RULE_FORM,
+    ),
+]
 CostsOption = Annotated[
     DurationSource, typer.Option("--costs", help="Where durations are from: measured ones if there are, or predicted.")
 ]
@@ -100,6 +110,8 @@ class PlanOptions:
         Where durations are from.
     priorities, deadlines, arrivals, inferences
         By name of the network, where something was said.
+    policies
+        By name of the network what happens when something goes wrong.
     """
 
     scheduler: str = DEFAULT
@@ -110,6 +122,7 @@ class PlanOptions:
     deadlines: Mapping[str, int] = field(default_factory=dict)
     arrivals: Mapping[str, int] = field(default_factory=dict)
     inferences: Mapping[str, int] = field(default_factory=dict)
+    policies: Mapping[str, FaultPolicy] = field(default_factory=dict)
 
 
 def plan_options(
@@ -123,8 +136,9 @@ def plan_options(
     deadline: list[str] | None,
     arrival: list[str] | None,
     inferences: list[str] | None,
+    fault: list[str] | None,
 ) -> PlanOptions:
-    """From the options of a command; raises `UsageError`."""
+    """From the options of a command; raises `CompilerError`."""
     if scheduler not in SCHEDULERS:
         raise UsageError(f"--scheduler {scheduler}: there is no such scheduler; use one of {', '.join(SCHEDULERS)}")
     return PlanOptions(
@@ -136,6 +150,7 @@ def plan_options(
         by_network("--deadline", deadline, names, int, "a whole number of cycles"),
         by_network("--arrival", arrival, names, int, "a whole number of cycles"),
         by_network("--inferences", inferences, names, int, "a whole number"),
+        parse_policies(fault or [], names),
     )
 
 
@@ -199,14 +214,21 @@ def by_network(
 
 
 def load_planned(
-    names: Mapping[str, Path], options: QuantizationOptions, config: NpuConfig, memory_format: MemoryFormat
+    names: Mapping[str, Path],
+    options: QuantizationOptions,
+    config: NpuConfig,
+    memory_format: MemoryFormat,
+    policies: Mapping[str, FaultPolicy],
 ) -> list[PlannedNetwork]:
-    """Reads networks, each file once, and prepares them for plans."""
+    """Reads networks, each file once, and prepares them for plans, with the fault rules of those that have some."""
     loaded: dict[Path, QuantizedNetwork] = {}
     for path in names.values():
         if path not in loaded:
             loaded[path] = load_network(path, options)
-    return [map_planned(name, str(path), loaded[path], config, memory_format) for name, path in names.items()]
+    return [
+        map_planned(name, str(path), loaded[path], config, memory_format, policies.get(name, DEFAULT_POLICY))
+        for name, path in names.items()
+    ]
 
 
 def make_plan(
@@ -217,6 +239,8 @@ def make_plan(
     database: ProfileDatabase | None,
 ) -> StoredPlan:
     """Plans networks; raises `CompilerError` if the options make no sense or the networks do not fit."""
+    for network in networks:
+        network.policy.check_names(network.integer)
     workload = _workload(networks, options, database)
     planner = StreamPlanner(config, {network.name: network.mapped for network in networks}, options.memory)
     found = planner.plan(workload, options.scheduler, options.objective.objective).plan
@@ -238,6 +262,7 @@ def make_plan(
                 job.priority,
                 job.arrival,
                 job.deadline,
+                network.policy,
             )
             for job, network in zip(workload.jobs, networks, strict=True)
         ),

@@ -33,6 +33,7 @@ from tessera.cli.planning import (
     BandwidthOption,
     CostsOption,
     DeadlineOption,
+    FaultOption,
     InferencesOption,
     LatencyOption,
     ObjectiveName,
@@ -84,6 +85,7 @@ def run(
     deadline: DeadlineOption = None,
     arrival: ArrivalOption = None,
     inferences: InferencesOption = None,
+    fault: FaultOption = None,
     bandwidth: BandwidthOption = None,
     latency: LatencyOption = DEFAULT_MEMORY.latency,
     costs: CostsOption = DurationSource.MEASURED,
@@ -125,6 +127,7 @@ def run(
         deadline=deadline,
         arrival=arrival,
         inferences=inferences,
+        fault=fault,
     )
     with open_database(database, config) as opened:
         if plan is None and len(networks) == 1 and not was_given(context, PLANNING_PARAMETERS):
@@ -135,7 +138,8 @@ def run(
             values = run_summary(config, simulator, [summary])
         else:
             stored = None if plan is None else read_plan(plan)[0]
-            planned = load_planned(names, options, config, memory_format)
+            policies = asked.policies if stored is None else {each.name: each.faults for each in stored.networks}
+            planned = load_planned(names, options, config, memory_format, policies)
             if plan is None or stored is None:
                 stored = make_plan(planned, asked, config, memory_format, opened)
             else:
@@ -150,6 +154,9 @@ def run(
     wrong = [row["name"] for row in values["networks"] if not row["bit_exact"]]
     if wrong:
         raise ResultError(f"the RTL's results differ from the golden model's: {', '.join(wrong)}")
+    failed = [f"{row['name']} ({len(row['failed'])} samples)" for row in values["networks"] if row.get("failed")]
+    if failed:
+        raise ResultError(f"there are samples without a result, as the fault rules say: {', '.join(failed)}")
 
 
 def _check_arrivals(stored: StoredPlan) -> None:

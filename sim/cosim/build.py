@@ -17,6 +17,7 @@ from pathlib import Path
 
 from tessera.rtl.config import AXI_ADDRESS_BITS, AXI_ID_BITS
 from tessera.rtl.isa import Unit
+from tessera.rtl.traffic import OTHER_ID_BITS, OTHER_SOURCES, WINDOW_BYTES_BITS, TrafficSource
 from tessera.sim.cosim.errors import CosimError
 from tessera.sim.cosim.process import run_cocotb
 from tessera.sim.cosim.toolchain import Simulator, Toolchain, find_toolchain
@@ -100,6 +101,10 @@ class CosimDesign:
             "AXI_ADDRESS_BITS": AXI_ADDRESS_BITS,
             "AXI_ID_BITS": AXI_ID_BITS,
             "UNITS": len(Unit),
+            "TRAFFIC_SOURCES": len(TrafficSource),
+            "TRAFFIC_OTHERS": len(OTHER_SOURCES),
+            "WINDOW_BYTES_BITS": WINDOW_BYTES_BITS,
+            "OTHER_ID_BITS": OTHER_ID_BITS,
             "MEMORY_BYTES": self.memory_bytes,
         }
 

@@ -13,6 +13,7 @@ import numpy as np
 from cocotb.triggers import First, RisingEdge, ValueChange
 
 from tessera.sim.cosim.errors import CosimError
+from tessera.sim.cosim.load_profile import LoadProfile
 from tessera.sim.cosim.runner import MemoryCounters
 from tessera.sim.windows import MemoryWindows
 
@@ -21,6 +22,8 @@ _PEEK, _POKE, _LOAD, _DUMP = range(4)  # commands of cosim_storage.v
 _FEW_WORDS = 4  # up to here, single words are faster than a file
 _TRACE_FILE = "trace.txt"  # as in tessera_harness.v
 _SELECT = "select"  # first word of its lines about select instructions
+_WINDOWS_FILE = "windows.txt"  # as in cosim_windows.v
+_LOAD_FILE = "load_profile.txt"  # as in cosim_load.v
 _RESPONSES = {0: "OKAY", 1: "EXOKAY", 2: "SLVERR", 3: "DECERR"}
 
 
@@ -129,6 +132,18 @@ class CosimBus:
         lines = [line.split() for line in (self._folder / _TRACE_FILE).read_text(encoding="ascii").splitlines()]
         self.selections = [tuple(map(int, words)) for kind, *words in lines if kind == _SELECT]
         return [(int(kind), int(*words)) for kind, *words in lines if kind != _SELECT]
+
+    async def start_windows(self) -> None:
+        """Begins to record what crosses the memory bus in each window of the bandwidth monitor."""
+        self._dut.host_windows.value = 1
+        await self.wait_cycles(1)
+
+    async def stop_windows(self) -> list[list[int]]:
+        """Ends the recording; the numbers of a `TrafficWindow` for each window that has begun and ended meanwhile."""
+        self._dut.host_windows.value = 0
+        await self.wait_cycles(1)
+        lines = (self._folder / _WINDOWS_FILE).read_text(encoding="ascii").splitlines()
+        return [[int(number) for number in line.split()] for line in lines]
 
     # ------------------------------------------------------------------------------------------------------ registers
 
@@ -288,6 +303,19 @@ class CosimBus:
             dut.host_traffic_random.value = int(traffic_random)
         if error_range is not None:
             dut.host_error_base.value, dut.host_error_limit.value = error_range
+
+    async def start_load(self, profile: LoadProfile) -> None:
+        """Makes the second master follow a load profile from its beginning, instead of ``traffic_share``."""
+        await self.stop_load()
+        (self._folder / _LOAD_FILE).write_text(profile.text(), encoding="ascii")
+        self._dut.host_load_repeats.value = int(profile.repeat)
+        self._dut.host_load.value = 1
+        await self.wait_cycles(1)
+
+    async def stop_load(self) -> None:
+        """The second master takes ``traffic_share`` again."""
+        self._dut.host_load.value = 0
+        await self.wait_cycles(1)
 
     def configure_windows(self, windows: MemoryWindows | None = None) -> None:
         """Sets where the NPU's masters may go, from the next cycle on (``None``: everywhere).

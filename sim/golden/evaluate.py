@@ -64,9 +64,7 @@ def evaluate(
     return evaluate_with(network, inputs, compute)
 
 
-def evaluate_with(
-    network: IntegerNetwork, inputs: Mapping[str, np.ndarray], compute: Compute
-) -> dict[str, np.ndarray]:
+def evaluate_with(network: IntegerNetwork, inputs: Mapping[str, np.ndarray], compute: Compute) -> dict[str, np.ndarray]:
     """Like `evaluate`, for operations that are computed by ``compute``."""
     batched = _input_form(network, inputs)
     values = {name: _input_batch(network, name, inputs[name], batched) for name in network.inputs}

@@ -17,7 +17,9 @@ module tessera #(
     parameter W = 128,
     parameter A = 40,
     parameter ID = 2,
-    parameter UNITS = 10
+    parameter UNITS = 10,
+    parameter COUNTS = 7 * 29,
+    parameter COUNT = 29
 ) (
     input  wire           clk,
     input  wire           rst,
@@ -27,6 +29,14 @@ module tessera #(
     output wire [5:0]     trace_operation,
     output wire [1:0]     trace_depth,
     output wire [1:0]     trace_section,
+    input  wire           monitor_valid,
+    input  wire [1:0]     monitor_id,
+    input  wire [7:0]     monitor_bytes,
+    output wire           trace_window_begins,
+    output wire           trace_window_shown,
+    output wire [COUNTS-1:0] trace_window_bytes,
+    output wire [COUNT-1:0] trace_window_available,
+    output wire [1:0]     trace_window_section,
 
     input  wire [11:0]    s_axi_awaddr,
     input  wire           s_axi_awvalid,
@@ -81,6 +91,11 @@ module tessera #(
 
     assign trace_done = 0;
     assign {trace_select, trace_operation, trace_depth, trace_section} = 0;
+    assign trace_window_begins = 0;
+    assign trace_window_shown = 0;
+    assign trace_window_bytes = 0;
+    assign trace_window_available = 0;
+    assign trace_window_section = 0;
 
     // ------------------------------------------------------------------------------------------------------ registers
     reg  [31:0] source, destination, bursts, beats, checksum, cycles;

@@ -125,7 +125,7 @@ def _is_golden(network: str, outputs: Mapping[str, np.ndarray] | None) -> bool:
 
 @cache
 def _prepared(name: str) -> PreparedNetwork:
-    return prepare(name, _integer(name), CONFIG, memory=MEMORY)
+    return prepare(name, _integer(name), CONFIG)
 
 
 @cache

@@ -16,6 +16,7 @@ module cosim_bandwidth #(
     input  wire        traffic_random,
     input  wire  [7:0] random_byte,
     output wire        npu_beat,  // the NPU may move a beat in this cycle
+    output wire        traffic_beat,  // the second master moves one
     output reg  [63:0] traffic_bytes
 );
     localparam [17:0] BEAT = {2'd0, BEAT_BYTES[7:0], 8'd0};  // in 1/256 byte
@@ -31,12 +32,13 @@ module cosim_bandwidth #(
     wire  [9:0] traffic_left = traffic_available >= 10'd256 ? traffic_available - 10'd256 : traffic_available;
 
     assign npu_beat = beat && !traffic_takes;
+    assign traffic_beat = beat && traffic_takes;
 
     always @(posedge clk) begin
         // More than one beat per cycle does not fit on the bus, so the rest of such a rate is dropped.
         credit <= !beat ? available : available - BEAT > BEAT ? BEAT : available - BEAT;
         if (beat) traffic_credit <= traffic_left[8:0];
-        if (beat && traffic_takes) traffic_bytes <= traffic_bytes + BEAT_BYTES;
+        if (traffic_beat) traffic_bytes <= traffic_bytes + BEAT_BYTES;
         if (rst) begin
             credit <= 0;
             traffic_credit <= 0;

@@ -34,6 +34,7 @@ module tessera_dram #(
     output reg  [63:0]             npu_read_bytes,
     output reg  [63:0]             npu_write_bytes,
     output wire [63:0]             traffic_bytes,
+    output wire                    traffic_beat,
     output wire                    wlast_expected,
 
     input  wire                    host_request,
@@ -88,7 +89,7 @@ module tessera_dram #(
         .clk(clk), .rst(rst),
         .bandwidth(bandwidth), .traffic_share(traffic_share), .traffic_random(traffic_random),
         .random_byte(random_byte),
-        .npu_beat(npu_beat), .traffic_bytes(traffic_bytes)
+        .npu_beat(npu_beat), .traffic_beat(traffic_beat), .traffic_bytes(traffic_bytes)
     );
 
     assign read_takes  = npu_beat && read_wants && !(write_wants && write_turn);

@@ -11,9 +11,14 @@ module tessera_harness #(
     parameter AXI_ADDRESS_BITS = 40,
     parameter AXI_ID_BITS      = 2,
     parameter UNITS            = 10,
+    parameter TRAFFIC_SOURCES  = 7,        // whose bytes the bandwidth monitor counts
+    parameter TRAFFIC_OTHERS   = 4,        // those outside the NPU
+    parameter WINDOW_BYTES_BITS = 29,      // of the bytes of a window
+    parameter OTHER_ID_BITS    = 2,
     parameter MEMORY_BYTES     = 16777216  // a power of two
 ) ();
     localparam AXI_STROBE_BITS = AXI_DATA_BITS / 8;
+    localparam [7:0]  BEAT_BYTES = AXI_STROBE_BITS[7:0];
     localparam [15:0] BEAT_PER_CYCLE = {AXI_STROBE_BITS[7:0], 8'd0};  // in 1/256 byte
 
     // ---------------------------------------------------------------------------------------------- clock and reset
@@ -123,6 +128,9 @@ module tessera_harness #(
     reg  [15:0]                 host_bandwidth = BEAT_PER_CYCLE;  // 1/256 byte per cycle, all masters together
     reg   [8:0]                 host_traffic_share = 0;   // the second master's share of it, in 1/256
     reg                         host_traffic_random = 0;  // at random instead of evenly
+    reg                         host_load = 0;            // a load profile says both (cosim_load)
+    reg                         host_load_repeats = 0;
+    reg                         host_windows = 0;         // windows of the bandwidth monitor are recorded (cosim_windows)
     reg  [AXI_ADDRESS_BITS-1:0] host_error_base = 0;      // accesses from here ...
     reg  [AXI_ADDRESS_BITS-1:0] host_error_limit = 0;     // ... to before here are answered with SLVERR
     // Where the masters inside the NPU may go; the first address behind may be that of the whole address space.
@@ -155,16 +163,26 @@ module tessera_harness #(
     wire                        m_axi_rvalid, m_axi_rready, m_axi_rlast;
     wire                        wlast_expected;
 
+    wire                     load_active, load_random, traffic_beat;
+    wire               [8:0] load_share;
+    wire [OTHER_ID_BITS-1:0] load_id;
+
+    cosim_load #(.ID_BITS(OTHER_ID_BITS)) load (
+        .clk(clk), .run(host_load), .repeats(host_load_repeats),
+        .active(load_active), .share(load_share), .id(load_id), .random(load_random)
+    );
+
     tessera_dram #(
         .DATA_BITS(AXI_DATA_BITS), .ADDRESS_BITS(AXI_ADDRESS_BITS), .ID_BITS(AXI_ID_BITS), .BYTES(MEMORY_BYTES)
     ) dram (
         .clk(clk), .rst(rst), .now(host_cycles),
         .read_latency(host_read_latency), .write_latency(host_write_latency), .bandwidth(host_bandwidth),
-        .traffic_share(host_traffic_share), .traffic_random(host_traffic_random), .random_byte(traffic_random_byte),
+        .traffic_share(load_active ? load_share : host_traffic_share),
+        .traffic_random(load_active ? load_random : host_traffic_random), .random_byte(traffic_random_byte),
         .error_base(host_error_base), .error_limit(host_error_limit),
         .stall_ar(stall_ar), .stall_r(stall_r), .stall_aw(stall_aw), .stall_w(stall_w), .stall_b(stall_b),
         .npu_read_bytes(host_npu_read_bytes), .npu_write_bytes(host_npu_write_bytes),
-        .traffic_bytes(host_traffic_bytes), .wlast_expected(wlast_expected),
+        .traffic_bytes(host_traffic_bytes), .traffic_beat(traffic_beat), .wlast_expected(wlast_expected),
         .host_request(host_memory_request), .host_done(memory_done), .host_command(host_memory_command),
         .host_address(host_memory_address), .host_words(host_memory_words),
         .host_wdata(host_memory_wdata), .host_wstrb(host_memory_wstrb),
@@ -202,11 +220,31 @@ module tessera_harness #(
         .register_rready(s_axi_rready)
     );
 
+    // -------------------------------------------------------------------------------------- what the monitor has seen
+    wire                                         window_begins, window_shown;
+    wire [TRAFFIC_SOURCES*WINDOW_BYTES_BITS-1:0] window_bytes;
+    wire                 [WINDOW_BYTES_BITS-1:0] window_available;
+    wire                                   [1:0] window_section;
+    wire                     [OTHER_ID_BITS-1:0] traffic_id = load_active ? load_id : {OTHER_ID_BITS{1'b0}};
+
+    cosim_windows #(
+        .BEAT_BYTES(AXI_STROBE_BITS), .SOURCES(TRAFFIC_SOURCES), .OTHERS(TRAFFIC_OTHERS),
+        .BYTES_BITS(WINDOW_BYTES_BITS), .ID_BITS(AXI_ID_BITS), .OTHER_BITS(OTHER_ID_BITS)
+    ) windows (
+        .clk(clk), .now(host_cycles), .record(host_windows), .begins(window_begins), .shown(window_shown),
+        .monitor_bytes(window_bytes), .monitor_available(window_available), .monitor_section(window_section),
+        .other_beat(traffic_beat), .other_id(traffic_id),
+        .read_beat(m_axi_rvalid && m_axi_rready), .read_id(m_axi_rid), .write_beat(m_axi_wvalid && m_axi_wready)
+    );
+
     // ------------------------------------------------------------------------------------------------------ the NPU
     tessera npu (
         .clk(clk), .rst(rst), .irq(irq), .trace_done(trace_done),
         .trace_select(trace_select), .trace_operation(trace_operation), .trace_depth(trace_depth),
         .trace_section(trace_section),
+        .monitor_valid(traffic_beat), .monitor_id(traffic_id), .monitor_bytes(BEAT_BYTES),
+        .trace_window_begins(window_begins), .trace_window_shown(window_shown), .trace_window_bytes(window_bytes),
+        .trace_window_available(window_available), .trace_window_section(window_section),
         .s_axi_awaddr(s_axi_awaddr), .s_axi_awvalid(s_axi_awvalid), .s_axi_awready(s_axi_awready),
         .s_axi_wdata(s_axi_wdata), .s_axi_wstrb(s_axi_wstrb), .s_axi_wvalid(s_axi_wvalid), .s_axi_wready(s_axi_wready),
         .s_axi_bresp(s_axi_bresp), .s_axi_bvalid(s_axi_bvalid), .s_axi_bready(s_axi_bready),
