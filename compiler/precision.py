@@ -100,3 +100,11 @@ class DepthLimits:
         harm, fewer may."""
         layers = {name: DepthRange(minimum=depth) for name, depth in depths.items()}
         return DepthLimits(DepthRange(minimum=max(depths.values(), default=min(ACTIVATION_DEPTHS))), layers)
+
+    @staticmethod
+    def within(allowed: DepthRange, depths: Mapping[str, int]) -> DepthLimits:
+        """Those of a network whose layers may all have the same depths, and their own."""
+        layers = {
+            name: DepthRange(min(allowed.minimum, depth), max(allowed.maximum, depth)) for name, depth in depths.items()
+        }
+        return DepthLimits(allowed, layers)

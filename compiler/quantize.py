@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -20,6 +20,7 @@ from tessera.compiler.functions import Function, domain, operand_scale
 from tessera.compiler.graph import CANONICAL, CONCATENATION, CONVOLUTION, SELECTION, Graph, Node, Placement
 from tessera.compiler.integer import residual_shift_limit
 from tessera.compiler.paired_execution import PairedExecution
+from tessera.compiler.precision import DepthLimits, DepthRange
 from tessera.compiler.quantized import (
     QuantizedConvolution,
     QuantizedFunction,
@@ -68,6 +69,7 @@ def quantize(
     overrides: Mapping[str, LayerDepths] | None = None,
     *,
     refinements: Refinements = DEFAULT_REFINEMENTS,
+    adaptive: Sequence[int] = (),
 ) -> QuantizedNetwork:
     """The quantised network.
 
@@ -83,11 +85,14 @@ def quantize(
         Other depths by the name of an operation, or of a tensor that the NPU is given.
     refinements
         How weights and biases become integers: ``scale_search``, ``bias_correction`` and ``rounding``.
+    adaptive
+        Activation depths among which layers may choose while the network runs, the deepest of which is
+        ``activation_depth``: its scales then suit all of them (see `tessera.compiler.adaptive`).
 
     Raises
     ------
     CompilerError
-        A depth does not exist, or an override names nothing.
+        A depth does not exist, or an override names nothing; or the deepest of the adaptive ones is another.
     """
     overrides = dict(overrides or {})
     _check_calibration(graph, calibration)
@@ -95,9 +100,36 @@ def quantize(
     depths = _tensor_depths(graph, activation_depth, overrides)
     tensors = {name: _tensor(graph, name, calibration.ranges[name], depth) for name, depth in depths.items()}
     weight_depths = {name: depths.weight for name, depths in overrides.items() if depths.weight is not None}
-    maker = _OperationMaker(graph, calibration, tensors, refinements)
+    variants = _variants(graph, tensors, activation_depth, adaptive)
+    maker = _OperationMaker(graph, calibration, tensors, refinements, variants)
     operations = [maker.make(node, weight_depths.get(node.name, weight_depth)) for node in computed(graph)]
-    return assemble(graph, tensors, tuple(operations))
+    network = assemble(graph, tensors, tuple(operations))
+    if not adaptive:
+        return network
+    limits = DepthLimits.within(DepthRange(min(adaptive), max(adaptive)), network.layer_depths())
+    return replace(network, adaptive_depths=tuple(sorted(adaptive)), limits=limits)
+
+
+def _variants(
+    graph: Graph, tensors: dict[str, QuantizedTensor], depth: int, adaptive: Sequence[int]
+) -> list[dict[str, QuantizedTensor]]:
+    """The tensors as they are, and at each of the adaptive depths, at which what leaves the NPU keeps its own."""
+    for each in adaptive:
+        _check_depth("a variant", LayerDepths(each))
+    if adaptive and max(adaptive) != depth:
+        raise CompilerError(
+            f"the network has activations of {depth} bits and variants of up to {max(adaptive)}; its own depth must be "
+            "the deepest"
+        )
+    leaving = {name for name in tensors if leaves_npu(graph, name)}
+    kept = leaving.union(*(group for group in storage_groups(graph) if not leaving.isdisjoint(group)))
+    return [
+        tensors,
+        *(
+            {name: each if name in kept else replace(each, depth=other) for name, each in tensors.items()}
+            for other in adaptive
+        ),
+    ]
 
 
 def depths_of(network: QuantizedNetwork) -> dict[str, LayerDepths]:
@@ -224,8 +256,10 @@ class _OperationMaker:
         calibration: Calibration,
         tensors: Mapping[str, QuantizedTensor],
         refinements: Refinements,
+        variants: Sequence[Mapping[str, QuantizedTensor]],
     ) -> None:
         self._graph, self._ranges, self._tensors = graph, calibration.ranges, tensors
+        self._variants = variants
         self._refinements = refinements
         self._pair = PairedExecution(graph, calibration.data, tensors) if refinements.rounding else None
 
@@ -244,9 +278,8 @@ class _OperationMaker:
         if node.op != CONVOLUTION:
             facts = {key: node.attributes[key] for key in ("reduction", "kernel", "divisor", "repeat")}
             return QuantizedWindow(**common, **facts)
-        step = self._tensors[node.output].scale if common["function"] is None else common["function"].operand_scale
         weights, bias = (self._graph.constants[name].astype(np.float64) for name in node.inputs[1:3])
-        scales = machine_scales(node, self._weight_scales(weights, weight_depth), bias, self._tensors, step)
+        scales = self._machine_scales(node, self._weight_scales(weights, weight_depth), bias, common["function"])
         integers, bias = self._round(node, weights, bias, scales, weight_depth)
         steps = self._tensors[node.inputs[0]].scale * scales.astype(np.float64)
         convolution = QuantizedConvolution(
@@ -270,13 +303,38 @@ class _OperationMaker:
             return None
         measured = self._ranges[node.outputs[1]]
         low, high = (float(limit) for limit in np.clip((measured.minimum, measured.maximum), *node.activation))
-        terms = [self._tensors[node.inputs[0]].scale / node.attributes.get("divisor", 1)]
+        term = max(self._largest_term(node, weight_depth, tensors) for tensors in self._variants)
+        step = min(tensors[node.output].scale for tensors in self._variants)
+        return QuantizedFunction(function, operand_step(function, (low, high), step, term))
+
+    def _largest_term(self, node: Node, weight_depth: int, tensors: Mapping[str, QuantizedTensor]) -> float:
+        """The largest real value of one step of what is summed in an operation."""
+        term = tensors[node.inputs[0]].scale / node.attributes.get("divisor", 1)
         if node.op == CONVOLUTION:
-            terms = [terms[0] * self._weight_scales(self._graph.constants[node.inputs[1]], weight_depth).max()]
-        if node.residual is not None:
-            terms.append(self._tensors[node.residual].scale)
-        step = self._tensors[node.output].scale
-        return QuantizedFunction(function, operand_step(function, (low, high), step, max(terms)))
+            term *= self._weight_scales(self._graph.constants[node.inputs[1]], weight_depth).max()
+        return term if node.residual is None else max(term, tensors[node.residual].scale)
+
+    def _machine_scales(
+        self, node: Node, scales: np.ndarray, bias: np.ndarray, function: QuantizedFunction | None
+    ) -> np.ndarray:
+        """The least `machine_scales` that suit all variants. What one of them raises may raise another's."""
+        while True:
+            raised = np.max(
+                [
+                    machine_scales(
+                        node,
+                        scales,
+                        bias,
+                        tensors,
+                        tensors[node.output].scale if function is None else function.operand_scale,
+                    )
+                    for tensors in self._variants
+                ],
+                axis=0,
+            )
+            if len(self._variants) == 1 or np.array_equal(raised, scales):
+                return raised
+            scales = raised
 
     def _weight_scales(self, weights: np.ndarray, depth: int) -> np.ndarray:
         return weight_scales(weights, depth, search=self._refinements.scale_search)

@@ -62,7 +62,11 @@ class QuantizedTensor:
 
     def scale_at(self, depth: int) -> float:
         """Real value of one step at ``depth`` bits; a float32 number."""
-        return self.base_scale if depth == BASE_DEPTH else self.base_scale * 2.0 ** self.clip_shifts[depth]
+        return self.base_scale * 2.0 ** self.exponent_at(depth)
+
+    def exponent_at(self, depth: int) -> int:
+        """Exponent of the scale at ``depth`` bits, in base scales."""
+        return 0 if depth == BASE_DEPTH else self.clip_shifts[depth]
 
     @property
     def type(self) -> TensorType:
@@ -198,6 +202,9 @@ class QuantizedNetwork:
         Between which depths it may run; default: its own depths are the least.
     sensitivity
         What fewer bits of its layers cost, if that is known.
+    adaptive_depths
+        The activation depths among which its layers may choose while it runs, rising; empty if they keep their own. See
+        `tessera.compiler.adaptive`.
     """
 
     name: str
@@ -213,6 +220,7 @@ class QuantizedNetwork:
     parts: Mapping[str, Part] = field(default_factory=dict)
     limits: DepthLimits | None = None
     sensitivity: SensitivityProfile | None = None
+    adaptive_depths: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
         if self.limits is None:
@@ -234,7 +242,7 @@ class QuantizedNetwork:
         scale at that depth. Tensors that share storage get the deepest of their layers'."""
         outputs = {operation.name: operation.output for operation in self.operations}
         chosen = {outputs.get(name, name): depth for name, depth in depths.items()}
-        for group in self._storage_groups():
+        for group in self.storage_groups():
             known = [chosen[name] for name in group if name in chosen]
             chosen |= dict.fromkeys(group, max(known)) if known else {}
         tensors = {name: replace(each, depth=chosen.get(name, each.depth)) for name, each in self.tensors.items()}
@@ -243,13 +251,13 @@ class QuantizedNetwork:
     def with_doubled_scale(self, tensor: str, times: int = 1) -> QuantizedNetwork:
         """The network with the scale of a tensor, and of those that share storage with it, times ``2 ** times``: what
         it can hold grows by as much, and so does its step."""
-        group = next((group for group in self._storage_groups() if tensor in group), {tensor})
+        group = next((group for group in self.storage_groups() if tensor in group), {tensor})
         changed = {
             name: replace(self.tensors[name], base_scale=self.tensors[name].base_scale * 2.0**times) for name in group
         }
         return replace(self, tensors={**self.tensors, **changed})
 
-    def _storage_groups(self) -> list[set[str]]:
+    def storage_groups(self) -> list[set[str]]:
         """Tensors that are parts of one whole, with it."""
         ties = networkx.Graph((name, part.whole) for name, part in self.parts.items())
         return list(networkx.connected_components(ties))

@@ -19,7 +19,7 @@ order is not certain.
 from __future__ import annotations
 
 from collections import defaultdict, deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -94,6 +94,25 @@ class StreamOrder:
         self._completions: list[list[Clock]] = [[_zero()] for _ in Unit]
         self._tiles: list[deque[int]] = [deque() for _ in range(config.lanes)]
         self._windows: list[deque[int]] = [deque() for _ in range(PPU_SLICES)]
+
+    @classmethod
+    def behind(cls, config: NpuConfig, counts: Clock, accesses: Iterable[tuple[Access, int]]) -> StreamOrder:
+        """The order behind instructions of which no more is known than how many there are of each unit, and which
+        accesses have taken place, at the latest, when their unit has completed a number of instructions.
+
+        No tile and no window of theirs is left.
+        """
+        order = cls(config)
+        order.counts = counts.copy()
+        for unit in Unit:
+            for count in range(1, int(counts[unit]) + 1):
+                clock = _zero()
+                clock[unit] = count
+                order._completions[unit].append(clock)
+        assert order._history is not None, "it was made with one"
+        for access, count in sorted(accesses, key=lambda entry: entry[1]):
+            order._history.record(access, count)
+        return order
 
     def hazards(self, instruction: Instruction) -> list[Hazard]:
         """The hazards between an instruction, were it the next, and the earlier ones."""

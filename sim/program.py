@@ -34,7 +34,7 @@ class DramFormat:
     memory_format
         Packed integers, or a floating-point format.
     scale_exponent
-        Floating point: a real number in DRAM is the integer on chip times ``2 ** scale_exponent``.
+        A number in DRAM is the integer on chip times ``2 ** scale_exponent``; 0 for integers of the same depth.
     nan_policy
         Floating point: what a load makes of NaN and infinity.
     nan_value
@@ -138,6 +138,23 @@ class FoldedTensor(DramTensor):
     def unpack(self, data: bytes, config: NpuConfig) -> np.ndarray:
         patterns = self.fold.unpack(data, signed=self.type.signed and not self.format.is_float)
         return decode_floats(patterns, self.format.memory_format) if self.format.is_float else patterns
+
+
+@dataclass(frozen=True)
+class ConvertedTensor(DramTensor):
+    """A tensor of integers in DRAM that has another depth on chip.
+
+    Attributes
+    ----------
+    chip
+        Its type there.
+    """
+
+    chip: TensorType = field(kw_only=True)
+
+    @property
+    def chip_type(self) -> TensorType:
+        return self.chip
 
 
 @dataclass(frozen=True)

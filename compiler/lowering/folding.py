@@ -47,7 +47,6 @@ def fold_inputs(network: IntegerNetwork, config: NpuConfig, formats: Mapping[str
         What inputs are in DRAM, by name; integers where nothing is said.
     """
     folds: dict[str, RowFold] = {}
-    operations = {operation.name: operation for operation in network.operations}
     for name in network.inputs:
         convolution = _only_reader(network, name)
         if convolution is None:
@@ -59,9 +58,20 @@ def fold_inputs(network: IntegerNetwork, config: NpuConfig, formats: Mapping[str
         fold = _windows(convolution, source, target, bits)
         folded = _fold_convolution(convolution, fold)
         if map_reduction(folded, config).steps < map_reduction(convolution, config).steps:
-            folds[name], operations[convolution.name] = fold, folded
+            folds[name] = fold
+    return FoldedNetwork(with_folds(network, folds), folds)
+
+
+def with_folds(network: IntegerNetwork, folds: Mapping[str, RowFold]) -> IntegerNetwork:
+    """The network with folded inputs, each of which one convolution alone reads."""
+    operations = [
+        _fold_convolution(operation, folds[operation.input])
+        if operation.input in folds and isinstance(operation, Convolution)
+        else operation
+        for operation in network.operations
+    ]
     tensors = network.tensors | {name: fold.on_chip for name, fold in folds.items()}
-    return FoldedNetwork(replace(network, tensors=tensors, operations=tuple(operations.values())), folds)
+    return replace(network, tensors=tensors, operations=tuple(operations))
 
 
 def _only_reader(network: IntegerNetwork, name: str) -> Convolution | None:

@@ -28,18 +28,47 @@ def synchronise(instructions: Iterable[Instruction], config: NpuConfig) -> list[
     OrderError
         A post-process writes what its window, or another one that is not taken yet, still reads: no wait helps.
     """
-    return [instruction for _, instruction in _with_waits(instructions, config)]
+    return [instruction for _, instruction in _with_waits(instructions, StreamOrder(config))]
 
 
-def synchronise_steps(steps: Sequence[StepType], config: NpuConfig) -> list[StepType]:
-    """Like `synchronise`, for steps; a wait belongs to what the instruction that needs it belongs to."""
+def synchronise_steps(steps: Sequence[StepType], config: NpuConfig, order: StreamOrder | None = None) -> list[StepType]:
+    """Like `synchronise`, for steps; a wait belongs to what the instruction that needs it belongs to.
+
+    ``order`` has followed what comes before them in the stream, and follows them.
+    """
     instructions = (step.instruction for step in steps)
-    return [replace(steps[index], instruction=instruction) for index, instruction in _with_waits(instructions, config)]
+    found = _with_waits(instructions, StreamOrder(config) if order is None else order)
+    return [replace(steps[index], instruction=instruction) for index, instruction in found]
 
 
-def _with_waits(instructions: Iterable[Instruction], config: NpuConfig) -> Iterator[tuple[int, Instruction]]:
+def merge_waits(steps: Sequence[StepType]) -> list[StepType]:
+    """The steps without the waits that an earlier one for the same can take over, because no instruction comes between
+    the two in the queues that wait: one wait of several units in the place of one each."""
+    merged: list[StepType] = []
+    queued = dict.fromkeys(Unit, -1)  # position of the last instruction of each queue
+    waits: dict[tuple[int, tuple[int, ...]], int] = {}  # position of the last wait for the same
+    for step in steps:
+        instruction = step.instruction
+        position = len(merged)
+        if isinstance(instruction, Wait):
+            key = instruction.sources, instruction.counts
+            earlier = waits.get(key, -1)
+            if earlier >= 0 and all(queued[unit] < earlier for unit in instruction.units()):
+                position = earlier
+                before = merged[earlier].instruction
+                assert isinstance(before, Wait), "waits are where they are noted"
+                targets = before.targets | instruction.targets
+                merged[earlier] = replace(merged[earlier], instruction=replace(before, targets=targets))
+            waits[key] = position
+        for unit in instruction.units() or Unit:
+            queued[unit] = max(queued[unit], position)
+        if position == len(merged):
+            merged.append(step)
+    return merged
+
+
+def _with_waits(instructions: Iterable[Instruction], order: StreamOrder) -> Iterator[tuple[int, Instruction]]:
     """The resulting instructions, each with the index of the given one that it stands before or is."""
-    order = StreamOrder(config)
     fenced = order.counts.copy()
     for index, instruction in enumerate(instructions):
         for inserted in _before(instruction, order, fenced):

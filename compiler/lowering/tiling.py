@@ -134,6 +134,11 @@ def tilings(network: IntegerNetwork, config: NpuConfig) -> Iterator[Tiling]:
     yield from reversed(accepted)
 
 
+def streamed_tiling(network: IntegerNetwork, config: NpuConfig) -> Tiling:
+    """The tiling without resident tensors; raises `CompilerError` if an operation does not fit however it is cut."""
+    return _Search(network, config).least()
+
+
 class _Search:
     """The choice of resident tensors.
 

@@ -7,7 +7,7 @@ in int64.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import numpy as np
 
@@ -25,6 +25,9 @@ from tessera.sim.golden.network import (
 from tessera.sim.golden.taps import pad_map, taps
 
 _EXACT_LIMITS = ((np.float32, 1 << 24), (np.float64, 1 << 53))
+
+Compute = Callable[[Operation, Mapping[str, np.ndarray]], np.ndarray]
+"""Computes an operation's output (samples, channels, height, width) from its operands by name."""
 
 
 def evaluate(
@@ -54,21 +57,52 @@ def evaluate(
     NetworkError
         An input is missing, unknown, of the wrong shape, not an integer, or outside its range.
     """
+
+    def compute(operation: Operation, operands: Mapping[str, np.ndarray]) -> np.ndarray:
+        return compute_operation(network, operation, operands, saturations)
+
+    return evaluate_with(network, inputs, compute)
+
+
+def evaluate_with(network: IntegerNetwork, inputs: Mapping[str, np.ndarray], compute: Compute) -> dict[str, np.ndarray]:
+    """Like `evaluate`, for operations that are computed by ``compute``."""
     batched = _input_form(network, inputs)
     values = {name: _input_batch(network, name, inputs[name], batched) for name in network.inputs}
     for operation in network.operations:
-        target = network.tensors[operation.output]
-        source = _value(network, operation.input, values)
-        sums = operation_sums(operation, source, network.tensors[operation.input])
-        residual = None if operation.post.residual is None else _value(network, operation.post.residual, values)
-        unlimited = post_process(operation.post, sums, residual, target.depth)
-        values[operation.output] = saturate(unlimited, target.depth, target.signed)
-        if saturations is not None:
-            saturations[operation.name] = int(np.count_nonzero(values[operation.output] != unlimited))
+        names = [name for name in (operation.input, operation.post.residual) if name is not None]
+        values[operation.output] = compute(operation, {name: _value(network, name, values) for name in names})
     for name in network.tensors:
         if network.is_known(name, values):
             _value(network, name, values)
     return values if batched else {name: value[0] for name, value in values.items()}
+
+
+def compute_operation(
+    network: IntegerNetwork,
+    operation: Operation,
+    operands: Mapping[str, np.ndarray],
+    saturations: dict[str, int] | None = None,
+) -> np.ndarray:
+    """An operation's output (samples, channels, height, width) from its operands by name.
+
+    Parameters
+    ----------
+    network
+        Says the types of the tensors.
+    operation
+        One of its operations.
+    operands
+        int64 arrays (samples, channels, height, width).
+    saturations
+        If given, gets for the operation's name the number of values that were saturated.
+    """
+    target, residual = network.tensors[operation.output], operation.post.residual
+    sums = operation_sums(operation, operands[operation.input], network.tensors[operation.input])
+    unlimited = post_process(operation.post, sums, None if residual is None else operands[residual], target.depth)
+    output = saturate(unlimited, target.depth, target.signed)
+    if saturations is not None:
+        saturations[operation.name] = int(np.count_nonzero(output != unlimited))
+    return output
 
 
 def _value(
