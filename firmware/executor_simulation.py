@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import pickle
-import tempfile
-from pathlib import Path
-
-from tessera.firmware.cosimulation import Options, simulation_design
+from tessera.firmware.cosimulation import Options
 from tessera.firmware.executor_scenario import Scenario, ScenarioResult
-from tessera.sim.cosim import CosimResult, run_cosim
+from tessera.firmware.scenario_simulation import play_in_simulation
+from tessera.sim.cosim import CosimResult
 
 
 def simulate_scenario(scenario: Scenario, options: Options | None = None) -> tuple[ScenarioResult, CosimResult]:
@@ -21,19 +18,5 @@ def simulate_scenario(scenario: Scenario, options: Options | None = None) -> tup
     CosimError
         A simulator is missing or failed, the NPU broke a rule of AXI, or the scenario makes no sense.
     """
-    options = options or Options()
-    with tempfile.TemporaryDirectory(prefix="tessera-") as name:
-        scenario_file, result_file = Path(name) / "scenario.pickle", Path(name) / "result.pickle"
-        scenario_file.write_bytes(pickle.dumps(scenario))
-        simulation = run_cosim(
-            simulation_design(scenario.config, options, scenario.dram.limit),
-            "tessera.firmware.executor_job:run_scenario",
-            arguments={
-                "scenario_file": str(scenario_file),
-                "result_file": str(result_file),
-                "memory": dict(options.memory),
-                "stalls": dict(options.stalls),
-            },
-            waveform=options.waveform,
-        )
-        return pickle.loads(result_file.read_bytes()), simulation
+    player = "tessera.firmware.executor_scenario:play"
+    return play_in_simulation(player, scenario, scenario.config, scenario.dram.limit, options or Options())

@@ -29,6 +29,11 @@ def trace_events(timelines: Mapping[str, PlanTimeline]) -> dict[str, Any]:
         events += _works(process, timeline, timeline.slices, _FIRST_SLICE, "post-processing")
         events += [_transfer(process, each) for each in timeline.transfers if each.job != CODE]
         events += _counters(process, timeline)
+    return trace_file(events)
+
+
+def trace_file(events: list[dict[str, Any]]) -> dict[str, Any]:
+    """Events whose times are cycles, as the contents of a trace file."""
     return {"traceEvents": events, "displayTimeUnit": "ms", "otherData": {"unit of time": "1 us is 1 cycle"}}
 
 

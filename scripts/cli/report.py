@@ -13,6 +13,9 @@ from tessera.cli.console import UsageError, check_output, console, write_file, w
 from tessera.cli.options import JsonOption
 from tessera.compiler.errors import check_file
 from tessera.compiler.planning.plan_file import StoredPlan
+from tessera.firmware.adaptation_report import AdaptationReport
+from tessera.firmware.adaptation_timeline import AdaptationTimeline
+from tessera.firmware.adaptation_trace import adaptation_events
 from tessera.firmware.plan_report import Report
 from tessera.firmware.plan_timeline import CODE, PlanTimeline
 from tessera.firmware.plan_timeline_json import timeline_from_json
@@ -25,7 +28,10 @@ TIMELINES = ("planned", "measured")
 def report(
     files: Annotated[
         list[Path],
-        typer.Argument(help="A plan (tessera plan --output), the summary of its run (tessera run --json), or both."),
+        typer.Argument(
+            help="A plan (tessera plan --output), the summary of its run (tessera run --json), or both; or the summary "
+            "of an adaptive run."
+        ),
     ],
     output: Annotated[Path, typer.Option("--output", "-o", help="The page, one HTML file.", metavar="FILE")] = Path(
         "report.html"
@@ -33,18 +39,30 @@ def report(
     trace: Annotated[Path | None, typer.Option("--trace", help="A trace for Perfetto, JSON.", metavar="FILE")] = None,
     json: JsonOption = None,
 ) -> None:
-    """Draw a plan, and what became of it, as one HTML page: lanes, post-processing and memory over time."""
+    """Draw a plan and what became of it, or an adaptive run, as one HTML page: what happens over time."""
     check_output(output, *files)
     check_output(trace, *files, output)
     check_output(json, *files, output, trace)
+    adaptive = read_adaptive(files)
+    if adaptive is not None:
+        write_file(output, adaptive.html().encode())
+        console.print(f"page: {output}", soft_wrap=True)
+        _write_values(trace, "trace", adaptation_events(adaptive.timeline))
+        _write_values(json, "", {"npu": adaptive.npu, "network": adaptive.network})
+        return
     page = read_report(files)
     write_file(output, page.html().encode())
     console.print(f"page: {output}", soft_wrap=True)
-    if trace is not None:
-        write_json(trace, trace_events(page.timelines))
-        console.print(f"trace: {trace}", soft_wrap=True)
-    if json is not None:
-        write_json(json, {"npu": page.stored.npu} | {name: _totals(own) for name, own in page.timelines.items()})
+    _write_values(trace, "trace", trace_events(page.timelines))
+    _write_values(json, "", {"npu": page.stored.npu} | {name: _totals(own) for name, own in page.timelines.items()})
+
+
+def _write_values(path: Path | None, what: str, values: dict[str, Any]) -> None:
+    """Writes JSON values, if there is a file for them, and says so if it is ``what`` was asked for."""
+    if path is not None:
+        write_json(path, values)
+        if what:
+            console.print(f"{what}: {path}", soft_wrap=True)
 
 
 def _totals(timeline: PlanTimeline) -> dict[str, Any]:
@@ -80,6 +98,37 @@ def read_report(files: Sequence[Path]) -> Report:
         networks = values["networks"] if "measured" in own else networks
     assert stored is not None
     return Report(stored, {name: timelines[name] for name in TIMELINES if name in timelines}, networks)
+
+
+def read_adaptive(files: Sequence[Path]) -> AdaptationReport | None:
+    """What the summary of an adaptive run says; ``None`` if the first file is none.
+
+    Raises
+    ------
+    CompilerError
+        A file does not exist.
+    UsageError
+        There are several files, or the summary is damaged.
+    """
+    for file in files:
+        check_file(file)
+    try:
+        values = loads(files[0].read_text(encoding="utf-8"))
+    except (ValueError, RecursionError, OSError):
+        return None
+    if not isinstance(values, dict) or "adaptation" not in values:
+        return None
+    if len(files) > 1:
+        raise UsageError(f"{files[0]} is the summary of an adaptive run, which is drawn alone; leave out the others")
+    try:
+        [network] = values["networks"]
+        timeline = AdaptationTimeline.from_json(values["adaptation"])
+        return AdaptationReport(timeline, str(values["npu"]), {**network, "bit_exact": network["bit_exact"]})
+    except (KeyError, IndexError, TypeError, ValueError, AttributeError, OverflowError):
+        raise UsageError(
+            f"{files[0]} is no summary of an adaptive run that this version reads; make one with tessera run "
+            "--adaptive --json"
+        ) from None
 
 
 def _check_names(stored: StoredPlan, timelines: Mapping[str, PlanTimeline]) -> None:
