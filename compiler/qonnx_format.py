@@ -60,16 +60,19 @@ class Metadata:
         Between which depths the network may run; ``None`` if the file does not say.
     sensitivity
         Sensitivities of its layers; ``None`` if the file has none.
+    adaptive_depths
+        As in `QuantizedNetwork`.
     """
 
     scales: Mapping[str, tuple[float, Mapping[int, int]]] = field(default_factory=dict)
     limits: DepthLimits | None = None
     sensitivity: SensitivityProfile | None = None
+    adaptive_depths: tuple[int, ...] = ()
 
 
 def format_metadata(network: QuantizedNetwork) -> str:
-    """The metadata of a network: the scales that its tensors would have at other depths, the limits of its depths, and
-    its sensitivities, if they are known."""
+    """The metadata of a network: the scales that its tensors would have at other depths, the limits of its depths, its
+    sensitivities, if they are known, and the depths that it may choose among while it runs, if there are any."""
     tensors = {
         name: {"base_scale": tensor.base_scale, "clip_shifts": _with_text_keys(tensor.clip_shifts)}
         for name, tensor in network.tensors.items()
@@ -92,6 +95,8 @@ def format_metadata(network: QuantizedNetwork) -> str:
                 for name, each in network.sensitivity.layers.items()
             },
         }
+    if network.adaptive_depths:
+        facts["adaptive_depths"] = list(network.adaptive_depths)
     return json.dumps(facts, sort_keys=True)
 
 
@@ -113,6 +118,7 @@ def parse_metadata(source: str, text: str | None) -> Metadata:
                 {name: _scales(each) for name, each in facts["tensors"].items()},
                 _limits(facts["depth_limits"]) if "depth_limits" in facts else None,
                 _sensitivity(facts["sensitivity"]) if "sensitivity" in facts else None,
+                _adaptive_depths(facts.get("adaptive_depths", [])),
             )
     except (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError) as error:
         reason = f" ({error})" if isinstance(error, CompilerError) else ""
@@ -154,6 +160,15 @@ def _sensitivity(facts: Mapping[str, Any]) -> SensitivityProfile:
         for name, each in facts["layers"].items()
     }
     return SensitivityProfile(str(facts["method"]), layers, int(facts["samples"]))
+
+
+def _adaptive_depths(facts: Sequence[Any]) -> tuple[int, ...]:
+    for depth in facts:
+        if type(depth) is not int or depth not in ACTIVATION_DEPTHS:
+            raise CompilerError(f"there is no activation depth of {depth!r} bits")
+    if list(facts) != sorted(set(facts)):
+        raise CompilerError(f"the adaptive depths {', '.join(map(str, facts))} do not rise")
+    return tuple(facts)
 
 
 def _by_depth(facts: Mapping[str, Any], depths: Sequence[int]) -> dict[int, float]:

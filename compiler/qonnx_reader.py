@@ -182,6 +182,7 @@ class _Reader:
             parts=self.parts,
             limits=self.metadata.limits,
             sensitivity=self.metadata.sensitivity,
+            adaptive_depths=self.metadata.adaptive_depths,
         )
 
     def check_host(self, host: Sequence[Node]) -> None:
@@ -443,7 +444,7 @@ class _Reader:
                     "write the file again"
                 )
         for name, depth in known.items():
-            if limits is not None and depth not in limits.layers[name]:
+            if limits is not None and depth not in limits.layers[name] and not self.metadata.adaptive_depths:
                 allowed = limits.layers[name]
                 raise CompilerError(
                     f"{self.source}: layer {name!r} has {depth} bits, but the metadata {METADATA_KEY!r} allow "

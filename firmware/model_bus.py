@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from tessera.firmware.driver import Phase
+from tessera.firmware.model_monitor import ModelMonitor
 from tessera.firmware.model_stream import NEVER, ModelStream
 from tessera.rtl.adaptation import DEPTH_BITS, DepthSource
 from tessera.rtl.config import AXI_BURST_BYTES, NpuConfig
@@ -89,6 +90,7 @@ class ModelBus:
         self._shown: tuple[Phase, list[ContextState]] = (Phase.IDLE, [ContextState()] * CONTEXTS)
         self._trace: list[tuple[int, int]] | None = None
         self._silent = False
+        self._monitor = ModelMonitor(config.beat_bytes)
         self._chosen = [Depth.A4] * OPERATIONS
 
     # ------------------------------------------------------------------------------------------------- what users set
@@ -225,6 +227,8 @@ class ModelBus:
             self._pending &= ~value
         else:
             self._words[address] = value
+            if name.partition(".")[0] in ModelMonitor.BLOCKS:
+                self._monitor.write(name, value, self._now, self._readings()["cycles"]("cycles"), self._value)
 
     async def read_register(self, address: int) -> int:
         """Reads a 32-bit register."""
@@ -300,13 +304,6 @@ class ModelBus:
         first = int(index) * _DEPTHS_PER_WORD
         return sum(depth << DEPTH_BITS * n for n, depth in enumerate(self._chosen[first : first + _DEPTHS_PER_WORD]))
 
-    def _monitor_register(self, name: str) -> int:
-        """Settings as they were written; nothing is ever found, since nobody else is there."""
-        register = name.removeprefix("monitor.")
-        if register == "status" or register.startswith("snapshot."):
-            return 0
-        return self._value(f"monitor.{register.removeprefix('in_force.')}")
-
     def _context(self, number: int) -> Context:
         name = f"context[{number}]"
         load, store = self._window(f"{name}.load_window"), self._window(f"{name}.store_window")
@@ -323,13 +320,14 @@ class ModelBus:
             "status": lambda _: self._status(),
             "context": self._context_register,
             "operation": self._operation_register,
+            **dict.fromkeys(ModelMonitor.BLOCKS, lambda name: self._monitor.read(name, self._value)),
             "adaptation": self._adaptation_register,
-            "monitor": self._monitor_register,
-            "activity": lambda _: 0,
             "busy": lambda name: 0 if self._stream is None else self._stream.busy(Unit(int(name[len("busy[") : -1]))),
         }
         stream, here = self._stream, self._now - self._started
-        beat = self.model.config.beat_bytes
+        config = self.model.config
+        beat, pixels = config.beat_bytes, config.accumulator_pixels
+        readings["tile"] = lambda name: register_map()[name].encode(accumulator_pixels=pixels, beat_bytes=beat)
         values: dict[str, Any] = dict.fromkeys(
             ("error", "error_index", "cycles", "instructions", "bundle", "read_beats", "write_beats"), 0
         )

@@ -482,7 +482,6 @@ class _Machine:
         return state.ends[state.latest[0]] + 1
 
     def _advance(self, advance: Advance, pushed: int) -> tuple[int, int]:
-        self._order.append(advance)
         for unit, tokens in advance.tokens().items():
             state = self._units[unit]
             state.ready = max(state.ready, pushed + self.timing.queue) + 1
@@ -492,7 +491,8 @@ class _Machine:
 
     def _reached(self, wait: Wait) -> int:
         """When all is complete that a wait waits for."""
-        return max((self._units[unit].ends[count] for unit, count in self._order.resolve(wait)), default=0)
+        given = [len(state.ends) - 1 for state in self._units]
+        return max((self._units[unit].ends[count] for unit, count in awaited(wait, given)), default=0)
 
     def _hold(self, wait: Wait, pushed: int) -> int:
         """When a wait of the sequencer itself is over."""

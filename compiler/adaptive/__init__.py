@@ -6,7 +6,15 @@
 
 from tessera.compiler.adaptive.golden import evaluate_adaptive
 from tessera.compiler.adaptive.lower import lower_adaptive
-from tessera.compiler.adaptive.network import AdaptiveNetwork, Trace
+from tessera.compiler.adaptive.network import AdaptiveNetwork, Trace, with_ranges
 from tessera.compiler.adaptive.program import AdaptiveProgram, Segment
 
-__all__ = ["AdaptiveNetwork", "AdaptiveProgram", "Segment", "Trace", "evaluate_adaptive", "lower_adaptive"]
+__all__ = [
+    "AdaptiveNetwork",
+    "AdaptiveProgram",
+    "Segment",
+    "Trace",
+    "evaluate_adaptive",
+    "lower_adaptive",
+    "with_ranges",
+]

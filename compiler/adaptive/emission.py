@@ -14,9 +14,16 @@ from tessera.compiler.lowering.lower import operation_numbers
 from tessera.compiler.lowering.mapping import place_in_dram
 from tessera.compiler.lowering.operations import emit_operation
 from tessera.compiler.lowering.schedule import schedule
-from tessera.rtl.isa import Fence, Unit, Wait
+from tessera.rtl.isa import INSTRUCTION_BYTES, Fence, Unit, Wait
 from tessera.sim.footprint import Access, footprint
 from tessera.sim.ordering import Clock
+
+DEEP_PIECES, SHALLOW_PIECES = 4, 2
+"""Pieces in which tensors are stored while a layer makes them, and loaded while the next one begins: at the deepest
+depth, and at the others, which are for a busy memory, from which more pieces take more instructions."""
+
+TILE_INSTRUCTIONS = 2
+"""Instructions of a tile, which are fetched while the memory is busy."""
 
 
 @dataclass(frozen=True)
@@ -100,10 +107,18 @@ class LayerEmitter:
             accesses += [(access, int(counts[access.unit])) for access in footprint(step.instruction, config)]
         return Variant(tuple(step.position for step in ordered), counts, tuple(accesses))
 
+    def _tile_cycles(self, depth: int) -> int:
+        """Cycles by which the instructions of a tile take longer where a depth is chosen: shallow ones are for a memory
+        that others use, and of which about as large a part is left as the depth is of the deepest."""
+        config = self.builder.config
+        cycles = TILE_INSTRUCTIONS * INSTRUCTION_BYTES / config.beat_bytes
+        return round(cycles * (self._mapping.network.depths[-1] / depth - 1))
+
     def _emit(self, name: str, depth: int, state: Trace) -> list[Step]:
         builder, mapping = self.builder, self._mapping
         builder.rings, builder.steps = deepcopy(self._rings), []
-        builder.number = self._numbers[name]
+        builder.number, builder.tile_cycles = self._numbers[name], self._tile_cycles(depth)
+        builder.pieces = DEEP_PIECES if depth == mapping.network.depths[-1] else SHALLOW_PIECES
         builder.dram = mapping.dram(name, depth, state, self.tensors)
         emit_operation(builder, mapping.on_chip(name, depth).operation(name))
         return builder.steps

@@ -27,7 +27,7 @@ from tessera.compiler.errors import CompilerError
 from tessera.compiler.lowering.builder import LaneSet, Step
 from tessera.compiler.lowering.lower import operation_numbers
 from tessera.compiler.lowering.mapping import align
-from tessera.compiler.lowering.synchronise import synchronise_steps
+from tessera.compiler.lowering.synchronise import merge_waits, synchronise_steps
 from tessera.rtl.config import NpuConfig
 from tessera.rtl.isa import (
     SEGMENT_LENGTH_BITS,
@@ -135,7 +135,7 @@ class _Layer:
         for state in self._states:
             for depth, variant in self._variants.items():
                 work = self._emitter.steps(self._name, depth, state, variant)
-                steps = synchronise_steps(work, config, self._before.order(state, config))
+                steps = merge_waits(synchronise_steps(work, config, self._before.order(state, config)))
                 begin = self._before.begin
                 steps = [replace(step, instruction=_moved(step.instruction, begin)) for step in steps]
                 yield Segment(self._name, depth, state, work, (*steps, *self._ending(variant)))

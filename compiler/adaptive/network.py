@@ -20,7 +20,7 @@ from functools import cache, cached_property
 
 from tessera.compiler.errors import CompilerError
 from tessera.compiler.integer import to_integer
-from tessera.compiler.precision import DepthRange
+from tessera.compiler.precision import DepthLimits, DepthRange
 from tessera.compiler.quantized import QuantizedNetwork, QuantizedOperation
 from tessera.rtl.config import ACTIVATION_DEPTHS
 from tessera.rtl.isa import INTEGER_SHIFT_BITS
@@ -183,6 +183,28 @@ class AdaptiveNetwork:
         """Combinations of depths with which the ``index``-th layer can run."""
         makers = [self.makers[name] for name in self._alive(index, pinned)]
         return math.prod(len(self.variants(layer)) for layer in (*makers, self.layers[index]))
+
+
+def with_ranges(quantized: QuantizedNetwork, ranges: Mapping[str, DepthRange]) -> QuantizedNetwork:
+    """A network with other ranges of depths for some layers, by name; the name "" stands for the network.
+
+    Where one depth is chosen for all layers the network's range counts, and each layer's, too.
+
+    Raises
+    ------
+    CompilerError
+        There is no such layer.
+    """
+    limits = quantized.depth_limits
+    for name in ranges:
+        if name and name not in limits.layers:
+            raise CompilerError(
+                f"network {quantized.name!r} has no layer {name!r} whose range of depths could be set; it has "
+                f"{', '.join(limits.layers)}"
+            )
+    network = ranges.get("", limits.network)
+    layers = {name: ranges.get(name, network if "" in ranges else each) for name, each in limits.layers.items()}
+    return replace(quantized, limits=DepthLimits(network, layers))
 
 
 def _operands(operation: QuantizedOperation) -> tuple[str, ...]:

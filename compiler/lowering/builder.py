@@ -119,6 +119,11 @@ class StreamBuilder:
         Instructions so far, without waits.
     number
         Number of the operation for which instructions that are appended now count, see `CountedInstruction`.
+    pieces
+        Into how many pieces, if not into more tiles of rows, a tensor is divided by its channel blocks to be loaded or
+        stored.
+    tile_cycles
+        As in `tessera.compiler.lowering.partition.Work`.
     """
 
     lanes: LaneSet
@@ -131,6 +136,8 @@ class StreamBuilder:
     data: bytearray = field(default_factory=bytearray)
     steps: list[Step] = field(default_factory=list)
     number: int = 0
+    pieces: int = 1
+    tile_cycles: int = 0
 
     def __post_init__(self) -> None:
         self._stored: dict[bytes, int] = {}

@@ -144,7 +144,7 @@ class _OperationEmitter(ABC):
         groups = None
         if blocks == self.blocks:
             groups = self.partition.pixel_groups, self.partition.channel_groups
-        work = Work(band.rows.size, band.columns.size, len(blocks), *self.step_cycles())
+        work = Work(band.rows.size, band.columns.size, len(blocks), *self.step_cycles(), self.builder.tile_cycles)
         self.partition = choose_partition(work, self.workers(), groups)
         self.blocks = blocks
 

@@ -53,6 +53,8 @@ class Work:
         Passes over a tile per block.
     row_start, column_pitch
         Cycles that a pass takes for the first pixel of a row of a tile, and for each of the others.
+    tile_cycles
+        Cycles that are reckoned for the instructions of a tile, where they compete with data for the memory.
     """
 
     height: int
@@ -61,6 +63,7 @@ class Work:
     steps: int
     row_start: int = 1
     column_pitch: int = 1
+    tile_cycles: int = 0
 
     def pass_cycles(self, tile: Tile) -> int:
         """Cycles of a pass over a tile."""
@@ -173,4 +176,5 @@ def _estimate(work: Work, workers: Workers, pixel_groups: int, channel_groups: i
         for channel_group in range(channel_groups):
             worker = channel_group * pixel_groups + group
             slices[worker % workers.slices] += post * len(range(channel_group, work.blocks, channel_groups))
-    return max(longest, *slices) + tiles[-1].pixels + POST_OVERHEAD
+    instructions = work.tile_cycles * work.blocks * len(tiles)
+    return max(longest, *slices) + tiles[-1].pixels + POST_OVERHEAD + instructions

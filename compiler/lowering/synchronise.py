@@ -31,9 +31,7 @@ def synchronise(instructions: Iterable[Instruction], config: NpuConfig) -> list[
     return [instruction for _, instruction in _with_waits(instructions, StreamOrder(config))]
 
 
-def synchronise_steps(
-    steps: Sequence[StepType], config: NpuConfig, order: StreamOrder | None = None
-) -> list[StepType]:
+def synchronise_steps(steps: Sequence[StepType], config: NpuConfig, order: StreamOrder | None = None) -> list[StepType]:
     """Like `synchronise`, for steps; a wait belongs to what the instruction that needs it belongs to.
 
     ``order`` has followed what comes before them in the stream, and follows them.
@@ -41,6 +39,32 @@ def synchronise_steps(
     instructions = (step.instruction for step in steps)
     found = _with_waits(instructions, StreamOrder(config) if order is None else order)
     return [replace(steps[index], instruction=instruction) for index, instruction in found]
+
+
+def merge_waits(steps: Sequence[StepType]) -> list[StepType]:
+    """The steps without the waits that an earlier one for the same can take over, because no instruction comes between
+    the two in the queues that wait: one wait of several units in the place of one each."""
+    merged: list[StepType] = []
+    queued = dict.fromkeys(Unit, -1)  # position of the last instruction of each queue
+    waits: dict[tuple[int, tuple[int, ...]], int] = {}  # position of the last wait for the same
+    for step in steps:
+        instruction = step.instruction
+        position = len(merged)
+        if isinstance(instruction, Wait):
+            key = instruction.sources, instruction.counts
+            earlier = waits.get(key, -1)
+            if earlier >= 0 and all(queued[unit] < earlier for unit in instruction.units()):
+                position = earlier
+                before = merged[earlier].instruction
+                assert isinstance(before, Wait), "waits are where they are noted"
+                targets = before.targets | instruction.targets
+                merged[earlier] = replace(merged[earlier], instruction=replace(before, targets=targets))
+            waits[key] = position
+        for unit in instruction.units() or Unit:
+            queued[unit] = max(queued[unit], position)
+        if position == len(merged):
+            merged.append(step)
+    return merged
 
 
 def _with_waits(instructions: Iterable[Instruction], order: StreamOrder) -> Iterator[tuple[int, Instruction]]:

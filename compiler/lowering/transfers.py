@@ -16,7 +16,7 @@ MAX_PLANES = next(field.maximum for field in fields_of(Load) if field.name == "p
 def emit_load(builder: StreamBuilder, chip: OnChipTensor, dram: DramTensor, label: str, operation: str = "") -> None:
     """Appends the loads of a tensor, or of a part of it, into the lanes that hold it."""
     policy = dram.format.nan_policy if dram.format.is_float else NanPolicy.SATURATE
-    for fields, rows in _pieces(chip, dram, builder.config):
+    for fields, rows in _pieces(chip, dram, builder):
         load = Load(
             target=LoadTarget.ACTIVATIONS,
             lanes=chip.lanes,
@@ -30,17 +30,21 @@ def emit_load(builder: StreamBuilder, chip: OnChipTensor, dram: DramTensor, labe
 
 def emit_store(builder: StreamBuilder, chip: OnChipTensor, dram: DramTensor, label: str, operation: str = "") -> None:
     """Appends the stores of a tensor, or of a part of it, read from the last gang."""
-    for fields, rows in _pieces(chip, dram, builder.config):
+    for fields, rows in _pieces(chip, dram, builder):
         gang = gangs_within(chip.lanes, chip.type.depth, builder.config)[-1]
         store = Store(lanes=gang, shift=-dram.format.scale_exponent, **fields)
         builder.emit(store, f"{label} rows {rows.start}..{rows.stop - 1}", operation)
 
 
-def _pieces(chip: OnChipTensor, dram: DramTensor, config: NpuConfig) -> Iterator[tuple[dict[str, Any], range]]:
+def _pieces(chip: OnChipTensor, dram: DramTensor, builder: StreamBuilder) -> Iterator[tuple[dict[str, Any], range]]:
     """Fields of the transfers of pieces of about a tile, and the rows of the tensor that each transfers."""
+    config = builder.config
     longest = max(1, config.accumulator_pixels // chip.type.width)
     blocks = config.channel_blocks(chip.type.channels)
-    most_planes = 1 if isinstance(dram, FoldedTensor) and not _overlap(dram, config) else MAX_PLANES
+    bands = -(-chip.type.height // longest)
+    most_planes = min(MAX_PLANES, -(-blocks // max(1, builder.pieces // bands)))
+    if isinstance(dram, FoldedTensor) and not _overlap(dram, config):
+        most_planes = 1
     for top in range(chip.y, chip.y + chip.type.height, longest):
         rows = range(top, min(top + longest, chip.y + chip.type.height))
         for block in range(chip.block, chip.block + blocks, most_planes):

@@ -10,6 +10,7 @@ from typing import Annotated
 import numpy as np
 import typer
 
+from tessera.cli.adaptive import complete, find_sensitivities, parse_adaptive, parse_ranges
 from tessera.cli.console import UsageError, check_output, console, output_file, write_json
 from tessera.cli.depths import BUDGETS, CostSource, DepthChoice, DepthRequest, choose, find_depth_limits, parse_budgets
 from tessera.cli.depths_report import check_picture, choice_summary, draw, front_summary, show_choice, show_front
@@ -48,6 +49,9 @@ from tessera.rtl.config import NpuConfig
 
 MIXED = "Mixed precision"
 """Panel of the options that choose depths."""
+
+ADAPTIVE = "Depths that change while it runs"
+"""Panel of the options of adaptive networks."""
 
 
 def quantize(
@@ -138,6 +142,24 @@ def quantize(
             rich_help_panel=MIXED,
         ),
     ] = 1.0,
+    adaptive: Annotated[
+        str | None,
+        typer.Option(
+            "--adaptive",
+            help="Activation depths among which layers may choose while the network runs; the file has the deepest.",
+            metavar="BITS,BITS,...",
+            rich_help_panel=ADAPTIVE,
+        ),
+    ] = None,
+    depth_range: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--depth-range",
+            help="Least and greatest depth of a layer, such as conv1=6..16, or without a name of all; may be repeated.",
+            metavar="[NAME=]MIN..MAX",
+            rich_help_panel=ADAPTIVE,
+        ),
+    ] = None,
     picture: Annotated[
         Path | None,
         typer.Option(
@@ -159,6 +181,8 @@ def quantize(
     refinements = parse_refinements(refine, no_refine)
     budgets = parse_budgets(budget)
     chooses = bool(budgets) or max_loss is not None or front
+    adaptive_depths, depth_ranges = parse_adaptive(adaptive, activations), parse_ranges(depth_range)
+    _check_adaptive(bool(adaptive_depths), bool(depth_ranges), chooses=chooses)
     _check_request(output, activations, weights, max_loss, picture, validation, chooses=chooses, front=front)
     if is_quantized(network):
         _check_unused(
@@ -173,6 +197,8 @@ def quantize(
             budget=budget,
             max_loss=max_loss,
             front=front,
+            adaptive=adaptive,
+            depth_range=depth_range,
         )
         assert output is not None, "only --front does without"
         _write(network, output, load_quantized(network, shapes), json, show=show)
@@ -188,10 +214,20 @@ def quantize(
     if show:
         _show(ranges.format())
     if output is not None and not chooses:
-        depths = depth_or_default(activations), depth_or_default(weights)
-        _write(
-            network, output, quantize_graph(graph, ranges, *depths, layers, refinements=refinements), json, show=show
+        depth = adaptive_depths[-1] if adaptive_depths else depth_or_default(activations)
+        quantized = quantize_graph(
+            graph,
+            ranges,
+            depth,
+            depth_or_default(weights),
+            layers,
+            refinements=refinements,
+            adaptive=adaptive_depths,
         )
+        if adaptive_depths:
+            profile = find_sensitivities(graph, ranges, samples, _labels(calibration, samples), method)
+            quantized = complete(quantized, depth_ranges, profile)
+        _write(network, output, quantized, json, show=show)
         return
     labels = _labels(calibration, samples)
     judged = samples if validation is None else load_inputs(validation, graph.inputs, graph.shapes)
@@ -207,6 +243,17 @@ def quantize(
     quantized = replace(choice.network, limits=limits, sensitivity=found.profile)
     show_choice(found, quantized)
     _write(network, output, quantized, json, show=show, more=choice_summary(found, quantized))
+
+
+def _check_adaptive(is_adaptive: bool, has_ranges: bool, *, chooses: bool) -> None:
+    """Refuses options of adaptive networks that contradict each other or others."""
+    if is_adaptive and chooses:
+        raise UsageError(
+            "--adaptive lets layers choose their depths while the network runs, but --budget, --max-loss and --front "
+            "choose them before; leave one of them out"
+        )
+    if has_ranges and not is_adaptive:
+        raise UsageError("--depth-range limits depths that change while the network runs; add --adaptive DEPTHS")
 
 
 def _report_front(found: DepthChoice, json: Path | None) -> None:
@@ -304,6 +351,7 @@ def _summary(source: Path, output: Path, quantized: QuantizedNetwork, macs: int)
         "source": str(source),
         "file": str(output),
         "macs": macs,
+        "adaptive_depths": list(quantized.adaptive_depths),
         "operations": [
             {
                 "name": operation.name,
