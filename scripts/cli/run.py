@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 
 from tessera.cli.console import ResultError, UsageError, check_output, console, print_table, progress_bar, write_json
-from tessera.cli.database import open_database
+from tessera.cli.database import open_database, standing_files
 from tessera.cli.networks import host_operations, load_network, quantization_options
 from tessera.cli.options import (
     ActivationsOption,
@@ -104,19 +104,21 @@ def run(
     json: JsonOption = None,
 ) -> None:
     """Run networks on the co-simulated RTL, several as a plan, and compare every result with the golden model."""
-    check_output(json, *networks, waves, plan, database)
-    check_waves(waves, simulator)
+    read = (*networks, plan, *standing_files(npu, database))
+    check_output(json, *read, waves)
+    check_output(waves, *read)
     config = NpuConfig.load(npu)
     names = name_networks(networks)
     files = match_inputs(names, inputs)
-    check_output(json, *files.values())
     memory_format = parse_io_format(io_format)
     memory = dram(config, bandwidth, latency)
     options = quantization_options(
         networks, calibration, activations, weights, layer, shape, power_of_two_io=memory_format.is_float
     )
-    check_output(json, *options.calibrations.values())
-    simulation = Options(simulator=simulator, memory=_simulated(memory, config), waveform=waves)
+    for output in (json, waves):
+        check_output(output, *files.values(), *options.calibrations.values())
+    check_waves(waves, simulator)
+    simulation = Options(simulator=simulator, memory=simulated_memory(memory, config), waveform=waves)
     asked = plan_options(
         names,
         scheduler,
@@ -146,7 +148,7 @@ def run(
                 refuse_given(context, sorted(PLANNING_PARAMETERS), "--plan")
                 check_stored(plan, stored, planned, config, memory_format)
                 if not was_given(context, {"bandwidth", "latency"}):
-                    simulation = replace(simulation, memory=_simulated(stored.memory, config))
+                    simulation = replace(simulation, memory=simulated_memory(stored.memory, config))
             _check_arrivals(stored)
             values = run_stored(stored, planned, files, samples, simulation, opened)
     if json is not None:
@@ -165,11 +167,11 @@ def _check_arrivals(stored: StoredPlan) -> None:
         if network.arrival > 0:
             raise CompilerError(
                 f"network {network.name!r} arrives at cycle {network.arrival}, but a run begins with all networks; "
-                "leave its arrival out, or submit it to the executor when it comes"
+                "leave its arrival out, or give the networks as requests of a scenario to tessera serve"
             )
 
 
-def _simulated(memory: Memory, config: NpuConfig) -> dict[str, float]:
+def simulated_memory(memory: Memory, config: NpuConfig) -> dict[str, float]:
     """The simulated DRAM that is like one of the cycle model."""
     return {
         "read_latency": memory.latency,
