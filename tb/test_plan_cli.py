@@ -435,6 +435,24 @@ def test_run_and_report(tessera: Command, samples: Path, stored: Path, tmp_path:
 
 
 @pytest.mark.cosim
+def test_more_networks_than_contexts(tessera: Command, samples: Path, tmp_path: Path) -> None:
+    """Five networks run as two plans, the most urgent in the first; deadlines have no common clock."""
+    path = tmp_path / "run.json"
+    run = ("run", *[MLP] * 5, "--npu", "tiny", "-a", 4, "-w", 4, "-c", samples, "-n", 1, "--costs", "predicted")
+    inputs = [f"digits_mlp-{number}={samples}" for number in range(2, 6)]
+    arguments = ("-i", samples, *(part for text in inputs for part in ("-i", text)), "--priority", "digits_mlp-5=3")
+    refused(tessera(*run, *arguments, "--deadline", "digits_mlp=9000"), r"networks beyond 4 are successive plans")
+    outcome = tessera(*run, *arguments, "--json", path)
+    assert outcome.status == 0, outcome.err
+    summary = json.loads(path.read_text())
+    rows = {row["name"]: row for row in summary["networks"]}
+    assert len(rows) == 5 and all(row["bit_exact"] for row in rows.values())
+    assert [rows[name]["plan"] for name in ("digits_mlp-5", "digits_mlp", "digits_mlp-4")] == [0, 0, 1]
+    assert summary["plan_cycles"] == sum(each["plan_cycles"] for each in summary["plans"])
+    assert 0 < summary["lane_utilization"] < 1
+
+
+@pytest.mark.cosim
 def test_run_plans_by_itself(tessera: Command, samples: Path, tmp_path: Path) -> None:
     """Without a plan file the networks are planned in passing, here on a slow memory, one of them twice as often."""
     path = tmp_path / "run.json"

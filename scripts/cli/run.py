@@ -26,7 +26,7 @@ from tessera.cli.options import (
     match_files,
     parse_io_format,
 )
-from tessera.cli.planned_run import run_stored
+from tessera.cli.planned_run import run_successive, successive
 from tessera.cli.planning import (
     PLANNING_PARAMETERS,
     ArrivalOption,
@@ -61,6 +61,7 @@ from tessera.firmware.inference import CompiledNetwork, compile_network, run_net
 from tessera.firmware.profiling import record_inferences
 from tessera.firmware.summary import NetworkSummary, run_summary, summarize
 from tessera.rtl.config import NpuConfig
+from tessera.rtl.isa import CONTEXTS
 from tessera.sim.cosim import Simulator
 from tessera.sim.counts import Counts
 from tessera.sim.cycles import DEFAULT_MEMORY, Memory
@@ -143,14 +144,18 @@ def run(
             policies = asked.policies if stored is None else {each.name: each.faults for each in stored.networks}
             planned = load_planned(names, options, config, memory_format, policies)
             if plan is None or stored is None:
-                stored = make_plan(planned, asked, config, memory_format, opened)
+                groups = successive(planned, asked.priorities)
+                _check_deadlines(asked.deadlines, len(groups))
+                plans = [(make_plan(own, asked, config, memory_format, opened), own) for own in groups]
             else:
                 refuse_given(context, sorted(PLANNING_PARAMETERS), "--plan")
                 check_stored(plan, stored, planned, config, memory_format)
                 if not was_given(context, {"bandwidth", "latency"}):
                     simulation = replace(simulation, memory=simulated_memory(stored.memory, config))
-            _check_arrivals(stored)
-            values = run_stored(stored, planned, files, samples, simulation, opened)
+                plans = [(stored, planned)]
+            for each, _ in plans:
+                _check_arrivals(each)
+            values = run_successive(plans, files, samples, simulation, opened)
     if json is not None:
         write_json(json, values)
     wrong = [row["name"] for row in values["networks"] if not row["bit_exact"]]
@@ -159,6 +164,15 @@ def run(
     failed = [f"{row['name']} ({len(row['failed'])} samples)" for row in values["networks"] if row.get("failed")]
     if failed:
         raise ResultError(f"there are samples without a result, as the fault rules say: {', '.join(failed)}")
+
+
+def _check_deadlines(deadlines: Mapping[str, int], plans: int) -> None:
+    """Refuses deadlines where plans follow one another, of which each begins at cycle 0."""
+    for name, deadline in deadlines.items() if plans > 1 else ():
+        raise UsageError(
+            f"--deadline {name}={deadline}: networks beyond {CONTEXTS} are successive plans without a common clock; "
+            "leave the deadline out, or give the networks as requests of a scenario to tessera serve"
+        )
 
 
 def _check_arrivals(stored: StoredPlan) -> None:
