@@ -79,13 +79,16 @@ class AdaptiveRun:
         All choices in their order; empty where the bus cannot be traced.
     windows
         The windows of the bandwidth monitor; empty likewise.
+    completions
+        (cycle on the bus's clock, mask of the units that completed an instruction), rising; empty likewise.
     """
 
     inferences: tuple[Inference, ...]
     warm_up: tuple[Inference, ...]
     decisions: tuple[Decision, ...]
-    selects: tuple[SelectEvent, ...]
-    windows: tuple[TrafficWindow, ...]
+    selects: tuple[SelectEvent, ...] = ()
+    windows: tuple[TrafficWindow, ...] = ()
+    completions: tuple[tuple[int, int], ...] = ()
 
 
 async def play(scenario: AdaptiveScenario, bus: Any) -> AdaptiveRun:
@@ -123,12 +126,14 @@ async def _play(scenario: AdaptiveScenario, bus: Any, manager: PrecisionManager)
             bus.report_progress(done=max(0, len(found) - scenario.warm_up), cycles=found[-1].end)
     selects: tuple[SelectEvent, ...] = ()
     windows: tuple[TrafficWindow, ...] = ()
+    completions: list[tuple[int, int]] = []
     if recorded:
-        await bus.stop_trace()
+        completions = await bus.stop_trace()
         selects = _events(scenario.program, found, bus.selections)
         windows = tuple(map(TrafficWindow.of_numbers, await bus.stop_windows()))
     count = scenario.warm_up
-    return AdaptiveRun(tuple(found[count:]), tuple(found[:count]), tuple(manager.log), selects, windows)
+    log = tuple(manager.log)
+    return AdaptiveRun(tuple(found[count:]), tuple(found[:count]), log, selects, windows, tuple(completions))
 
 
 def _events(
