@@ -422,7 +422,6 @@ class _Machine:
         """Start and end of the next instruction."""
         pushed = self._push(instruction)
         if isinstance(instruction, Fence | End):
-            self._order.append(instruction)
             self._pushed = max(pushed, *(state.ends[-1] for state in self._units)) + self.timing.end
             self._leave(self._pushed)
             return pushed, self._pushed
@@ -446,7 +445,6 @@ class _Machine:
             state.latest.append(len(state.ends))
             state.ends.append(max(end, state.ends[-1]))
             self.busy[unit] += end - start
-        self._order.append(instruction)
         return start, end
 
     def _push(self, instruction: Instruction) -> int:

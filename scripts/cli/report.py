@@ -39,7 +39,7 @@ def report(
     trace: Annotated[Path | None, typer.Option("--trace", help="A trace for Perfetto, JSON.", metavar="FILE")] = None,
     json: JsonOption = None,
 ) -> None:
-    """Draw a plan, its run, a scenario that the executor ran, or an adaptive run as one HTML page: what happens over time."""
+    """Draw a plan, its run, a scenario that the executor ran, or an adaptive run as one HTML page."""
     check_output(output, *files)
     check_output(trace, *files, output)
     check_output(json, *files, output, trace)
