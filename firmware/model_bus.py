@@ -89,6 +89,7 @@ class ModelBus:
         self._pending = 0  # bits of the interrupt status
         self._shown: tuple[Phase, list[ContextState]] = (Phase.IDLE, [ContextState()] * CONTEXTS)
         self._trace: list[tuple[int, int]] | None = None
+        self._traced_from = 0
         self._silent = False
         self._monitor = ModelMonitor(config.beat_bytes)
         self._chosen = [Depth.A4] * OPERATIONS
@@ -181,7 +182,7 @@ class ModelBus:
 
     async def start_trace(self) -> None:
         """Begins to record which units complete an instruction, and when."""
-        self._trace = []
+        self._trace, self._traced_from = [], self._now
 
     async def stop_trace(self) -> list[tuple[int, int]]:
         """Ends the recording; (cycle, mask of units), rising."""
@@ -193,7 +194,8 @@ class ModelBus:
         """Adds what the stream has completed."""
         if self._trace is not None and self._stream is not None:
             done = self._stream.completions(self._now - self._started)
-            self._trace += [(self._started + cycle, mask) for cycle, mask in done]
+            found = ((self._started + cycle, mask) for cycle, mask in done)
+            self._trace += [(cycle, mask) for cycle, mask in found if cycle > self._traced_from]
 
     # --------------------------------------------------------------------------------------------------------- memory
 

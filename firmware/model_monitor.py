@@ -57,9 +57,10 @@ class ModelMonitor:
     def _apply(self, cycle: int, written: Callable[[str], int]) -> None:
         control = register_map()["monitor.control"].fields
         given = {name: field.extract(written("monitor.control")) for name, field in control.items()}
+        enable = bool(given.pop("enable"))
         given |= {name: written(f"monitor.{name}") for name in ("counted", "peak", "hysteresis")}
         thresholds = tuple(written(f"monitor.threshold[{index}]") for index in range(THRESHOLDS))
-        settings = WindowSettings(**{**given, "enable": bool(given["enable"])}, thresholds=thresholds)
+        settings = WindowSettings(enable=enable, thresholds=thresholds, **given)
         try:
             self._settings = settings.in_force(self._beat_bytes)
         except ValueError:

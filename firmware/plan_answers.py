@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
@@ -119,22 +119,25 @@ def answer_faults(
     result, _ = simulate_scenario(scenario, options)
     answers: dict[str, dict[int, Answer]] = {job: {} for job in samples}
     for (job, sample), name in own.items():
-        answers[job][sample] = _answer(sample, name, result)
+        answers[job][sample] = replace(request_answers(name, result)[0], sample=sample)
     return answers
+
+
+def request_answers(name: str, result: ScenarioResult) -> dict[int, Answer]:
+    """By sample what came of a request."""
+    request, reasons = result.requests[name], tuple(_reasons(name, result))
+    return {
+        sample: Answer(sample, None, reasons=reasons)
+        if outputs is None or request.status is not Status.DONE
+        else Answer(sample, result.networks[request.variants[sample]], outputs, reasons)
+        for sample, outputs in enumerate(request.outputs)
+    }
 
 
 def _planned_memory(options: Options) -> Memory:
     """The simulated memory, as plans see it."""
     latency = options.memory.get("read_latency", DEFAULT_MEMORY.latency)
     return Memory(latency, options.memory.get("bandwidth", DEFAULT_MEMORY.bytes_per_cycle))
-
-
-def _answer(sample: int, name: str, result: ScenarioResult) -> Answer:
-    request, reasons = result.requests[name], tuple(_reasons(name, result))
-    outputs = request.outputs[0]
-    if request.status is not Status.DONE or outputs is None:
-        return Answer(sample, None, reasons=reasons)
-    return Answer(sample, result.networks[request.variants[0]], outputs, reasons)
 
 
 def _reasons(name: str, result: ScenarioResult) -> Iterator[str]:

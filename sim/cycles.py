@@ -45,7 +45,7 @@ from tessera.rtl.isa import (
     units_of_mask,
 )
 from tessera.sim.footprint import step_words, weight_steps
-from tessera.sim.ordering import StreamOrder
+from tessera.sim.ordering import awaited
 from tessera.sim.transfers import element_bytes, row_bytes
 
 INSTRUCTIONS_PER_BURST = AXI_BURST_BYTES // INSTRUCTION_BYTES
@@ -389,7 +389,6 @@ class _Machine:
         self.timing = timing
         self.latency = memory.latency
         self.busy = dict.fromkeys(Unit, 0)
-        self._order = StreamOrder(config, hazards=False)
         self._units = [_UnitState(deque(maxlen=config.queue_depth + 1)) for _ in Unit]
         bytes_per_cycle = min(memory.bytes_per_cycle or config.beat_bytes, config.beat_bytes)
         self._beat_cycles = config.beat_bytes / bytes_per_cycle
@@ -423,7 +422,6 @@ class _Machine:
         """Start and end of the next instruction."""
         pushed = self._push(instruction)
         if isinstance(instruction, Fence | End):
-            self._order.append(instruction)
             self._pushed = max(pushed, *(state.ends[-1] for state in self._units)) + self.timing.end
             self._leave(self._pushed)
             return pushed, self._pushed
@@ -447,7 +445,6 @@ class _Machine:
             state.latest.append(len(state.ends))
             state.ends.append(max(end, state.ends[-1]))
             self.busy[unit] += end - start
-        self._order.append(instruction)
         return start, end
 
     def _push(self, instruction: Instruction) -> int:

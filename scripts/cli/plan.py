@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from tessera.cli.console import check_output, console, print_table, write_json
-from tessera.cli.database import open_database
+from tessera.cli.database import open_database, standing_files
 from tessera.cli.networks import host_operations, load_network, quantization_options
 from tessera.cli.options import (
     ActivationsOption,
@@ -101,7 +101,7 @@ def plan(
     options = quantization_options(
         networks, calibration, activations, weights, layer, shape, power_of_two_io=memory_format.is_float
     )
-    read = (*networks, *options.calibrations.values(), database)
+    read = (*networks, *options.calibrations.values(), *standing_files(npu, database))
     check_output(output, *read)
     check_output(json, *read, output)
     if len(networks) == 1 and not was_given(context, PLAN_PARAMETERS):

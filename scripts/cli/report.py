@@ -12,7 +12,7 @@ import typer
 from tessera.cli.console import UsageError, check_output, console, write_file, write_json
 from tessera.cli.options import JsonOption
 from tessera.compiler.errors import check_file
-from tessera.compiler.planning.plan_file import StoredPlan
+from tessera.compiler.planning.plan_file import StoredPlan, text
 from tessera.firmware.adaptation_report import AdaptationReport
 from tessera.firmware.adaptation_timeline import AdaptationTimeline
 from tessera.firmware.adaptation_trace import adaptation_events
@@ -30,7 +30,7 @@ def report(
         list[Path],
         typer.Argument(
             help="A plan (tessera plan --output), the summary of its run (tessera run --json), or both; or the summary "
-            "of an adaptive run."
+            "of a scenario (tessera serve --json) or of an adaptive run."
         ),
     ],
     output: Annotated[Path, typer.Option("--output", "-o", help="The page, one HTML file.", metavar="FILE")] = Path(
@@ -39,7 +39,7 @@ def report(
     trace: Annotated[Path | None, typer.Option("--trace", help="A trace for Perfetto, JSON.", metavar="FILE")] = None,
     json: JsonOption = None,
 ) -> None:
-    """Draw a plan and what became of it, or an adaptive run, as one HTML page: what happens over time."""
+    """Draw a plan, its run, a scenario that the executor ran, or an adaptive run as one HTML page."""
     check_output(output, *files)
     check_output(trace, *files, output)
     check_output(json, *files, output, trace)
@@ -141,6 +141,15 @@ def _check_names(stored: StoredPlan, timelines: Mapping[str, PlanTimeline]) -> N
         raise ValueError("networks that are not among those of the plan")
 
 
+def _check_rows(stored: StoredPlan, rows: Sequence[Mapping[str, Any]]) -> None:
+    """Raises `ValueError` if there is not a row for each network of the plan, or one is of another kind."""
+    if sorted(text(row["name"]) for row in rows) != sorted(network.name for network in stored.networks):
+        raise ValueError("the rows are not of the networks of the plan")
+    for row in rows:
+        if not isinstance(row["bit_exact"], bool) or not 0 <= row.get("accuracy", 0.0) <= 1:
+            raise ValueError(f"the row of {row['name']} is no result")
+
+
 def _read(file: Path) -> tuple[dict[str, Any], StoredPlan, dict[str, PlanTimeline]]:
     check_file(file)
     try:
@@ -148,13 +157,15 @@ def _read(file: Path) -> tuple[dict[str, Any], StoredPlan, dict[str, PlanTimelin
         if "timelines" not in values:
             raise UsageError(
                 f"{file} has no timelines of a plan; make a plan with tessera plan --output, or run one with tessera "
-                "run --json"
+                "run --json or tessera serve --json"
             )
         stored = StoredPlan.from_json(values.get("plan", values))
         timelines = {
             name: timeline_from_json(values["timelines"][name]) for name in TIMELINES if name in values["timelines"]
         }
         _check_names(stored, timelines)
+        if "measured" in timelines:
+            _check_rows(stored, values["networks"])
         return values, stored, timelines
     except UsageError:
         raise
