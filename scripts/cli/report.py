@@ -126,8 +126,7 @@ def read_adaptive(files: Sequence[Path]) -> AdaptationReport | None:
         return AdaptationReport(timeline, str(values["npu"]), {**network, "bit_exact": network["bit_exact"]})
     except (KeyError, IndexError, TypeError, ValueError, AttributeError, OverflowError):
         raise UsageError(
-            f"{files[0]} is no summary of an adaptive run that this version reads; make one with tessera run "
-            "--adaptive --json"
+            f"{files[0]} is no summary of an adaptive run that this version reads; make one with tessera adapt --json"
         ) from None
 
 
