@@ -56,8 +56,8 @@ def _arithmetic(measured: Mapping[str, float]) -> Iterator[str]:
     yield from (
         "",
         f"Arithmetic at {AIMED_LOAD} %: {left:g} of {bus} bytes per cycle are left, and the aim of {AIM:g} is "
-        f"{AIM * alone:,.0f} cycles, in which {AIM * alone * left / 1000:,.0f} kB can be moved. All layers at one depth "
-        "move:",
+        f"{AIM * alone:,.0f} cycles, in which {AIM * alone * left / 1000:,.0f} kB can be moved. All layers at one "
+        "depth move:",
         "",
         "| depth | kB per inference | at least, of unloaded |",
         "|--:|--:|--:|",
