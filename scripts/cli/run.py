@@ -118,7 +118,6 @@ def run(
     )
     for output in (json, waves):
         check_output(output, *files.values(), *options.calibrations.values())
-    check_waves(waves, simulator)
     simulation = Options(simulator=simulator, memory=simulated_memory(memory, config), waveform=waves)
     asked = plan_options(
         names,
