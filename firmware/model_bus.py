@@ -1,7 +1,8 @@
 """An NPU without a simulator: a bus whose registers, memory and time are those of the models.
 
 The bits are the stream model's and the times the cycle model's, so that the runtime can be tried and tested in
-seconds. What only hardware shows is not modelled: stalls, second masters, and AXI itself.
+seconds. What only hardware shows is not modelled: stalls, second masters, and AXI itself. Depths are chosen as the
+registers say at the start of a stream, with all of the bandwidth.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from collections.abc import Callable
 from typing import Any
 
 from tessera.firmware.driver import Phase
+from tessera.firmware.model_adaptation import depth_settings, selection_register
 from tessera.firmware.model_stream import NEVER, ModelStream
 from tessera.rtl.config import AXI_BURST_BYTES, NpuConfig
 from tessera.rtl.control.register_map import RegisterInfo, register_map
@@ -260,7 +262,8 @@ class ModelBus:
         self._keep_trace()
         contexts = {number: self._context(number) for number in range(CONTEXTS)}
         windows = MemoryWindows(code=self._window("code_window"))
-        found = scan(self.model.read_memory, self._value("address"), self.model.config, windows, contexts)
+        address, decisions = self._value("address"), depth_settings(self._value).decisions()
+        found = scan(self.model.read_memory, address, self.model.config, windows, contexts, decisions)
         watchdog = self._value("watchdog")
         self._stream = ModelStream(self.model, found, contexts, self._memory, watchdog)
         self._started, self._pending = self._now, 0
@@ -281,6 +284,7 @@ class ModelBus:
         readings: dict[str, Callable[[str], int]] = {
             "irq_status": lambda _: self._pending,
             "status": lambda _: self._status(),
+            "adaptation": self._adaptation_register,
             "context": self._context_register,
             "operation": self._operation_register,
             "busy": lambda name: 0 if self._stream is None else self._stream.busy(Unit(int(name[len("busy[") : -1]))),
@@ -296,7 +300,7 @@ class ModelBus:
                 "error": int(stream.stop.error) if stopped else 0,
                 "error_index": stream.stop.error_index if stopped else 0,
                 "cycles": min(here, stream.stop.cycle),
-                "instructions": stream.executed(here),
+                "instructions": stream.position(here),
                 "bundle": stream.bundle(here),
                 "read_beats": (stream.read_bytes + stream.code_bytes) // beat,
                 "write_beats": stream.written_bytes // beat,
@@ -310,6 +314,11 @@ class ModelBus:
         names = {Phase.IDLE: "", Phase.RUNNING: "running"}
         name = names.get(phase, phase.value)
         return fields[name].mask if name else 0
+
+    def _adaptation_register(self, name: str) -> int:
+        selections = [] if self._stream is None else self._stream.selections(self._now - self._started)
+        shown = selection_register(name, selections)
+        return self._value(name) if shown is None else shown
 
     def _context_register(self, name: str) -> int:
         number, register = int(name[len("context[")]), name.partition(".")[2]
