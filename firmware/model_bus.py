@@ -1,7 +1,8 @@
 """An NPU without a simulator: a bus whose registers, memory and time are those of the models.
 
 The bits are the stream model's and the times the cycle model's, so that the runtime can be tried and tested in
-seconds. What only hardware shows is not modelled: stalls, second masters, and AXI itself.
+seconds. What only hardware shows is not modelled: stalls, second masters, and AXI itself. Depths are chosen as the
+registers say at the start of a stream, with all of the bandwidth.
 """
 
 from __future__ import annotations
@@ -10,7 +11,12 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from tessera.firmware.driver import Phase
+<<<<<<< HEAD
 from tessera.firmware.model_monitor import ModelMonitor
+||||||| e908205
+=======
+from tessera.firmware.model_adaptation import depth_settings, selection_register
+>>>>>>> d06d866b294bc3c5bdf4302468c22586a9c1b1fb
 from tessera.firmware.model_stream import NEVER, ModelStream
 from tessera.rtl.adaptation import DEPTH_BITS, DepthSource
 from tessera.rtl.config import AXI_BURST_BYTES, NpuConfig
@@ -272,8 +278,15 @@ class ModelBus:
         self._keep_trace()
         contexts = {number: self._context(number) for number in range(CONTEXTS)}
         windows = MemoryWindows(code=self._window("code_window"))
+<<<<<<< HEAD
         read, address = self.model.read_memory, self._value("address")
         found = scan(read, address, self.model.config, windows, contexts, self._decide)
+||||||| e908205
+        found = scan(self.model.read_memory, self._value("address"), self.model.config, windows, contexts)
+=======
+        address, decisions = self._value("address"), depth_settings(self._value).decisions()
+        found = scan(self.model.read_memory, address, self.model.config, windows, contexts, decisions)
+>>>>>>> d06d866b294bc3c5bdf4302468c22586a9c1b1fb
         watchdog = self._value("watchdog")
         self._stream = ModelStream(self.model, found, contexts, self._memory, watchdog)
         self._started, self._pending = self._now, 0
@@ -320,6 +333,7 @@ class ModelBus:
         readings: dict[str, Callable[[str], int]] = {
             "irq_status": lambda _: self._pending,
             "status": lambda _: self._status(),
+            "adaptation": self._adaptation_register,
             "context": self._context_register,
             "operation": self._operation_register,
             **dict.fromkeys(ModelMonitor.BLOCKS, lambda name: self._monitor.read(name, self._value)),
@@ -339,7 +353,7 @@ class ModelBus:
                 "error": int(stream.stop.error) if stopped else 0,
                 "error_index": stream.stop.error_index if stopped else 0,
                 "cycles": min(here, stream.stop.cycle),
-                "instructions": stream.executed(here),
+                "instructions": stream.position(here),
                 "bundle": stream.bundle(here),
                 "read_beats": (stream.read_bytes + stream.code_bytes) // beat,
                 "write_beats": stream.written_bytes // beat,
@@ -353,6 +367,11 @@ class ModelBus:
         names = {Phase.IDLE: "", Phase.RUNNING: "running"}
         name = names.get(phase, phase.value)
         return fields[name].mask if name else 0
+
+    def _adaptation_register(self, name: str) -> int:
+        selections = [] if self._stream is None else self._stream.selections(self._now - self._started)
+        shown = selection_register(name, selections)
+        return self._value(name) if shown is None else shown
 
     def _context_register(self, name: str) -> int:
         number, register = int(name[len("context[")]), name.partition(".")[2]
