@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from itertools import accumulate
 
 from tessera.firmware.driver import Phase
-from tessera.rtl.adaptation import SECTIONS
 from tessera.rtl.isa import INSTRUCTION_BYTES, Bundle, ErrorCode, Load, Select, Store, Unit
+from tessera.rtl.traffic import MOST_SECTIONS
 from tessera.sim.adaptation import Selection
 from tessera.sim.contexts import Context, ContextState
 from tessera.sim.counts import Counts
@@ -188,7 +188,7 @@ class ModelStream:
         executed = zip(self.instructions, self._begins, strict=True)
         selects = [(begin, each.operation) for each, begin in executed if isinstance(each, Select)]
         return [
-            Selection(begin, operation, depth, SECTIONS - 1)
+            Selection(begin, operation, depth, MOST_SECTIONS - 1)
             for (begin, operation), depth in zip(selects, self._scan.depths, strict=True)
             if begin <= min(cycle, self.stop.cycle)
         ]
