@@ -22,7 +22,7 @@ from tessera.firmware.cosimulation import (
     simulate,
     unpack_outputs,
 )
-from tessera.firmware.plan_run import plan_starts, unpack_plan_outputs
+from tessera.firmware.plans.run import plan_starts, unpack_plan_outputs
 from tessera.rtl.config import NpuConfig
 from tessera.rtl.isa import CONTEXTS, INDEX_BITS, OPERATIONS, Load, Select, Store, encode_stream
 from tessera.sim.contexts import Context

@@ -21,8 +21,8 @@ from tessera.compiler.planning.selection import PlannedStream, StreamPlanner
 from tessera.compiler.planning.workload import Workload
 from tessera.firmware.executor import Settings, Status, segment
 from tessera.firmware.executor.requests import pack_inputs
-from tessera.firmware.executor_scenario import Cancellation, Disturbance, Scenario
-from tessera.firmware.model_bus import ModelBus
+from tessera.firmware.modelled.bus import ModelBus
+from tessera.firmware.scenarios.scenario import Cancellation, Disturbance, Scenario
 from tessera.rtl.isa import Load
 from tessera.sim.windows import MemoryWindow
 

@@ -13,8 +13,8 @@ from random_segments import SegmentedStream, random_segments
 
 from tessera.compiler.stream_checker import segment_violations, violations
 from tessera.firmware.driver import Npu, Phase
-from tessera.firmware.model_adaptation import depth_settings
-from tessera.firmware.model_bus import ModelBus
+from tessera.firmware.modelled.adaptation import depth_settings
+from tessera.firmware.modelled.bus import ModelBus
 from tessera.rtl.config import AXI_BURST_BYTES, NpuConfig
 from tessera.rtl.control.register_map import register_map
 from tessera.rtl.isa import (

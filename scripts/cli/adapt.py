@@ -39,10 +39,10 @@ from tessera.firmware.adaptation import (
     Settings,
 )
 from tessera.firmware.adaptation.adaptable import adaptable
+from tessera.firmware.adaptation.inference import compile_adaptive, run_adaptive
+from tessera.firmware.adaptation.scenario import AdaptiveScenario
 from tessera.firmware.adaptation.settings import THRESHOLDS
-from tessera.firmware.adaptive_inference import compile_adaptive, run_adaptive
-from tessera.firmware.adaptive_scenario import AdaptiveScenario
-from tessera.firmware.adaptive_summary import adaptive_summary
+from tessera.firmware.adaptation.summary import adaptive_summary
 from tessera.firmware.cosimulation import Options
 from tessera.rtl.adaptation import Sampling
 from tessera.rtl.config import NpuConfig

@@ -11,9 +11,9 @@ from collections.abc import Callable
 from typing import Any
 
 from tessera.firmware.driver import Phase
-from tessera.firmware.model_adaptation import depth_settings, selection_register
-from tessera.firmware.model_monitor import ModelMonitor
-from tessera.firmware.model_stream import NEVER, ModelStream
+from tessera.firmware.modelled.adaptation import depth_settings, selection_register
+from tessera.firmware.modelled.monitor import ModelMonitor
+from tessera.firmware.modelled.stream import NEVER, ModelStream
 from tessera.rtl.config import AXI_BURST_BYTES, NpuConfig
 from tessera.rtl.control.register_map import RegisterInfo, register_map
 from tessera.rtl.isa import CONTEXTS, ErrorCode, Load, Store, Unit
