@@ -11,6 +11,7 @@ from random_plans import PlanCase
 from random_segments import SegmentedStream
 from random_streams import RandomStream
 
+from tessera.compiler.adaptive import AdaptiveProgram, evaluate_adaptive
 from tessera.compiler.lowering.plan_program import PlanProgram
 from tessera.compiler.stream_checker import check_program, violations
 from tessera.firmware.cosimulation import (
@@ -23,8 +24,10 @@ from tessera.firmware.cosimulation import (
     unpack_outputs,
 )
 from tessera.firmware.plans.run import plan_starts, unpack_plan_outputs
+from tessera.rtl.adaptation import DepthSource
 from tessera.rtl.config import NpuConfig
 from tessera.rtl.isa import CONTEXTS, INDEX_BITS, OPERATIONS, Load, Select, Store, encode_stream
+from tessera.sim.adaptation import DepthSettings
 from tessera.sim.contexts import Context
 from tessera.sim.faults import scan
 from tessera.sim.golden.evaluate import evaluate
@@ -184,6 +187,33 @@ def assert_programs_agree(
             stream = _stream_outputs(config, program, inputs, output)
             assert np.array_equal(stream, golden[output]), f"{name}: stream model and golden differ in {output}"
             assert np.array_equal(rtl[output], golden[output]), f"{name}: RTL and golden differ in {output}"
+
+
+AdaptiveRuns = Sequence[tuple[Integers, Mapping[str, int]]]
+"""Inputs and depths of the layers of some runs."""
+
+
+def assert_adaptive_agree(
+    config: NpuConfig, cases: Mapping[str, tuple[AdaptiveProgram, AdaptiveRuns]], options: Options
+) -> None:
+    """Every run of every adaptive program has the outputs of the golden model on the RTL, where the host's table asks
+    for its depths."""
+    starts, expected = [], []
+    for name, (program, runs) in cases.items():
+        for index, (inputs, trace) in enumerate(runs):
+            batch = {name: values[np.newaxis] for name, values in inputs.items()}
+            (start,) = program_starts(program, batch)
+            settings = DepthSettings(DepthSource.LAYER, layer_depths=program.layer_depths(trace))
+            starts.append(replace(start, depths=settings, traced=True))
+            expected.append((f"{name} {index}", program, inputs, trace))
+    results, _ = simulate(config, starts, options)
+    for (name, program, inputs, trace), result in zip(expected, results, strict=True):
+        assert result.run is not None, f"{name}: {result.error}"
+        chosen = tuple(each.depth for each in result.selections)
+        assert chosen == program.choices(trace), f"{name}: {chosen}"
+        golden = evaluate_adaptive(program.network, inputs, trace)
+        for output, values in unpack_outputs(program, [result]).items():
+            assert np.array_equal(values[0], golden[output]), f"{name}: RTL and golden differ in {output}"
 
 
 def _stream_outputs(config: NpuConfig, program: Program, inputs: Integers, output: str) -> np.ndarray:
