@@ -11,6 +11,8 @@ from random_plans import PlanCase
 from random_segments import SegmentedStream
 from random_streams import RandomStream
 
+from tessera.compiler.adaptive import AdaptiveProgram, evaluate_adaptive
+from tessera.compiler.lowering.plan_program import PlanProgram
 from tessera.compiler.stream_checker import check_program, violations
 from tessera.firmware.cosimulation import (
     Integers,
@@ -21,9 +23,11 @@ from tessera.firmware.cosimulation import (
     simulate,
     unpack_outputs,
 )
-from tessera.firmware.plan_run import plan_starts, unpack_plan_outputs
+from tessera.firmware.plans.run import plan_starts, unpack_plan_outputs
+from tessera.rtl.adaptation import DepthSource
 from tessera.rtl.config import NpuConfig
 from tessera.rtl.isa import CONTEXTS, INDEX_BITS, OPERATIONS, Load, Select, Store, encode_stream
+from tessera.sim.adaptation import DepthSettings
 from tessera.sim.contexts import Context
 from tessera.sim.faults import scan
 from tessera.sim.golden.evaluate import evaluate
@@ -185,6 +189,33 @@ def assert_programs_agree(
             assert np.array_equal(rtl[output], golden[output]), f"{name}: RTL and golden differ in {output}"
 
 
+AdaptiveRuns = Sequence[tuple[Integers, Mapping[str, int]]]
+"""Inputs and depths of the layers of some runs."""
+
+
+def assert_adaptive_agree(
+    config: NpuConfig, cases: Mapping[str, tuple[AdaptiveProgram, AdaptiveRuns]], options: Options
+) -> None:
+    """Every run of every adaptive program has the outputs of the golden model on the RTL, where the host's table asks
+    for its depths."""
+    starts, expected = [], []
+    for name, (program, runs) in cases.items():
+        for index, (inputs, trace) in enumerate(runs):
+            batch = {name: values[np.newaxis] for name, values in inputs.items()}
+            (start,) = program_starts(program, batch)
+            settings = DepthSettings(DepthSource.LAYER, layer_depths=program.layer_depths(trace))
+            starts.append(replace(start, depths=settings, traced=True))
+            expected.append((f"{name} {index}", program, inputs, trace))
+    results, _ = simulate(config, starts, options)
+    for (name, program, inputs, trace), result in zip(expected, results, strict=True):
+        assert result.run is not None, f"{name}: {result.error}"
+        chosen = tuple(each.depth for each in result.selections)
+        assert chosen == program.choices(trace), f"{name}: {chosen}"
+        golden = evaluate_adaptive(program.network, inputs, trace)
+        for output, values in unpack_outputs(program, [result]).items():
+            assert np.array_equal(values[0], golden[output]), f"{name}: RTL and golden differ in {output}"
+
+
 def _stream_outputs(config: NpuConfig, program: Program, inputs: Integers, output: str) -> np.ndarray:
     samples = len(next(iter(inputs.values())))
     model = StreamModel(config)
@@ -219,16 +250,35 @@ def plan_problem(case: PlanCase, outputs: Mapping[str, Integers], source: str) -
 
 def plan_on_stream_model(case: PlanCase) -> dict[str, dict[str, np.ndarray]]:
     """The outputs of a plan's jobs in the stream model, which begins with banks full of ones."""
-    program = case.program
-    model = StreamModel(program.config, program.end_address)
+    model = _started_model(case, case.program.end_address)
+    model.execute(case.program.instructions)
+    return _outputs_of_plan(model, case)
+
+
+def continued_on_stream_model(case: PlanCase, bundles: int, rest: PlanProgram) -> dict[str, dict[str, np.ndarray]]:
+    """The same of a plan that is stopped behind so many bundles, and of which another program does the rest."""
+    model = _started_model(case, max(case.program.end_address, rest.end_address))
+    model.execute([each for each, bundle in zip(case.program.instructions, case.program.bundles) if bundle < bundles])
+    for address, data in rest.writes:
+        model.write_memory(address, data)
+    model.execute(rest.instructions)
+    return _outputs_of_plan(model, case)
+
+
+def _started_model(case: PlanCase, memory_bytes: int) -> StreamModel:
+    model = StreamModel(case.program.config, memory_bytes)
     for memory in (model.activations, model.weights, model.parameters, model.tables):
         memory[...] = 1
-    (start,) = plan_starts(program, case.inputs)
+    (start,) = plan_starts(case.program, case.inputs)
     for address, data in start.writes:
         model.write_memory(address, data)
-    model.execute(program.instructions)
+    return model
+
+
+def _outputs_of_plan(model: StreamModel, case: PlanCase) -> dict[str, dict[str, np.ndarray]]:
+    (start,) = plan_starts(case.program, case.inputs)
     reads = tuple(model.read_memory(address, length) for address, length in start.reads)
-    return unpack_plan_outputs(program, [StartResult(None, reads)])
+    return unpack_plan_outputs(case.program, [StartResult(None, reads)])
 
 
 def _differences(first: bytes, second: bytes) -> Sequence[int]:

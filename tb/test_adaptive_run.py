@@ -20,14 +20,14 @@ from tessera.compiler.refinements import NO_REFINEMENTS
 from tessera.firmware.adaptation import Limit, Metric, Mode, Observation, PolicyName, Settings
 from tessera.firmware.adaptation.adaptable import adaptable
 from tessera.firmware.adaptation.hardware import Observer
+from tessera.firmware.adaptation.inference import compile_adaptive, golden_outputs, run_adaptive, stacked
+from tessera.firmware.adaptation.report import AdaptationReport
 from tessera.firmware.adaptation.run import AdaptationTimeout
-from tessera.firmware.adaptation_report import AdaptationReport
-from tessera.firmware.adaptation_timeline import AdaptationTimeline
-from tessera.firmware.adaptation_trace import adaptation_events
-from tessera.firmware.adaptive_inference import compile_adaptive, golden_outputs, run_adaptive, stacked
-from tessera.firmware.adaptive_scenario import AdaptiveRun, AdaptiveScenario, play
-from tessera.firmware.adaptive_summary import adaptive_summary
-from tessera.firmware.model_bus import ModelBus
+from tessera.firmware.adaptation.scenario import AdaptiveRun, AdaptiveScenario, play
+from tessera.firmware.adaptation.summary import adaptive_summary
+from tessera.firmware.adaptation.timeline import AdaptationTimeline
+from tessera.firmware.adaptation.trace import adaptation_events
+from tessera.firmware.modelled.bus import ModelBus
 from tessera.rtl.config import NpuConfig
 from tessera.sim.cosim import Simulator
 from tessera.sim.cosim.load_profile import LoadProfile, LoadStep

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from tessera.firmware.bandwidth import Monitor, MonitorError, MonitorSettings, Regulator
-from tessera.firmware.model_bus import ModelBus
+from tessera.firmware.modelled.bus import ModelBus
 from tessera.firmware.register_access import RegisterAccess
 from tessera.rtl.config import NpuConfig
 from tessera.rtl.traffic import OTHER_SOURCES, TrafficSource

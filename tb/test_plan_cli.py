@@ -400,6 +400,7 @@ def test_standing_files_are_not_overwritten(
         refused(tessera(*plan, option, database), r"cannot write .*profile\.sqlite: the command needs that file")
     for output in (npu, database, samples):
         refused(tessera(*run, "--json", output), r"cannot write .*: the command needs that file")
+    for output in (npu, database):
         refused(tessera(*run, "--waves", output), r"cannot write .*: the command needs that file")
     refused(tessera("profile", MLP, "--npu", npu, "-c", samples, "--json", npu), r"the command needs that file")
     refused(tessera("verilog", "--npu", npu, "-o", npu), r"the command needs that file")

@@ -10,7 +10,7 @@ from tessera.compiler.lowering.builder import Step
 from tessera.compiler.lowering.mapping import align
 from tessera.compiler.lowering.synchronise import synchronise_steps
 from tessera.rtl.config import AXI_BURST_BYTES
-from tessera.rtl.isa import INSTRUCTION_BYTES, Depth, End, Instruction, encode_stream
+from tessera.rtl.isa import INSTRUCTION_BYTES, OPERATIONS, Depth, End, Instruction, encode_stream
 from tessera.sim.program import Program
 
 BURST_INSTRUCTIONS = AXI_BURST_BYTES // INSTRUCTION_BYTES
@@ -82,6 +82,14 @@ class AdaptiveProgram(Program):
     def choices(self, trace: Trace) -> tuple[Depth, ...]:
         """What the ``Select`` instructions of a run with these depths choose, one after the other."""
         return tuple(Depth.of(segment.depth) for segment in self.run_of(trace)[1:])
+
+    def layer_depths(self, trace: Trace) -> tuple[Depth, ...]:
+        """What the host asks for by operation number so that a run has these depths (layers that share a number ask for
+        the last one's)."""
+        asked = [Depth.A16] * OPERATIONS
+        for segment in self.run_of(trace)[1:]:
+            asked[self.operation_numbers[segment.operation]] = Depth.of(segment.depth)
+        return tuple(asked)
 
     def path(self, trace: Trace) -> list[Instruction]:
         """The instructions that a run with these depths executes, in its order."""

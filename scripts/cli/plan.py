@@ -47,10 +47,10 @@ from tessera.compiler.planning.plan_file import StoredPlan
 from tessera.compiler.planning.profile_database import DurationSource
 from tessera.compiler.planning.schedulers import DEFAULT
 from tessera.firmware.inference import CompiledNetwork, compile_network, ideal_cycles
-from tessera.firmware.plan_text import format_plan, format_stream
-from tessera.firmware.plan_timeline import PlanTimeline, predicted_timeline
-from tessera.firmware.plan_timeline_json import timeline_to_json
-from tessera.firmware.planned_networks import PlannedNetwork, operation_depths
+from tessera.firmware.plans.networks import PlannedNetwork, operation_depths
+from tessera.firmware.plans.text import format_plan, format_stream
+from tessera.firmware.plans.timeline import PlanTimeline, predicted_timeline
+from tessera.firmware.plans.timeline_json import timeline_to_json
 from tessera.firmware.timeline import operation_times
 from tessera.rtl.config import NpuConfig
 from tessera.sim.cycles import DEFAULT_MEMORY, predict

@@ -16,9 +16,9 @@ from tessera.compiler.calibration_data import load_labels
 from tessera.compiler.planning.plan_file import StoredPlan
 from tessera.compiler.planning.profile_database import DurationSource, ProfileDatabase, Run
 from tessera.firmware.cosimulation import Options
-from tessera.firmware.plan_summary import network_summary, plan_summary
-from tessera.firmware.plan_timeline import measured_timeline, predicted_timeline
-from tessera.firmware.planned_networks import PlannedNetwork, operation_depths, run_planned
+from tessera.firmware.plans.networks import PlannedNetwork, operation_depths, run_planned
+from tessera.firmware.plans.summary import network_summary, plan_summary
+from tessera.firmware.plans.timeline import measured_timeline, predicted_timeline
 from tessera.rtl.isa import CONTEXTS
 from tessera.sim.cycles import Memory
 
@@ -51,7 +51,7 @@ def run_stored(
     UsageError
         A network has fewer samples than inferences.
     CompilerError, CosimError
-        As `tessera.firmware.planned_networks.run_planned`.
+        As `tessera.firmware.plans.networks.run_planned`.
     """
     memory = Memory(options.memory["read_latency"], options.memory["bandwidth"])
     program = lower_stored(stored, networks, networks[0].mapped.config)

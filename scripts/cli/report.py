@@ -13,13 +13,13 @@ from tessera.cli.console import UsageError, check_output, console, write_file, w
 from tessera.cli.options import JsonOption
 from tessera.compiler.errors import check_file
 from tessera.compiler.planning.plan_file import StoredPlan, text
-from tessera.firmware.adaptation_report import AdaptationReport
-from tessera.firmware.adaptation_timeline import AdaptationTimeline
-from tessera.firmware.adaptation_trace import adaptation_events
-from tessera.firmware.plan_report import Report
-from tessera.firmware.plan_timeline import CODE, PlanTimeline
-from tessera.firmware.plan_timeline_json import timeline_from_json
-from tessera.firmware.plan_trace import trace_events
+from tessera.firmware.adaptation.report import AdaptationReport
+from tessera.firmware.adaptation.timeline import AdaptationTimeline
+from tessera.firmware.adaptation.trace import adaptation_events
+from tessera.firmware.plans.report import Report
+from tessera.firmware.plans.timeline import CODE, PlanTimeline
+from tessera.firmware.plans.timeline_json import timeline_from_json
+from tessera.firmware.plans.trace import trace_events
 
 TIMELINES = ("planned", "measured")
 """Timelines that a report shows."""
@@ -126,8 +126,7 @@ def read_adaptive(files: Sequence[Path]) -> AdaptationReport | None:
         return AdaptationReport(timeline, str(values["npu"]), {**network, "bit_exact": network["bit_exact"]})
     except (KeyError, IndexError, TypeError, ValueError, AttributeError, OverflowError):
         raise UsageError(
-            f"{files[0]} is no summary of an adaptive run that this version reads; make one with tessera run "
-            "--adaptive --json"
+            f"{files[0]} is no summary of an adaptive run that this version reads; make one with tessera adapt --json"
         ) from None
 
 

@@ -9,27 +9,6 @@ from typing import Annotated
 
 import typer
 
-from tessera.cli.adaptive_run import (
-    DEFAULT_THRESHOLDS,
-    AdaptiveOption,
-    DepthOption,
-    LimitOption,
-    LoadOption,
-    LogOption,
-    ModeOption,
-    PolicyOption,
-    SamplingOption,
-    SectionDepthsOption,
-    StepsOption,
-    TargetOption,
-    ThresholdsOption,
-    WarmUpOption,
-    WindowOption,
-    adaptive_options,
-    refuse_with_adaptive,
-    refuse_without_adaptive,
-    run_adaptive_network,
-)
 from tessera.cli.console import ResultError, UsageError, check_output, console, print_table, progress_bar, write_json
 from tessera.cli.database import open_database, standing_files
 from tessera.cli.networks import host_operations, load_network, quantization_options
@@ -77,7 +56,6 @@ from tessera.compiler.lowering.mapping import map_to_machine
 from tessera.compiler.planning.plan_file import StoredPlan, read_plan
 from tessera.compiler.planning.profile_database import DurationSource, ProfileDatabase
 from tessera.compiler.planning.schedulers import DEFAULT
-from tessera.firmware.adaptation import Mode, PolicyName, Settings
 from tessera.firmware.cosimulation import Options
 from tessera.firmware.inference import CompiledNetwork, compile_network, run_network
 from tessera.firmware.profiling import record_inferences
@@ -125,47 +103,11 @@ def run(
     ] = None,
     database: DatabaseOption = None,
     json: JsonOption = None,
-    adaptive: AdaptiveOption = False,
-    policy: PolicyOption = PolicyName.SENSITIVITY,
-    depth: DepthOption = None,
-    load: LoadOption = None,
-    target: TargetOption = None,
-    thresholds: ThresholdsOption = DEFAULT_THRESHOLDS,
-    section_depths: SectionDepthsOption = None,
-    sampling: SamplingOption = "layer",
-    mode: ModeOption = Mode.LAYER,
-    window: WindowOption = Settings.window_cycles,
-    limit: LimitOption = None,
-    steps: StepsOption = Settings.steps,
-    warm_up: WarmUpOption = 0,
-    log: LogOption = None,
 ) -> None:
     """Run networks on the co-simulated RTL, several as a plan, and compare every result with the golden model."""
     read = (*networks, plan, *standing_files(npu, database))
-    for output in (json, waves, log):
-        check_output(output, *read)
-    check_output(json, log, waves)
-    check_waves(waves, simulator)
-    asked_adaptive = None
-    if adaptive:
-        refuse_with_adaptive(context, networks, {*PLANNING_PARAMETERS, "plan", "io_format"})
-        asked_adaptive = adaptive_options(
-            policy=policy,
-            mode=mode,
-            sampling=sampling,
-            depth=depth,
-            thresholds=thresholds,
-            section_depths=section_depths,
-            window=window,
-            target=target,
-            load=load,
-            limits=limit,
-            steps=steps,
-            warm_up=warm_up,
-            log=log,
-        )
-    else:
-        refuse_without_adaptive(context)
+    check_output(json, *read, waves)
+    check_output(waves, *read)
     config = NpuConfig.load(npu)
     names = name_networks(networks)
     files = match_inputs(names, inputs)
@@ -174,9 +116,8 @@ def run(
     options = quantization_options(
         networks, calibration, activations, weights, layer, shape, power_of_two_io=memory_format.is_float
     )
-    for output in (json, waves, log):
+    for output in (json, waves):
         check_output(output, *files.values(), *options.calibrations.values())
-    check_waves(waves, simulator)
     simulation = Options(simulator=simulator, memory=simulated_memory(memory, config), waveform=waves)
     asked = plan_options(
         names,
@@ -191,11 +132,7 @@ def run(
         fault=fault,
     )
     with open_database(database, config) as opened:
-        if asked_adaptive is not None:
-            [(path, file)] = zip(networks, files.values(), strict=True)
-            network, remembered = load_network(path, options), None if opened is None else opened.path
-            values = run_adaptive_network(path, network, file, samples, config, asked_adaptive, simulation, remembered)
-        elif plan is None and len(networks) == 1 and not was_given(context, PLANNING_PARAMETERS):
+        if plan is None and len(networks) == 1 and not was_given(context, PLANNING_PARAMETERS):
             compiled = compile_network(load_network(networks[0], options), config, memory_format)
             (file,) = files.values()
             summary = _run(networks[0], compiled, file, samples, simulation, opened)

@@ -49,7 +49,11 @@ from tessera.compiler.planning.schedulers import DEFAULT
 from tessera.compiler.quantized_execution import host_before
 from tessera.firmware.cosimulation import Options
 from tessera.firmware.executor import Preemption, Request, Settings
-from tessera.firmware.executor_scenario import (
+from tessera.firmware.inference import in_dram
+from tessera.firmware.modelled.bus import ModelBus
+from tessera.firmware.plans.answers import request_answers
+from tessera.firmware.plans.networks import PlannedNetwork, answered_result, map_planned, prepare_planned
+from tessera.firmware.scenarios.scenario import (
     Cancellation,
     PriorityChange,
     Scenario,
@@ -57,12 +61,8 @@ from tessera.firmware.executor_scenario import (
     check_scenario,
     play,
 )
-from tessera.firmware.executor_simulation import simulate_scenario
-from tessera.firmware.inference import in_dram
-from tessera.firmware.model_bus import ModelBus
-from tessera.firmware.plan_answers import request_answers
-from tessera.firmware.planned_networks import PlannedNetwork, answered_result, map_planned, prepare_planned
-from tessera.firmware.scenario_summary import scenario_summary
+from tessera.firmware.scenarios.simulation import simulate_scenario
+from tessera.firmware.scenarios.summary import scenario_summary
 from tessera.rtl.config import NpuConfig
 from tessera.rtl.isa import MemoryFormat
 from tessera.sim.cosim import Simulator

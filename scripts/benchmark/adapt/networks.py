@@ -14,7 +14,7 @@ from tessera.compiler.datasets import EvaluationSplit, load_split
 from tessera.compiler.datasets.metrics import METRICS
 from tessera.compiler.quantized_execution import host_after, host_before
 from tessera.compiler.sensitivity import analyse
-from tessera.firmware.adaptive_inference import compile_adaptive
+from tessera.firmware.adaptation.inference import compile_adaptive
 from tessera.rtl.config import ACTIVATION_DEPTHS, NpuConfig
 
 WEIGHT_DEPTH, INPUT_DEPTH = 4, 8

@@ -11,7 +11,7 @@ from benchmark.adapt.runs import POLICIES, run_loaded
 from benchmark.rows import Row
 from tessera.cli.console import ResultError
 from tessera.compiler.quantized_execution import host_before
-from tessera.firmware.adaptive_scenario import AdaptiveRun
+from tessera.firmware.adaptation.scenario import AdaptiveRun
 from tessera.firmware.cosimulation import checked_runs, program_starts, simulate
 from tessera.firmware.timeline import OperationTime, instruction_times, operation_times
 from tessera.rtl.adaptation import DepthSource

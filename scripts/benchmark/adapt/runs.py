@@ -7,8 +7,8 @@ from collections.abc import Callable
 from benchmark.adapt.networks import Prepared
 from tessera.cli.console import ResultError
 from tessera.firmware.adaptation import PolicyName, Settings
-from tessera.firmware.adaptive_inference import run_adaptive
-from tessera.firmware.adaptive_scenario import AdaptiveRun, AdaptiveScenario
+from tessera.firmware.adaptation.inference import run_adaptive
+from tessera.firmware.adaptation.scenario import AdaptiveRun, AdaptiveScenario
 from tessera.sim.cosim.load_profile import LoadProfile
 
 LOADS = (30, 55, 80, 92)

@@ -11,7 +11,7 @@ from typing import Any
 
 from tessera.compiler.planning.profile_database import ProfileDatabase
 from tessera.firmware.executor import Event, Executed, Executor, PreparedNetwork, Request, RequestResult, Settings
-from tessera.firmware.model_bus import ModelBus
+from tessera.firmware.modelled.bus import ModelBus
 from tessera.rtl.config import NpuConfig
 from tessera.sim.windows import MemoryWindow
 

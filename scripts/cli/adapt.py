@@ -1,4 +1,4 @@
-"""Adaptive networks on the co-simulated RTL: the part of ``tessera run`` for precision that follows the bandwidth."""
+"""``tessera adapt``: a network on the co-simulated RTL whose precision follows the memory's bandwidth."""
 
 from __future__ import annotations
 
@@ -10,10 +10,22 @@ from typing import Annotated, Any
 
 import typer
 
-from tessera.cli.console import UsageError, console, print_table, progress_bar, write_file
-from tessera.cli.networks import host_operations
-from tessera.cli.planning import was_given
-from tessera.compiler import QuantizedNetwork, load_inputs
+from tessera.cli.console import (
+    ResultError,
+    UsageError,
+    check_output,
+    console,
+    print_table,
+    progress_bar,
+    write_file,
+    write_json,
+)
+from tessera.cli.database import open_database, standing_files
+from tessera.cli.networks import host_operations, load_quantized
+from tessera.cli.options import DatabaseOption, JsonOption, NpuOption, SimulatorOption
+from tessera.cli.planning import BandwidthOption, LatencyOption, dram
+from tessera.cli.run import check_waves, simulated_memory
+from tessera.compiler import QuantizedNetwork, is_quantized, load_inputs
 from tessera.compiler.calibration_data import load_labels
 from tessera.compiler.errors import check_file
 from tessera.firmware.adaptation import (
@@ -27,29 +39,21 @@ from tessera.firmware.adaptation import (
     Settings,
 )
 from tessera.firmware.adaptation.adaptable import adaptable
+from tessera.firmware.adaptation.inference import compile_adaptive, run_adaptive
+from tessera.firmware.adaptation.scenario import AdaptiveScenario
 from tessera.firmware.adaptation.settings import THRESHOLDS
-from tessera.firmware.adaptive_inference import compile_adaptive, run_adaptive
-from tessera.firmware.adaptive_scenario import AdaptiveScenario
-from tessera.firmware.adaptive_summary import adaptive_summary
+from tessera.firmware.adaptation.summary import adaptive_summary
 from tessera.firmware.cosimulation import Options
 from tessera.rtl.adaptation import Sampling
 from tessera.rtl.config import NpuConfig
+from tessera.sim.cosim import Simulator
 from tessera.sim.cosim.load_profile import LoadProfile
-
-_PANEL = "Adaptive networks"
+from tessera.sim.cycles import DEFAULT_MEMORY
 
 JSON_LINES = (".json", ".jsonl")
 """Suffixes of a log for programs; others are for people."""
 
-AdaptiveOption = Annotated[
-    bool,
-    typer.Option(
-        "--adaptive",
-        help="Let the depths of layers follow the memory's bandwidth while it runs.",
-        rich_help_panel=_PANEL,
-    ),
-]
-PolicyOption = Annotated[PolicyName, typer.Option("--policy", help="Who chooses depths.", rich_help_panel=_PANEL)]
+PolicyOption = Annotated[PolicyName, typer.Option("--policy", help="Who chooses depths.")]
 DepthOption = Annotated[
     int | None,
     typer.Option(
@@ -57,7 +61,6 @@ DepthOption = Annotated[
         help="Depth in bits of policy fixed, and at which the others start.",
         metavar="BITS",
         show_default="the network's",
-        rich_help_panel=_PANEL,
     ),
 ]
 LoadOption = Annotated[
@@ -66,14 +69,11 @@ LoadOption = Annotated[
         "--load",
         help="What others take of the bus: a share such as 0.8 or 80%, random:SEED, or a file of lines CYCLES,SHARE.",
         metavar="SHARE|random:SEED|FILE",
-        rich_help_panel=_PANEL,
     ),
 ]
 TargetOption = Annotated[
     int | None,
-    typer.Option(
-        "--target", help="Latency that an inference should have at most.", metavar="CYCLES", rich_help_panel=_PANEL
-    ),
+    typer.Option("--target", help="Latency that an inference should have at most.", metavar="CYCLES"),
 ]
 ThresholdsOption = Annotated[
     str,
@@ -81,7 +81,6 @@ ThresholdsOption = Annotated[
         "--thresholds",
         help="Shares of the bus at which sections begin, falling.",
         metavar="S,S,...",
-        rich_help_panel=_PANEL,
     ),
 ]
 SectionDepthsOption = Annotated[
@@ -91,20 +90,13 @@ SectionDepthsOption = Annotated[
         help="Depths in bits of the sections of policy table, falling.",
         metavar="BITS,BITS,...",
         show_default="16,8,6,4 or those next to them",
-        rich_help_panel=_PANEL,
     ),
 ]
-SamplingOption = Annotated[
-    str, typer.Option("--sampling", help="When policy table looks: layer, period or run.", rich_help_panel=_PANEL)
-]
-ModeOption = Annotated[
-    Mode, typer.Option("--mode", help="Whether each layer has a depth of its own.", rich_help_panel=_PANEL)
-]
+SamplingOption = Annotated[str, typer.Option("--sampling", help="When policy table looks: layer, period or run.")]
+ModeOption = Annotated[Mode, typer.Option("--mode", help="Whether each layer has a depth of its own.")]
 WindowOption = Annotated[
     int,
-    typer.Option(
-        "--window", help="Cycles of the monitor's window, a power of two.", metavar="CYCLES", rich_help_panel=_PANEL
-    ),
+    typer.Option("--window", help="Cycles of the monitor's window, a power of two.", metavar="CYCLES"),
 ]
 LimitOption = Annotated[
     list[str] | None,
@@ -112,18 +104,15 @@ LimitOption = Annotated[
         "--limit",
         help=f"Where policy sensitivity takes bits, and gives them back below RELEASE; metrics: {', '.join(Metric)}.",
         metavar="METRIC=VALUE[:RELEASE]",
-        rich_help_panel=_PANEL,
     ),
 ]
 StepsOption = Annotated[
     int,
-    typer.Option(
-        "--steps", help="Operations that policy sensitivity changes at a time.", metavar="N", rich_help_panel=_PANEL
-    ),
+    typer.Option("--steps", help="Operations that policy sensitivity changes at a time.", metavar="N"),
 ]
 WarmUpOption = Annotated[
     int,
-    typer.Option("--warm-up", min=0, help="Inferences before those that count.", metavar="N", rich_help_panel=_PANEL),
+    typer.Option("--warm-up", min=0, help="Inferences before those that count.", metavar="N"),
 ]
 LogOption = Annotated[
     Path | None,
@@ -131,28 +120,80 @@ LogOption = Annotated[
         "--log",
         help=f"Decisions with their reasons: text, or JSON lines if the name ends in {' or '.join(JSON_LINES)}.",
         metavar="FILE",
-        rich_help_panel=_PANEL,
     ),
 ]
 
-PARAMETERS = {
-    "policy",
-    "depth",
-    "load",
-    "target",
-    "thresholds",
-    "section_depths",
-    "sampling",
-    "mode",
-    "window",
-    "limit",
-    "steps",
-    "warm_up",
-    "log",
-}
-"""Parameters that make sense with ``--adaptive`` only."""
-
 DEFAULT_THRESHOLDS = ",".join(str(Fraction(share)) for share in THRESHOLDS)
+
+
+def adapt(
+    network: Annotated[Path, typer.Argument(help="A network of tessera quantize --adaptive.", metavar="NETWORK")],
+    samples: Annotated[Path, typer.Option("--input", "-i", help="Samples (.npz or .npy).", metavar="FILE")],
+    npu: NpuOption = "edge",
+    policy: PolicyOption = PolicyName.SENSITIVITY,
+    depth: DepthOption = None,
+    load: LoadOption = None,
+    target: TargetOption = None,
+    thresholds: ThresholdsOption = DEFAULT_THRESHOLDS,
+    section_depths: SectionDepthsOption = None,
+    sampling: SamplingOption = "layer",
+    mode: ModeOption = Mode.LAYER,
+    window: WindowOption = Settings.window_cycles,
+    limit: LimitOption = None,
+    steps: StepsOption = Settings.steps,
+    warm_up: WarmUpOption = 0,
+    bandwidth: BandwidthOption = None,
+    latency: LatencyOption = DEFAULT_MEMORY.latency,
+    count: Annotated[int | None, typer.Option("--samples", "-n", min=1, help="Use only the first N samples.")] = None,
+    simulator: SimulatorOption = Simulator.VERILATOR,
+    waves: Annotated[
+        Path | None, typer.Option("--waves", help="Waveforms: .vcd (Verilator), .fst (Icarus).", metavar="FILE")
+    ] = None,
+    database: DatabaseOption = None,
+    log: LogOption = None,
+    json: JsonOption = None,
+) -> None:
+    """Run a network on the co-simulated RTL, and let the depths of its layers follow the memory's bandwidth."""
+    read = (network, samples, *standing_files(npu, database))
+    for output in (json, waves, log):
+        check_output(output, *read)
+    check_output(json, log, waves)
+    check_output(log, waves)
+    check_waves(waves, simulator)
+    check_file(samples)
+    options = adaptive_options(
+        policy=policy,
+        mode=mode,
+        sampling=sampling,
+        depth=depth,
+        thresholds=thresholds,
+        section_depths=section_depths,
+        window=window,
+        target=target,
+        load=load,
+        limits=limit,
+        steps=steps,
+        warm_up=warm_up,
+        log=log,
+    )
+    config = NpuConfig.load(npu)
+    memory = simulated_memory(dram(config, bandwidth, latency), config)
+    simulation = Options(simulator=simulator, memory=memory, waveform=waves)
+    quantized = _load(network)
+    with open_database(database, config) as opened:
+        remembered = None if opened is None else opened.path
+    values = run_adaptive_network(network, quantized, samples, count, config, options, simulation, remembered)
+    if json is not None:
+        write_json(json, values)
+    if not all(row["bit_exact"] for row in values["networks"]):
+        raise ResultError(f"the RTL's results differ from the golden model's: {quantized.name}")
+
+
+def _load(path: Path) -> QuantizedNetwork:
+    """Reads the network; raises `UsageError` for a float one, `CompilerError` if it cannot be used."""
+    if not is_quantized(path):
+        raise UsageError(f"{path} is a float network; quantise it with tessera quantize --adaptive DEPTHS first")
+    return load_quantized(path, {})
 
 
 @dataclass(frozen=True)
@@ -164,24 +205,6 @@ class AdaptiveOptions:
     load: LoadProfile | None
     warm_up: int
     log: Path | None
-
-
-def refuse_without_adaptive(context: typer.Context) -> None:
-    """Raises `UsageError` if an option was given that needs ``--adaptive``."""
-    for name in sorted(PARAMETERS):
-        if was_given(context, {name}):
-            raise UsageError(
-                f"--{name.replace('_', '-')} does nothing without --adaptive; add it, or leave this one out"
-            )
-
-
-def refuse_with_adaptive(context: typer.Context, networks: list[Path], parameters: Iterable[str]) -> None:
-    """Raises `UsageError` for what an adaptive run does not do."""
-    if len(networks) > 1:
-        raise UsageError(f"--adaptive runs one network at a time, not {len(networks)}; run them one after another")
-    for name in sorted(parameters):
-        if was_given(context, {name}):
-            raise UsageError(f"--{name.replace('_', '-')} does nothing beside --adaptive; leave one of them out")
 
 
 def adaptive_options(

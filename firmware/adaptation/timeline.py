@@ -12,7 +12,7 @@ from typing import Any
 
 from tessera.compiler.planning.plan_file import text, whole
 from tessera.firmware.adaptation import Decision
-from tessera.firmware.adaptive_scenario import AdaptiveRun, AdaptiveScenario
+from tessera.firmware.adaptation.scenario import AdaptiveRun, AdaptiveScenario
 from tessera.rtl.traffic import TrafficSource
 
 

@@ -1,23 +1,22 @@
 """An NPU without a simulator: a bus whose registers, memory and time are those of the models.
 
 The bits are the stream model's and the times the cycle model's, so that the runtime can be tried and tested in
-seconds. What only hardware shows is not modelled: stalls, second masters, and AXI itself.
+seconds. What only hardware shows is not modelled: stalls, second masters, and AXI itself. Depths are chosen as the
+registers say at the start of a stream, with all of the bandwidth.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 from tessera.firmware.driver import Phase
-from tessera.firmware.model_monitor import ModelMonitor
-from tessera.firmware.model_stream import NEVER, ModelStream
-from tessera.rtl.adaptation import DEPTH_BITS, DepthSource
+from tessera.firmware.modelled.adaptation import depth_settings, selection_register
+from tessera.firmware.modelled.monitor import ModelMonitor
+from tessera.firmware.modelled.stream import NEVER, ModelStream
 from tessera.rtl.config import AXI_BURST_BYTES, NpuConfig
 from tessera.rtl.control.register_map import RegisterInfo, register_map
-from tessera.rtl.isa import CONTEXTS, OPERATIONS, Depth, ErrorCode, Load, Select, Store, Unit
-from tessera.rtl.traffic import MOST_SECTIONS
-from tessera.sim.adaptation import DepthSettings
+from tessera.rtl.isa import CONTEXTS, ErrorCode, Load, Store, Unit
 from tessera.sim.contexts import Context, ContextState
 from tessera.sim.counts import COUNT_NAMES, Counts
 from tessera.sim.cycles import DEFAULT_MEMORY, Memory
@@ -30,8 +29,6 @@ REGISTER_CYCLES = 4
 """Cycles that an access to a register takes."""
 
 _PREFIX = "stream[0]."
-
-_DEPTHS_PER_WORD = 32 // DEPTH_BITS  # of a table of depths
 
 
 class ModelBusError(RuntimeError):
@@ -92,7 +89,6 @@ class ModelBus:
         self._traced_from = 0
         self._silent = False
         self._monitor = ModelMonitor(config.beat_bytes)
-        self._chosen = [Depth.A4] * OPERATIONS
 
     # ------------------------------------------------------------------------------------------------- what users set
 
@@ -272,39 +268,13 @@ class ModelBus:
         self._keep_trace()
         contexts = {number: self._context(number) for number in range(CONTEXTS)}
         windows = MemoryWindows(code=self._window("code_window"))
-        read, address = self.model.read_memory, self._value("address")
-        found = scan(read, address, self.model.config, windows, contexts, self._decide)
+        address, decisions = self._value("address"), depth_settings(self._value).decisions()
+        found = scan(self.model.read_memory, address, self.model.config, windows, contexts, decisions)
         watchdog = self._value("watchdog")
         self._stream = ModelStream(self.model, found, contexts, self._memory, watchdog)
         self._started, self._pending = self._now, 0
         self._shown = Phase.RUNNING, [ContextState()] * CONTEXTS
         self._hang_if_silent()
-
-    def _decide(self, select: Select) -> Depth:
-        """What a ``Select`` chooses: by the registers at the start of the stream, and in the highest section."""
-        limits, sections = self._fields("adaptation.limits"), self._fields("adaptation.section_depths")
-        words = [self._value(f"adaptation.layer_depths[{n}]") for n in range(OPERATIONS // _DEPTHS_PER_WORD)]
-        settings = DepthSettings(
-            source=DepthSource(self._fields("adaptation.control")["source"]),
-            minimum=Depth(limits["minimum"]),
-            maximum=Depth(limits["maximum"]),
-            section_depths=tuple(Depth(sections[f"section{index}"]) for index in range(MOST_SECTIONS)),
-            layer_depths=tuple(_depth(words, number) for number in range(OPERATIONS)),
-        )
-        self._chosen[select.operation] = settings.choice(select, MOST_SECTIONS - 1)
-        return self._chosen[select.operation]
-
-    def _fields(self, name: str) -> dict[str, int]:
-        value = self._value(name)
-        return {field: info.extract(value) for field, info in register_map()[name].fields.items()}
-
-    def _adaptation_register(self, name: str) -> int:
-        """A table of chosen depths, or what was written."""
-        kind, _, index = name.removesuffix("]").partition("[")
-        if kind != "adaptation.chosen":
-            return self._value(name)
-        first = int(index) * _DEPTHS_PER_WORD
-        return sum(depth << DEPTH_BITS * n for n, depth in enumerate(self._chosen[first : first + _DEPTHS_PER_WORD]))
 
     def _context(self, number: int) -> Context:
         name = f"context[{number}]"
@@ -339,7 +309,7 @@ class ModelBus:
                 "error": int(stream.stop.error) if stopped else 0,
                 "error_index": stream.stop.error_index if stopped else 0,
                 "cycles": min(here, stream.stop.cycle),
-                "instructions": stream.executed(here),
+                "instructions": stream.position(here),
                 "bundle": stream.bundle(here),
                 "read_beats": (stream.read_bytes + stream.code_bytes) // beat,
                 "write_beats": stream.written_bytes // beat,
@@ -353,6 +323,11 @@ class ModelBus:
         names = {Phase.IDLE: "", Phase.RUNNING: "running"}
         name = names.get(phase, phase.value)
         return fields[name].mask if name else 0
+
+    def _adaptation_register(self, name: str) -> int:
+        selections = [] if self._stream is None else self._stream.selections(self._now - self._started)
+        shown = selection_register(name, selections)
+        return self._value(name) if shown is None else shown
 
     def _context_register(self, name: str) -> int:
         number, register = int(name[len("context[")]), name.partition(".")[2]
@@ -369,9 +344,3 @@ class ModelBus:
 
     def _counts(self) -> list[Counts]:
         return [] if self._stream is None else list(self._stream.counts())
-
-
-def _depth(words: Sequence[int], number: int) -> Depth:
-    """The depth of an operation in a table."""
-    word, place = divmod(number, _DEPTHS_PER_WORD)
-    return Depth(words[word] >> DEPTH_BITS * place & (1 << DEPTH_BITS) - 1)

@@ -19,9 +19,9 @@ from tessera.compiler.quantized_execution import host_after, host_before
 from tessera.firmware.cosimulation import Options
 from tessera.firmware.executor import PreparedNetwork, prepare
 from tessera.firmware.inference import Arrays, golden_outputs, in_dram
-from tessera.firmware.plan_answers import Answer, answer_faults, doubtful_samples
-from tessera.firmware.plan_run import PlanResult, run_plan
-from tessera.firmware.plan_timeline import Depths
+from tessera.firmware.plans.answers import Answer, answer_faults, doubtful_samples
+from tessera.firmware.plans.run import PlanResult, run_plan
+from tessera.firmware.plans.timeline import Depths
 from tessera.rtl.config import NpuConfig
 from tessera.rtl.isa import MemoryFormat
 from tessera.sim.golden.network import IntegerNetwork
@@ -122,7 +122,7 @@ def run_planned(
         By the name of each network and input an array (samples, *rest of its shape*); for each network the same
         multiple of its inferences.
     options, on_progress
-        As for `tessera.firmware.plan_run.run_plan`.
+        As for `tessera.firmware.plans.run.run_plan`.
 
     Raises
     ------

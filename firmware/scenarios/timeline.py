@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 
 from tessera.compiler.execution_plan import Bundle, ExecutionPlan, Slot, TaskId
 from tessera.firmware.executor import Executed
-from tessera.firmware.plan_timeline import CODE, PlanTimeline, TaskTime, TransferWork, Work, plan_timeline
+from tessera.firmware.plans.timeline import CODE, PlanTimeline, TaskTime, TransferWork, Work, plan_timeline
 from tessera.sim.cycles import DEFAULT_MEMORY, Memory
 
 

@@ -11,9 +11,9 @@ from tessera.compiler.lowering.plan_program import PlanProgram
 from tessera.compiler.planning.faults import FaultPolicy, broken_rules
 from tessera.firmware.cosimulation import Integers, Options, StartResult
 from tessera.firmware.executor import PreparedNetwork, Request, Settings, Status
-from tessera.firmware.executor_scenario import Scenario, ScenarioResult
-from tessera.firmware.executor_simulation import simulate_scenario
-from tessera.firmware.plan_run import PlanResult
+from tessera.firmware.plans.run import PlanResult
+from tessera.firmware.scenarios.scenario import Scenario, ScenarioResult
+from tessera.firmware.scenarios.simulation import simulate_scenario
 from tessera.sim.counts import Counts
 from tessera.sim.cycles import DEFAULT_MEMORY, Memory
 from tessera.sim.golden.network import IntegerNetwork

@@ -10,8 +10,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from tessera.firmware.plan_text import depth_name
-from tessera.firmware.plan_timeline import CODE, PlanTimeline, TransferWork, Work
+from tessera.firmware.plans.text import depth_name
+from tessera.firmware.plans.timeline import CODE, PlanTimeline, TransferWork, Work
 
 COUNTER_WINDOWS = 500
 """Windows into which a plan is divided for the counter of DRAM bytes, about."""

@@ -14,8 +14,8 @@ import numpy as np
 from tessera.compiler.execution_plan import Bundle
 from tessera.compiler.planning.plan_file import StoredPlan
 from tessera.firmware.picture import AXIS_HEIGHT, GAP, Area, Box, Panel, Scale, Track, render, steps_path, ticks
-from tessera.firmware.plan_text import depth_name
-from tessera.firmware.plan_timeline import CODE, PlanTimeline, TaskTime, Work, within_bandwidth
+from tessera.firmware.plans.text import depth_name
+from tessera.firmware.plans.timeline import CODE, PlanTimeline, TaskTime, Work, within_bandwidth
 
 COLOURS = 12
 """Networks with a colour of their own; more begin again."""

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from tessera.firmware.adaptation_timeline import AdaptationTimeline, BandwidthWindow, LayerTime
+from tessera.firmware.adaptation.timeline import AdaptationTimeline, BandwidthWindow, LayerTime
 from tessera.firmware.picture import AXIS_HEIGHT, GAP, Area, Box, Panel, Scale, Track, render, steps_path, ticks
 
 COLUMNS = 480

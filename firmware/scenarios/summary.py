@@ -10,11 +10,11 @@ import numpy as np
 from tessera.compiler.planning.operation_key import configuration_key
 from tessera.compiler.planning.plan_file import StoredNetwork, StoredPlan, current_version, fingerprint
 from tessera.firmware.executor import Request, RequestResult
-from tessera.firmware.executor_scenario import Scenario, ScenarioResult
-from tessera.firmware.executor_timeline import RunHistory, run_history
-from tessera.firmware.plan_summary import answer_rows, result_accuracy
-from tessera.firmware.plan_timeline_json import timeline_to_json
-from tessera.firmware.planned_networks import PlannedNetwork, PlannedResult
+from tessera.firmware.plans.networks import PlannedNetwork, PlannedResult
+from tessera.firmware.plans.summary import answer_rows, result_accuracy
+from tessera.firmware.plans.timeline_json import timeline_to_json
+from tessera.firmware.scenarios.scenario import Scenario, ScenarioResult
+from tessera.firmware.scenarios.timeline import RunHistory, run_history
 from tessera.rtl.isa import MemoryFormat
 
 

@@ -12,7 +12,7 @@ from tessera.compiler.adaptive import AdaptiveNetwork, AdaptiveProgram, evaluate
 from tessera.compiler.quantized import QuantizedNetwork
 from tessera.compiler.quantized_execution import host_after, host_before
 from tessera.firmware.adaptation.run import Inference
-from tessera.firmware.adaptive_scenario import AdaptiveRun, AdaptiveScenario
+from tessera.firmware.adaptation.scenario import AdaptiveRun, AdaptiveScenario
 from tessera.firmware.cosimulation import Options
 from tessera.firmware.scenario_simulation import play_in_simulation
 from tessera.rtl.config import NpuConfig
@@ -20,7 +20,7 @@ from tessera.sim.cosim import CosimError, CosimResult
 
 Arrays = Mapping[str, np.ndarray]
 
-PLAYER = "tessera.firmware.adaptive_scenario:play"
+PLAYER = "tessera.firmware.adaptation.scenario:play"
 
 
 @dataclass(frozen=True, eq=False)

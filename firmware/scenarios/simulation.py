@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from tessera.firmware.cosimulation import Options
-from tessera.firmware.executor_scenario import Scenario, ScenarioResult
 from tessera.firmware.scenario_simulation import play_in_simulation
+from tessera.firmware.scenarios.scenario import Scenario, ScenarioResult
 from tessera.sim.cosim import CosimResult
 
 
@@ -18,5 +18,5 @@ def simulate_scenario(scenario: Scenario, options: Options | None = None) -> tup
     CosimError
         A simulator is missing or failed, the NPU broke a rule of AXI, or the scenario makes no sense.
     """
-    player = "tessera.firmware.executor_scenario:play"
+    player = "tessera.firmware.scenarios.scenario:play"
     return play_in_simulation(player, scenario, scenario.config, scenario.dram.limit, options or Options())

@@ -9,10 +9,10 @@ from typing import Any
 
 import numpy as np
 
+from tessera.firmware.adaptation.inference import AdaptiveResult
 from tessera.firmware.adaptation.run import Inference
-from tessera.firmware.adaptation_timeline import AdaptationTimeline
-from tessera.firmware.adaptive_inference import AdaptiveResult
-from tessera.firmware.adaptive_scenario import AdaptiveScenario
+from tessera.firmware.adaptation.scenario import AdaptiveScenario
+from tessera.firmware.adaptation.timeline import AdaptationTimeline
 from tessera.firmware.inference import accuracy, operation_cycles
 from tessera.sim.cosim import Simulator
 from tessera.sim.counts import Counts

@@ -1,12 +1,12 @@
-"""Runs of adaptive networks as traces that Perfetto and Chrome open, in the format of `tessera.firmware.plan_trace`."""
+"""Runs of adaptive networks as traces for Perfetto and Chrome, in the format of `tessera.firmware.plans.trace`."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from typing import Any
 
-from tessera.firmware.adaptation_timeline import AdaptationTimeline
-from tessera.firmware.plan_trace import trace_file
+from tessera.firmware.adaptation.timeline import AdaptationTimeline
+from tessera.firmware.plans.trace import trace_file
 
 _INFERENCES, _LAYERS, _DECISIONS = 1, 2, 3
 """Numbers of the threads."""

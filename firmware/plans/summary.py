@@ -12,10 +12,10 @@ from tessera.compiler.lowering.plan_program import PlanProgram
 from tessera.compiler.planning import Slot, TaskId
 from tessera.compiler.planning.plan_file import StoredPlan
 from tessera.firmware.inference import Arrays, accuracy, ideal_cycles
-from tessera.firmware.plan_run import PlanResult
-from tessera.firmware.plan_timeline import PlanTimeline, TaskTime
-from tessera.firmware.plan_timeline_json import timeline_to_json
-from tessera.firmware.planned_networks import PlannedNetwork, PlannedResult
+from tessera.firmware.plans.networks import PlannedNetwork, PlannedResult
+from tessera.firmware.plans.run import PlanResult
+from tessera.firmware.plans.timeline import PlanTimeline, TaskTime
+from tessera.firmware.plans.timeline_json import timeline_to_json
 from tessera.rtl.isa import INSTRUCTION_BYTES
 from tessera.sim.cosim import Simulator
 from tessera.sim.counts import Counts
