@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import asdict
+from pathlib import Path
 from typing import Any
 
 from npu_control_jobs import CODE, SOURCE, copy_stream
@@ -150,6 +151,16 @@ async def activity(bus: CosimBus) -> dict[str, Any]:
         runs.append({"cycles": result.cycles, "activity": asdict(await monitor.activity())})
     bus.configure_memory(read_latency=40)
     return {"runs": runs}
+
+
+async def activity_of_streams(bus: CosimBus, images: list[str], code_addresses: list[int]) -> list[dict[str, Any]]:
+    """What the counters say of streams, each in a file with the contents of the memory."""
+    npu, monitor, found = Npu(bus), Monitor(bus), []
+    for image, address in zip(images, code_addresses, strict=True):
+        await bus.write_memory(0, Path(image).read_bytes())
+        await npu.run(address, timeout_cycles=TIMEOUT)
+        found.append(asdict(await monitor.activity()))
+    return found
 
 
 async def all_registers(bus: CosimBus) -> dict[str, int]:

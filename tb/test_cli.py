@@ -21,6 +21,7 @@ from tessera.cli import main
 from tessera.cli.run import check_waves
 from tessera.compiler import read_qonnx
 from tessera.compiler.planning.profile_database import UNKNOWN_MARGIN
+from tessera.compiler.quantized import QuantizedNetwork
 from tessera.sim.cosim import Simulator
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -403,6 +404,52 @@ def test_refinements(tessera: Command, samples: Path, tmp_path: Path) -> None:
     assert content("--no-refine", "rounding,equalisation") not in (refined, plain)
     assert content("--no-refine", "scale-search,clip-search", "--no-refine", "all") == plain
     assert content("--refine", "all", "--no-refine", "all") == refined
+
+
+def test_adaptive(tessera: Command, tmp_path: Path) -> None:
+    """Depths, ranges and sensitivities of a network whose layers choose while it runs."""
+    path, output, summary = tmp_path / "samples.npz", tmp_path / "mlp.onnx", tmp_path / "mlp.json"
+    np.savez(path, input=np.random.default_rng(1).random((8, 1, 8, 8), np.float32))
+    names = list(read_qonnx_of(tessera, path, tmp_path).layer_depths())
+    ranges = ["--depth-range", "6..16", "--depth-range", f"{names[1]}=8..16", "--layer", f"{names[0]}=a8"]
+    options = ["--adaptive", "16,4,8,6", "-w", 4, "-c", path, "-o", output, "--json", summary, *ranges]
+    outcome = tessera("quantize", MLP, *options)
+    assert outcome.status == 0, outcome.err
+    network = read_qonnx(output)
+    assert network.adaptive_depths == (4, 6, 8, 16)
+    assert network.sensitivity is not None and network.sensitivity.layers.keys() == set(names)
+    limits = network.depth_limits
+    assert (limits.network.minimum, limits.layers[names[1]].minimum, limits.layers[names[-1]].minimum) == (6, 8, 6)
+    assert {name: depth for name, depth in network.layer_depths().items() if depth != 16} == {names[0]: 8}
+    assert json.loads(summary.read_text())["adaptive_depths"] == [4, 6, 8, 16]
+
+
+def read_qonnx_of(tessera: Command, samples: Path, folder: Path) -> QuantizedNetwork:
+    """A digits network as it is quantised without options."""
+    outcome = tessera("quantize", MLP, "-c", samples, "-o", folder / "plain.onnx")
+    assert outcome.status == 0, outcome.err
+    return read_qonnx(folder / "plain.onnx")
+
+
+ADAPTIVE_MISTAKES = {
+    "no depth": (["--adaptive", "4,5"], r"'5' is no activation depth"),
+    "another depth of the file": (["--adaptive", "4,8", "-a", 16], r"--activations 16: .* deepest depth, 8"),
+    "minimum above maximum": (["--adaptive", "4,8", "--depth-range", "8..4"], r"least .* 8 is above the greatest, 4"),
+    "no range": (["--adaptive", "4,8", "--depth-range", "conv1=4"], r"'conv1=4' is no range"),
+    "two ranges": (["--adaptive", "4,8", *(2 * ["--depth-range", "4..8"])], r"another one for the same layer"),
+    "no variant": (["--adaptive", "4,8", "--depth-range", "6..6"], r"may have 6 to 6 bits, but there are .* 4, 8"),
+    "no layer": (["--adaptive", "4,8", "--depth-range", "nothing=4..8"], r"has no layer 'nothing'"),
+    "a range alone": (["--depth-range", "4..8"], r"add --adaptive"),
+    "depths that are chosen": (["--adaptive", "4,8", "--max-loss", 1], r"leave one of them out"),
+}
+
+
+@pytest.mark.parametrize(("options", "sentence"), ADAPTIVE_MISTAKES.values(), ids=ADAPTIVE_MISTAKES)
+def test_adaptive_mistakes(tessera: Command, tmp_path: Path, options: list[object], sentence: str) -> None:
+    path = tmp_path / "samples.npz"
+    np.savez(path, input=np.random.default_rng(1).random((8, 1, 8, 8), np.float32))
+    _assert_refused(tessera("quantize", MLP, "-c", path, "-o", tmp_path / "mlp.onnx", *options), sentence)
+    assert not (tmp_path / "mlp.onnx").exists()
 
 
 def test_two_networks(tessera: Command, samples: Path, tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import asdict
 from itertools import accumulate, pairwise
+from pathlib import Path
 
 import npu_monitor_jobs as jobs
 import pytest
@@ -16,11 +17,13 @@ from tessera.firmware.cosimulation import Options, Start, simulate, traffic_wind
 from tessera.rtl import verilog
 from tessera.rtl.config import AXI_BURST_BYTES, NpuConfig
 from tessera.rtl.control.register_map import register_map
+from tessera.rtl.isa import MAX_LANES, LaneProgram, PostProcess, lanes_of_mask
 from tessera.rtl.traffic import TrafficSource, mask_of
 from tessera.sim.bandwidth import HIGHEST_SECTION, WindowSettings
 from tessera.sim.cosim import CosimDesign, Simulator, run_cosim
 from tessera.sim.cosim.load_profile import LoadProfile
 from tessera.sim.cosim.traffic import TrafficWindow
+from tessera.sim.footprint import step_words, weight_steps
 
 pytestmark = pytest.mark.cosim
 
@@ -183,6 +186,26 @@ def test_activity(design: CosimDesign) -> None:
         assert not found["pixels"] and not found["waiting_tiles"] and not any(found["multiplying"])
         assert 0 < found["bus_stalls"] < found["cycles"]
     assert far["activity"]["bus_stalls"] >= near["activity"]["bus_stalls"] + 100
+
+
+def test_activity_of_random_streams(design: CosimDesign, tmp_path: Path) -> None:
+    """Words that lanes multiply, and pixels that are written, are those that the instructions ask for."""
+    streams = [random_stream(TINY, seed) for seed in range(500, 506)]
+    images = [tmp_path / f"{index}.bin" for index in range(len(streams))]
+    for image, stream in zip(images, streams, strict=True):
+        image.write_bytes(stream.dram)
+    arguments = {"images": list(map(str, images)), "code_addresses": [stream.code_address for stream in streams]}
+    found = run_cosim(design, "npu_monitor_jobs:activity_of_streams", arguments=arguments).value
+    for stream, activity in zip(streams, found, strict=True):
+        pixels, multiplying = 0, [0] * MAX_LANES
+        for instruction in stream.instructions:
+            if isinstance(instruction, PostProcess):
+                pixels += instruction.tile_height * instruction.tile_width
+            if isinstance(instruction, LaneProgram):
+                for lane in lanes_of_mask(instruction.lanes):
+                    multiplying[lane] += weight_steps(instruction) * step_words(instruction)
+        assert (activity["pixels"], activity["multiplying"]) == (pixels, multiplying)
+        assert activity["bank_reads"] > 0 < activity["bank_writes"]
 
 
 def test_sources_are_in_the_order_of_the_registers() -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import itertools
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 
 import numpy as np
 
@@ -73,10 +72,8 @@ def parse_ranges(texts: Sequence[str] | None) -> dict[str, DepthRange]:
     return ranges
 
 
-def complete(
-    quantized: QuantizedNetwork, ranges: Mapping[str, DepthRange], profile: SensitivityProfile
-) -> QuantizedNetwork:
-    """An adaptive network with its ranges and its sensitivities.
+def limited(quantized: QuantizedNetwork, ranges: Mapping[str, DepthRange]) -> QuantizedNetwork:
+    """An adaptive network with its ranges.
 
     Raises
     ------
@@ -86,7 +83,7 @@ def complete(
     network = AdaptiveNetwork.of(with_ranges(quantized, ranges))
     for depth in network.depths:
         network.integer(depth)
-    return AdaptiveNetwork.of(replace(network.quantized, sensitivity=profile)).quantized
+    return network.quantized
 
 
 def find_sensitivities(

@@ -10,7 +10,7 @@ from typing import Annotated
 import numpy as np
 import typer
 
-from tessera.cli.adaptive import complete, find_sensitivities, parse_adaptive, parse_ranges
+from tessera.cli.adaptive import find_sensitivities, limited, parse_adaptive, parse_ranges
 from tessera.cli.console import UsageError, check_output, console, output_file, write_json
 from tessera.cli.database import standing_files
 from tessera.cli.depths import BUDGETS, CostSource, DepthChoice, DepthRequest, choose, find_depth_limits, parse_budgets
@@ -227,8 +227,9 @@ def quantize(
             adaptive=adaptive_depths,
         )
         if adaptive_depths:
+            quantized = limited(quantized, depth_ranges)
             profile = find_sensitivities(graph, ranges, samples, _labels(calibration, samples), method)
-            quantized = complete(quantized, depth_ranges, profile)
+            quantized = replace(quantized, sensitivity=profile)
         _write(network, output, quantized, json, show=show)
         return
     labels = _labels(calibration, samples)
