@@ -108,6 +108,27 @@ def test_less_bandwidth_never_means_more_bits(network, first, second, policy):
     assert all(less <= more for less, more in zip(found[0].values(), found[1].values()))
 
 
+@given(networks(), st.lists(SHARES, max_size=40))
+def test_without_a_target_the_section_is_the_limit(network, shares):
+    """No operation goes below what the table would ask for, nor below where it is already."""
+    manager, settings = manager_of(network)
+    asked, section = settings.depths_of_sections(network), None
+    for share in shares:
+        section, before = settings.section(share, section), manager.depths
+        manager.observe(Observation(0, share, section))
+        for layer in network.layers:
+            least = min(before[layer.name], layer.nearest(asked[section]))
+            assert manager.depths[layer.name] >= least
+
+
+@given(networks(), st.lists(SHARES, max_size=40), st.integers(1, 5000))
+def test_what_is_raised_leaves_a_margin(network, shares, target):
+    manager, settings = manager_of(network, target_cycles=target, raise_after=1)
+    for share in shares:
+        raised = [each for each in observe(manager, [share], settings) if each.kind == "raised"]
+        assert not raised or network.cycles(manager.depths, share * BUS_BYTES) <= 0.95 * target
+
+
 @given(networks(), SHARES, st.integers(1, 20_000))
 def test_a_target_is_met_or_all_is_given(network, share, target):
     manager, settings = manager_of(network, target_cycles=target)
@@ -184,6 +205,16 @@ def test_least_harm_for_most_bytes_goes_first():
     assert order[0] == "l0"
     assert order[-1] == "l3"
     assert set(manager.depths.values()) == {4}
+
+
+def test_a_tensor_is_worth_the_least_depth_of_those_who_touch_it():
+    """By hand: `t0` harms 0.01 per bit below 16, `t1` twice as much; a shallow reader spoils what is stored deep."""
+    network = chain(2)
+    assert network.harm({"l0": 16, "l1": 16}) == 0
+    assert network.harm({"l0": 4, "l1": 16}) == pytest.approx(0.12)
+    assert network.harm({"l0": 16, "l1": 4}) == pytest.approx(0.12 + 0.24)
+    assert network.harm({"l0": 4, "l1": 4}) == pytest.approx(0.12 + 0.24)
+    assert network.shared_harm({"l0": 4, "l1": 8}) == pytest.approx((0.12 + 0.08) / 2 + 0.16 / 2)
 
 
 def test_the_section_bounds_what_is_given_without_a_target():

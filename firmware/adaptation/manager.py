@@ -61,8 +61,7 @@ class PrecisionManager:
         self._memory: Memory = Forgetful() if memory is None else memory
         self._minimums = {layer.name: self._memory.recall(self._key, layer.name) for layer in network.layers}
         self._policy = POLICIES[self.settings.policy](self._limited, self.settings)
-        self._changed = False  # since the inference began
-        self._available: list[float] = []
+        self._predicted: list[float] = []  # cycles, at each look since the inference began
 
     @property
     def depths(self) -> dict[str, int]:
@@ -93,7 +92,7 @@ class PrecisionManager:
 
     def started(self, cycle: int) -> None:
         """An inference begins."""
-        self._changed, self._available = False, []
+        self._predicted = []
         depths = sorted(set(self.depths.values()), reverse=True)
         self.log.add(
             Decision(
@@ -106,11 +105,11 @@ class PrecisionManager:
 
     def observe(self, observation: Observation) -> tuple[Decision, ...]:
         """Decides on what was seen; the decisions are in the log too."""
-        self._available.append(observation.available)
+        rate = self._network.bus_bytes * observation.available
+        self._predicted.append(self._network.cycles(self.depths, rate))
         decisions = tuple(self._policy.decide(observation))
         for decision in decisions:
             self.log.add(decision)
-        self._changed |= bool(decisions)
         return decisions
 
     def finished(self, cycle: int, cycles: int, saturations: Mapping[str, int], chosen: Depths) -> tuple[Decision, ...]:
@@ -144,11 +143,10 @@ class PrecisionManager:
         return self._network.with_minimums(self._minimums)
 
     def _correct(self, cycles: int) -> None:
-        """Learns how long inferences take compared with their prediction, from one whose depths did not change."""
-        if self._changed or not self._available:
+        """Learns how long inferences take compared with what was predicted while they ran."""
+        if not self._predicted:
             return
-        rate = self._network.bus_bytes * sum(self._available) / len(self._available)
-        predicted = self._network.cycles(self.depths, rate)
+        predicted = sum(self._predicted) / len(self._predicted)
         ratio = min(max(cycles / max(1.0, predicted), 1 / LARGEST_CORRECTION), LARGEST_CORRECTION)
         self._policy.correction += _TRUST * (ratio - self._policy.correction)
 
