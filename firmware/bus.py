@@ -43,3 +43,22 @@ class TracingBus(Protocol):
 
     async def stop_trace(self) -> list[tuple[int, int]]:
         """Ends the recording; (cycle, mask of units) for each cycle in which an instruction was completed, rising."""
+
+
+@runtime_checkable
+class TrafficRecordingBus(TracingBus, Protocol):
+    """A bus that also can tell what crossed the memory bus, and which depths were chosen; co-simulation can.
+
+    Attributes
+    ----------
+    selections
+        Of the last trace: cycle, number of the operation, code of the depth and section of each choice of a depth.
+    """
+
+    selections: list[tuple[int, ...]]
+
+    async def start_windows(self) -> None:
+        """Begins to record the windows of the bandwidth monitor."""
+
+    async def stop_windows(self) -> list[list[int]]:
+        """Ends that; the numbers of a `tessera.sim.cosim.traffic.TrafficWindow` each."""

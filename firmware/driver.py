@@ -264,6 +264,11 @@ class Npu:
         await self._write("irq_status", await self._read("irq_status"))
         return await self.state()
 
+    async def acknowledge(self) -> StreamState:
+        """Lowers the interrupt; the stream's state without its progress and its contexts."""
+        await self._write("irq_status", await self._read("irq_status"))
+        return await self._outcome()
+
     async def pause(self) -> None:
         """Asks the stream to pause at its next bundle; `wait` tells when it has, or has stopped before.
 

@@ -67,4 +67,7 @@ OTHER_SOURCES = tuple(source for source in TrafficSource if not source.is_own)
 
 def mask_of(sources: Iterable[TrafficSource]) -> int:
     """A bit for each of these sources."""
-    return sum({1 << int(source) for source in sources})
+    mask = 0
+    for source in sources:
+        mask |= 1 << source
+    return mask

@@ -40,6 +40,15 @@ plan
     the banks allow (``serial_prefetch``), and a list scheduler (``greedy``). Every integer of every result is compared
     with the golden model. Then completion under priorities, networks whose tensors do not fit the chip, the response
     time of an urgent network, and the seconds that planning takes.
+adapt
+    A W4 network of the class of MobileNetV1-0.25-96 on ``edge`` (``photographs_mobilenet``) with its feature maps in
+    DRAM, while others take 30 to 92 % of the bus at random beats; and for the record a ResNet-8
+    (``digits32_resnet8``). ``fixed16`` and ``fixed8`` keep one depth, with ``table`` each layer has the depth that the
+    section of the bandwidth asks for when it is chosen, ``sensitivity`` gives up just enough bits to meet a latency
+    target. Latencies are those of an inference whose depths have come to rest, over the one of 16 bits without load;
+    points are those that the golden model loses on held-out data with the same depths. Reaction, cost of a ``Select``,
+    and the windows in which the bandwidth monitor counts something else than the memory. Every result is compared
+    with the golden model, given the depths that were chosen.
 """
 
 from __future__ import annotations
@@ -51,6 +60,7 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
+from benchmark.adapt import measure_adapt
 from benchmark.area import measure_area
 from benchmark.cycles import measure_cycles
 from benchmark.hawq import measure_hawq
@@ -78,6 +88,7 @@ GROUPS: dict[str, Callable[[], Iterator[Row]]] = {
     "hawq": measure_hawq,
     "refinements": measure_refinements,
     "plan": measure_plans,
+    "adapt": measure_adapt,
 }
 
 

@@ -12,6 +12,7 @@ from random_segments import SegmentedStream
 from random_streams import RandomStream
 
 from tessera.compiler.adaptive import AdaptiveProgram, evaluate_adaptive
+from tessera.compiler.lowering.plan_program import PlanProgram
 from tessera.compiler.stream_checker import check_program, violations
 from tessera.firmware.cosimulation import (
     Integers,
@@ -22,7 +23,7 @@ from tessera.firmware.cosimulation import (
     simulate,
     unpack_outputs,
 )
-from tessera.firmware.plan_run import plan_starts, unpack_plan_outputs
+from tessera.firmware.plans.run import plan_starts, unpack_plan_outputs
 from tessera.rtl.adaptation import DepthSource
 from tessera.rtl.config import NpuConfig
 from tessera.rtl.isa import CONTEXTS, INDEX_BITS, OPERATIONS, Load, Select, Store, encode_stream
@@ -249,16 +250,35 @@ def plan_problem(case: PlanCase, outputs: Mapping[str, Integers], source: str) -
 
 def plan_on_stream_model(case: PlanCase) -> dict[str, dict[str, np.ndarray]]:
     """The outputs of a plan's jobs in the stream model, which begins with banks full of ones."""
-    program = case.program
-    model = StreamModel(program.config, program.end_address)
+    model = _started_model(case, case.program.end_address)
+    model.execute(case.program.instructions)
+    return _outputs_of_plan(model, case)
+
+
+def continued_on_stream_model(case: PlanCase, bundles: int, rest: PlanProgram) -> dict[str, dict[str, np.ndarray]]:
+    """The same of a plan that is stopped behind so many bundles, and of which another program does the rest."""
+    model = _started_model(case, max(case.program.end_address, rest.end_address))
+    model.execute([each for each, bundle in zip(case.program.instructions, case.program.bundles) if bundle < bundles])
+    for address, data in rest.writes:
+        model.write_memory(address, data)
+    model.execute(rest.instructions)
+    return _outputs_of_plan(model, case)
+
+
+def _started_model(case: PlanCase, memory_bytes: int) -> StreamModel:
+    model = StreamModel(case.program.config, memory_bytes)
     for memory in (model.activations, model.weights, model.parameters, model.tables):
         memory[...] = 1
-    (start,) = plan_starts(program, case.inputs)
+    (start,) = plan_starts(case.program, case.inputs)
     for address, data in start.writes:
         model.write_memory(address, data)
-    model.execute(program.instructions)
+    return model
+
+
+def _outputs_of_plan(model: StreamModel, case: PlanCase) -> dict[str, dict[str, np.ndarray]]:
+    (start,) = plan_starts(case.program, case.inputs)
     reads = tuple(model.read_memory(address, length) for address, length in start.reads)
-    return unpack_plan_outputs(program, [StartResult(None, reads)])
+    return unpack_plan_outputs(case.program, [StartResult(None, reads)])
 
 
 def _differences(first: bytes, second: bytes) -> Sequence[int]:

@@ -10,8 +10,8 @@ import numpy as np
 from random_networks import NetworkGenerator, random_inputs
 
 from tessera.firmware.executor import PreparedNetwork, Request, Settings, Status, prepare
-from tessera.firmware.executor_scenario import Cancellation, PriorityChange, Scenario, ScenarioResult, play
-from tessera.firmware.model_bus import ModelBus
+from tessera.firmware.modelled.bus import ModelBus
+from tessera.firmware.scenarios.scenario import Cancellation, PriorityChange, Scenario, ScenarioResult, play
 from tessera.rtl.config import NpuConfig
 from tessera.sim.golden.evaluate import evaluate
 from tessera.sim.golden.network import IntegerNetwork

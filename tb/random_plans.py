@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -10,7 +10,7 @@ from random_networks import NetworkGenerator, random_values
 
 from tessera.compiler.lowering.builder import LaneSet
 from tessera.compiler.lowering.mapping import MappedNetwork, map_network
-from tessera.compiler.lowering.plan import lower_plan
+from tessera.compiler.lowering.plan import DramLayout, lower_plan
 from tessera.compiler.lowering.plan_program import PlanProgram
 from tessera.compiler.planning import Bundle, ExecutionPlan, Slot, TaskId
 from tessera.rtl.config import NpuConfig, digits_of_depth
@@ -53,10 +53,11 @@ def make_case(
     networks: Mapping[str, IntegerNetwork],
     mapped: Mapping[str, MappedNetwork],
     memory: Memory = DEFAULT_MEMORY,
+    dram: DramLayout | None = None,
 ) -> PlanCase:
     """Lowers a plan and draws its inputs; raises `CompilerError` if the networks do not fit together."""
     config = next(iter(mapped.values())).config
-    program = lower_plan(plan, mapped, config, memory=memory)
+    program = lower_plan(plan, mapped, config, memory=memory, dram=dram)
     inputs = {
         name: {
             each: np.stack([random_values(rng, networks[name].tensors[each]) for _ in job.tensors])
@@ -99,9 +100,15 @@ def side_by_side(
 
 
 def random_plan(
-    rng: np.random.Generator, mapped: Mapping[str, MappedNetwork], inferences: Mapping[str, int], *, prefetch: bool
+    rng: np.random.Generator,
+    mapped: Mapping[str, MappedNetwork],
+    inferences: Mapping[str, int],
+    *,
+    prefetch: bool,
+    done: Collection[TaskId] = (),
 ) -> ExecutionPlan:
-    """Bundles drawn at random: any partition, any of the jobs on any of its slots, one to three operations each.
+    """Bundles drawn at random: any partition, any of the jobs on any of its slots, one to three operations each, of
+    those that are not ``done``.
 
     Inferences of a job follow one another.
     """
@@ -109,6 +116,7 @@ def random_plan(
         name: [TaskId(name, index, each) for index in range(inferences[name]) for each in mapped[name].operations]
         for name in mapped
     }
+    queues = {name: [task for task in queue if task not in done] for name, queue in queues.items()}
     bundles = []
     while any(queues.values()):
         partition = list(PARTITIONS.values())[int(rng.integers(len(PARTITIONS)))]

@@ -25,8 +25,8 @@ from benchmark.plans.seconds import large_workload  # noqa: E402
 from benchmark.plans.workloads import CONFIG, SHORT_NAMES, WORKLOADS  # noqa: E402
 
 from tessera.firmware.cosimulation import Options  # noqa: E402
-from tessera.firmware.executor_scenario import Scenario, ScenarioResult, play  # noqa: E402
-from tessera.firmware.model_bus import ModelBus  # noqa: E402
+from tessera.firmware.modelled.bus import ModelBus  # noqa: E402
+from tessera.firmware.scenarios.scenario import Scenario, ScenarioResult, play  # noqa: E402
 
 
 def test_workloads_are_balanced() -> None:

@@ -27,6 +27,13 @@ from tessera.sim.cosim import Simulator
 ROOT = Path(__file__).resolve().parent.parent
 MLP = ROOT / "models" / "digits_mlp.onnx"
 
+SMALL_NPU = (
+    'name = "small"\nrows = 4\ncols = 4\nlanes = 1\nactivation_depths = [4]\nweight_depths = [8]\n'
+    "accumulator_bits = 16\nactivation_bank_bytes = 512\nweight_bank_bytes = 128\nparameter_bytes = 64\n"
+    "accumulator_pixels = 8\n"
+)
+"""A configuration that has too few accumulator bits for most."""
+
 
 class Outcome(NamedTuple):
     """What a command left: its exit status and what it printed."""
@@ -291,11 +298,7 @@ def test_depth_out_of_range(tessera: Command, samples: Path, tmp_path: Path) -> 
 def test_network_larger_than_the_machine(tessera: Command, samples: Path, tmp_path: Path) -> None:
     """The compiler refuses what does not fit, with the numbers."""
     npu = tmp_path / "small.toml"
-    npu.write_text(
-        'name = "small"\nrows = 4\ncols = 4\nlanes = 1\nactivation_depths = [4]\nweight_depths = [8]\n'
-        "accumulator_bits = 16\nactivation_bank_bytes = 512\nweight_bank_bytes = 128\nparameter_bytes = 64\n"
-        "accumulator_pixels = 8\n"
-    )
+    npu.write_text(SMALL_NPU)
     outcome = tessera("plan", MLP, "-c", samples, "-a", 4, "-w", 8, "--layer", "classifier=a4w8", "--npu", npu)
     _assert_refused(outcome, r"accumulator.* \d+")
 

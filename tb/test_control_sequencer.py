@@ -120,11 +120,11 @@ class Units:
 
 def simulate(
     stream, bench, *, seed=0, latency=20, stall=0.2, data=None, errors=frozenset(), on_units=None, on_model=None,
-    **unit_options,
+    address=ADDRESS, **unit_options,
 ):  # fmt: skip
     rng = random.Random(seed)
     dut = InstructionStream(CONFIG, axi_id=0)
-    memory = bytes(ADDRESS) + (isa.encode_stream(stream) if data is None else data)
+    memory = bytes(address) + (isa.encode_stream(stream) if data is None else data)
     model = ReadMemory(dut.axi, memory, CONFIG.beat_bytes, latency=latency, stall=stall, seed=seed, errors=errors)
     units = Units(dut, rng, stall=stall, **unit_options)
     if on_units:
@@ -137,7 +137,7 @@ def simulate(
     sim.add_process(units.process)
 
     async def run(ctx):
-        ctx.set(dut.address, ADDRESS)
+        ctx.set(dut.address, address)
         await bench(ctx, dut)
 
     sim.add_testbench(run)
@@ -168,15 +168,19 @@ def check_against_stream(units, stream, completed_before=None):
     before = completed_before or dict.fromkeys(Unit, 0)
     position = dict.fromkeys(Unit, 0)
     needed = {unit: dict.fromkeys(Unit, 0) for unit in Unit}
-    issued = dict.fromkeys(Unit, 0)
+    tokens = {unit: [0] for unit in Unit}  # the completions that each value of the counter needs
     for instruction in stream:
         if isinstance(instruction, isa.Wait):
-            for unit in instruction.units():
+            for unit in instruction.units() or Unit:
                 for source in isa.units_of_mask(instruction.sources):
-                    needed[unit][source] = max(needed[unit][source], instruction.counts[source])
+                    completions = tokens[source][instruction.counts[source]]
+                    needed[unit][source] = max(needed[unit][source], completions)
         elif isinstance(instruction, isa.Fence):
             for unit in Unit:
-                needed[unit] = dict(issued)
+                needed[unit] = dict(position)
+        elif isinstance(instruction, isa.Advance):
+            for unit, count in instruction.tokens().items():
+                tokens[unit] += [position[unit]] * count
         else:
             for unit in instruction.units():
                 payload = units.accepted[unit][position[unit]]
@@ -186,7 +190,7 @@ def check_against_stream(units, stream, completed_before=None):
                 for source in Unit:
                     assert seen[source] - before[source] >= needed[unit][source], (unit, position[unit], source)
                 position[unit] += 1
-                issued[unit] += 1
+                tokens[unit].append(position[unit])
     assert all(position[unit] == len(units.accepted[unit]) for unit in Unit)
 
 

@@ -58,14 +58,15 @@ def count_of(counts: object, unit: int) -> object:
 
 
 def test_tokens(tmp_path: Path) -> None:
-    """A counter goes up by one when its unit completes an instruction, and at no other time; all start at 0."""
+    """A counter goes up by one when its unit completes an instruction, and by what is advanced; all start at 0."""
     rtl = Rtl(TokenCounters(), tmp_path)
     values, hardware = rtl.reset()
     prove(values["counts"] == 0, hardware)
     now, then, hardware = rtl.cycle()
     for unit in range(UNITS):
         before, after = (count_of(values["counts"], unit) for values in (now, then))
-        counted = z3.If(bit(now["done"], unit), before + 1, before)
+        advanced = before + count_of(now["advance"], unit)
+        counted = z3.If(bit(now["done"], unit), advanced + 1, advanced)
         clear = z3.Or(now["clear"] == 1, now["rst"] == 1)
         prove(after == z3.If(clear, 0, counted), hardware)
 

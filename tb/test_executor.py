@@ -17,14 +17,14 @@ from executor_cases import (
 )
 
 from tessera.compiler.planning.faults import Action, Fault, FaultPolicy, FaultRule
-from tessera.firmware.executor import (
-    Settings,
-    Status,
-)
+from tessera.compiler.planning.selection import PlannedStream, StreamPlanner
+from tessera.compiler.planning.workload import Workload
+from tessera.firmware.executor import Settings, Status, segment
 from tessera.firmware.executor.requests import pack_inputs
-from tessera.firmware.executor_scenario import Cancellation, Disturbance, Scenario
-from tessera.firmware.model_bus import ModelBus
+from tessera.firmware.modelled.bus import ModelBus
+from tessera.firmware.scenarios.scenario import Cancellation, Disturbance, Scenario
 from tessera.rtl.isa import Load
+from tessera.sim.windows import MemoryWindow
 
 
 @pytest.mark.parametrize("seed", range(12))
@@ -122,3 +122,24 @@ def test_code_that_is_overwritten_is_written_again() -> None:
     assert check_outputs(scenario, result) == ["a", "b", "c"]
     [stop] = [event for event in result.log if event.kind == "stopped"]
     assert "bad opcode at instruction 100" in stop.reason
+
+
+def test_first_plans_are_the_best_of_several(monkeypatch: pytest.MonkeyPatch) -> None:
+    """While nothing is on chip streams are compared; what is left of a plan that was paused is planned quickly."""
+    planned = []
+
+    class Recorder(StreamPlanner):
+        def plan(self, workload: Workload, *arguments: object, **options: object) -> PlannedStream:
+            planned.append(workload.start)
+            return super().plan(workload, *arguments, **options)
+
+    monkeypatch.setattr(segment, "StreamPlanner", Recorder)
+    rng = np.random.default_rng(0)
+    large = tuple(request(rng, f"large{index}", index, 4) for index in range(2))
+    urgent = request(rng, "urgent", 2, arrival=1500, priority=100.0)
+    networks = tuple(network(index)[1] for index in range(3))
+    scenario = Scenario(TINY, networks, (*large, urgent), (), MemoryWindow(0, 1 << 18), Settings())
+    result = play_on_models(scenario)
+    assert check_outputs(scenario, result) == ["large0", "large1", "urgent"]
+    paused = {event.cycle for event in result.log if event.kind == "paused"}
+    assert 0 in planned and paused and not paused & set(planned)

@@ -16,7 +16,7 @@ from tessera.compiler.planning.fault_rules import describe_policy
 from tessera.compiler.planning.faults import ALLOWED, Action, Fault, FaultPolicy, FaultRule, with_nan_policies
 from tessera.compiler.quantized import QuantizedConvolution, QuantizedNetwork, QuantizedTensor
 from tessera.firmware.executor import PreparedNetwork, Request, Settings, Status, prepare
-from tessera.firmware.executor_scenario import Scenario, ScenarioResult
+from tessera.firmware.scenarios.scenario import Scenario, ScenarioResult
 from tessera.rtl.isa import MemoryFormat, NanPolicy
 from tessera.sim.golden.network import IntegerNetwork
 from tessera.sim.windows import MemoryWindow

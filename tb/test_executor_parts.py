@@ -36,8 +36,8 @@ from tessera.firmware.executor.requests import make_work
 from tessera.firmware.executor.segment import progress
 from tessera.firmware.executor.state import ExecutorState
 from tessera.firmware.executor.urgency import next_raise, urgency
-from tessera.firmware.executor_scenario import Scenario, ScenarioResult, play
-from tessera.firmware.model_bus import ModelBus, ModelBusError
+from tessera.firmware.modelled.bus import ModelBus, ModelBusError
+from tessera.firmware.scenarios.scenario import Scenario, ScenarioResult, play
 from tessera.rtl.config import NpuConfig
 from tessera.sim.cycles import DEFAULT_MEMORY, Memory
 from tessera.sim.golden.network import IntegerNetwork

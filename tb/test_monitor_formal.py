@@ -10,7 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from amaranth.hdl import Mux, Value
+from amaranth.hdl import Module, Mux, Signal, Value
 from rtl_solver import Rtl, integer, prove, total, z3
 
 from tessera.rtl.axi import address_layout
@@ -74,6 +74,10 @@ def moved(values: Values, source: TrafficSource) -> object:
     return z3.If(mine, z3.BitVecVal(CONFIG.beat_bytes, BITS), 0)
 
 
+def number(values: Values, name: str) -> object:
+    return integer(values[name], BITS, signed=False)
+
+
 def ghosts(*names: str) -> list:
     return [z3.BitVec(name, BITS) for name in names]
 
@@ -100,12 +104,14 @@ def prove_bytes(component: Callable[[NpuConfig], ByteCounters], folder: Path) ->
     for source in TrafficSource:
         prove(values[f"{source.name.lower()}_count"] == 0, hardware)
     now, then, hardware = rtl.cycle()
-    everything, complete, elapsed = ghosts("everything", "complete", "elapsed")
+    everything, complete, limit = ghosts("everything", "complete", "limit")
     for source in TrafficSource:
-        count, after = (integer(values[f"{source.name.lower()}_count"], BITS, signed=False) for values in (now, then))
+        unit, most = (CONFIG.beat_bytes, CONFIG.beat_bytes) if source.is_own else (1, MOST_PER_CYCLE)
+        count, after = (number(values, f"{source.name.lower()}_count") * unit for values in (now, then))
         shown, shown_after = (element(values["counts"], source) for values in (now, then))
-        # A window has not begun longer ago than the longest has cycles, and nobody moves more in a cycle than fits.
-        in_time = [z3.ULT(elapsed, 1 << MOST_WINDOW), z3.ULE(count, MOST_PER_CYCLE * elapsed)]
+        # Before its last cycle the longest window has not counted more than the most per cycle: the limit, which rises
+        # by that in each cycle.
+        in_time = [z3.ULE(limit, most * ((1 << MOST_WINDOW) - 1)), z3.ULE(count, limit)]
         given = [*hardware, now["rst"] == 0, everything == complete + count, *in_time]
         ends, goes_on = z3.And(now["last"] == 1, now["restart"] == 0), z3.And(now["last"] == 0, now["restart"] == 0)
         total_after = everything + moved(now, source)
@@ -113,7 +119,7 @@ def prove_bytes(component: Callable[[NpuConfig], ByteCounters], folder: Path) ->
         prove(z3.Implies(now["restart"] == 0, total_after == complete_after + after), given)
         prove(z3.Implies(z3.Not(ends), shown_after == shown), given)
         prove(z3.Implies(z3.Not(goes_on), after == 0), given)
-        prove(z3.ULE(after, MOST_PER_CYCLE * (elapsed + 1)), given)
+        prove(z3.ULE(after, limit + most), given)
 
 
 def test_no_byte_is_lost_or_counted_twice(tmp_path: Path) -> None:
@@ -138,10 +144,10 @@ def test_used_bytes(tmp_path: Path) -> None:
     values, hardware = rtl.reset()
     prove(values["count"] == 0, hardware)
     now, then, hardware = rtl.cycle()
-    everything, complete, elapsed = ghosts("everything", "complete", "elapsed")
+    everything, complete, limit = ghosts("everything", "complete", "limit")
     count, after = (integer(values["count"], BITS, signed=False) for values in (now, then))
     most = MOST_PER_CYCLE + 2 * CONFIG.beat_bytes
-    in_time = [z3.ULT(elapsed, 1 << MOST_WINDOW), z3.ULE(count, most * elapsed)]
+    in_time = [z3.ULE(limit, most * ((1 << MOST_WINDOW) - 1)), z3.ULE(count, limit)]
     own = z3.ULT(traffic(now, "read_id"), OWN_IDS - 1)  # nobody but fetch and loads reads
     given = [*hardware, now["rst"] == 0, everything == complete + count, *in_time, own]
     counts = [z3.Extract(source, source, now["counted"]) == 1 for source in TrafficSource]
@@ -150,14 +156,14 @@ def test_used_bytes(tmp_path: Path) -> None:
     shown = integer(then["used"], BITS, signed=False)
     prove(z3.Implies(now["restart"] == 0, everything + used == z3.If(ends, complete + shown, complete) + after), given)
     prove(z3.Implies(z3.Not(ends), then["used"] == now["used"]), given)
-    prove(z3.ULE(after, most * (elapsed + 1)), given)
+    prove(z3.ULE(after, limit + most), given)
 
 
 class LosesTheLast(ByteCounters):
     """Counters that forget what moves in a window's last cycle."""
 
-    def _events(self) -> dict[TrafficSource, tuple[Value, Value]]:
-        return {source: (moves & ~self.last, size) for source, (moves, size) in super()._events().items()}
+    def _count(self, m: Module, source: TrafficSource, moves: Value, size: Value, *, bits: int) -> Signal:
+        return super()._count(m, source, moves & ~self.last, size, bits=bits)
 
 
 def test_a_lost_beat_is_found(tmp_path: Path) -> None:
@@ -230,10 +236,6 @@ def test_sections(tmp_path: Path) -> None:
 # ----------------------------------------------------------------------------------------------------------- regulator
 
 
-def number(values: Values, name: str) -> object:
-    return integer(values[name], BITS, signed=False)
-
-
 def burst_bytes(values: Values) -> object:
     return (field(values["bursts__payload"], address_layout(), "len") + 1) * CONFIG.beat_bytes
 
@@ -251,7 +253,6 @@ def prove_regulator(component: Callable[[NpuConfig], BurstRegulator], folder: Pa
     values, hardware = rtl.reset()
     prove(is_sound(values), hardware)
     now, then, hardware = rtl.cycle()
-    asked, covered = ghosts("asked", "covered")
     charge, after, limit = number(now, "charge"), number(then, "charge"), number(now, "limit")
     legal = [z3.ULE(burst_bytes(now), AXI_BURST_BYTES), now["release"] == 0, now["limit"] == then["limit"]]
     given = [*hardware, now["rst"] == 0, *legal, is_sound(now)]
@@ -259,13 +260,11 @@ def prove_regulator(component: Callable[[NpuConfig], BurstRegulator], folder: Pa
     prove(accepted == z3.And(now["bursts__valid"] == 1, now["bursts__ready"] == 1), given)
     prove(z3.Implies(now["passed__valid"] == 1, now["passed__payload"] == now["bursts__payload"]), given)
     prove(is_sound(then), given)
-    # asked: all bytes since some cycle. covered: the limit, once for each end of a window since then.
-    small = [z3.ULT(asked, 1 << BITS - 2), z3.ULT(covered, 1 << BITS - 2), limit != 0]
-    bound = [*given, *small, z3.ULE(asked, covered + charge)]
-    asked_after = asked + z3.If(accepted, burst_bytes(now), 0)
-    covered_after = covered + z3.If(now["window_ends"] == 1, limit, 0)
-    prove(z3.ULE(asked_after, covered_after + after), bound)
-    # So in n windows, with n - 1 ends between them: asked <= (n - 1) * limit + charge < n * limit + a longest burst.
+    # What is asked for raises the charge, which nothing but the limit at the end of a window lowers. Summed up over n
+    # windows, with n - 1 ends between them: asked <= (n - 1) * limit + charge < n * limit + a longest burst.
+    asked = z3.If(accepted, burst_bytes(now), 0)
+    covered = z3.If(now["window_ends"] == 1, limit, 0)
+    prove(z3.ULE(charge + asked, after + covered), [*given, limit != 0])
     held = now["held"] == 1
     prove(held == z3.And(now["bursts__valid"] == 1, now["passed__valid"] == 0), given)
     prove(z3.Implies(held, z3.And(limit != 0, z3.UGE(charge, limit))), given)

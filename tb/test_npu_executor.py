@@ -16,8 +16,8 @@ from tessera.compiler.planning.operation_key import operation_key
 from tessera.compiler.planning.profile_database import DurationSource, ProfileDatabase
 from tessera.firmware.cosimulation import Options
 from tessera.firmware.executor import Request, Settings, prepare
-from tessera.firmware.executor_scenario import Corruption, Disturbance, Scenario, ScenarioResult
-from tessera.firmware.executor_simulation import simulate_scenario
+from tessera.firmware.scenarios.scenario import Corruption, Disturbance, Scenario, ScenarioResult
+from tessera.firmware.scenarios.simulation import simulate_scenario
 from tessera.rtl.config import NpuConfig
 from tessera.sim.windows import MemoryWindow
 

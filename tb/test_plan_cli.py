@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from test_cli import MLP, Command, Outcome, samples, tessera
+from test_cli import MLP, SMALL_NPU, Command, Outcome, samples, tessera
 from test_npu_cli import NETWORK_KEYS, RUN_KEYS, SLOT_KEYS
 
 from tessera.compiler.planning.faults import DEFAULT_POLICY
@@ -358,6 +358,55 @@ def test_damaged_timelines(tessera: Command, stored: Path, tmp_path: Path, case:
     assert not page.exists()
 
 
+DAMAGED_ROWS: dict[str, Change] = {
+    "none": lambda run: run.pop("networks"),
+    "one without a name": lambda run: run["networks"][0].pop("name"),
+    "one of another network": lambda run: run["networks"][0].update(name="other"),
+    "text for a row": lambda run: run["networks"].__setitem__(0, "row"),
+    "a row too few": lambda run: run["networks"].pop(),
+    "no comparison": lambda run: run["networks"][0].pop("bit_exact"),
+    "text for an accuracy": lambda run: run["networks"][0].update(accuracy="high"),
+    "more than all right": lambda run: run["networks"][0].update(accuracy=2.0),
+}
+
+
+@pytest.mark.parametrize("case", DAMAGED_ROWS)
+def test_damaged_runs(tessera: Command, stored: Path, tmp_path: Path, case: str) -> None:
+    """The summary of a run whose rows are of another kind makes no page."""
+    plan, run, page = json.loads(stored.read_text()), tmp_path / "run.json", tmp_path / "page.html"
+    summary: dict[str, Any] = {"plan": plan, "timelines": {"measured": plan["timelines"]["planned"]}}
+    summary["networks"] = [{"name": row["name"], "bit_exact": True, "accuracy": 0.5} for row in plan["networks"]]
+    run.write_text(json.dumps(summary))
+    assert tessera("report", run, "-o", page).status == 0
+    page.unlink()
+    DAMAGED_ROWS[case](summary)
+    run.write_text(json.dumps(summary))
+    refused(tessera("report", run, "-o", page), r"is neither a plan nor the summary")
+    assert not page.exists()
+
+
+def test_standing_files_are_not_overwritten(
+    tessera: Command, samples: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Neither the configuration nor the profile database, wherever it is, is written over by a result."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    npu = tmp_path / "own.toml"
+    npu.write_text(SMALL_NPU)
+    database = tmp_path / "tessera" / "profile.sqlite"
+    plan = ("plan", MLP, "--npu", npu, "-c", samples)
+    run = ("run", MLP, "--npu", npu, "-c", samples, "-i", samples)
+    for option in ("-o", "--json"):
+        refused(tessera(*plan, option, npu), r"cannot write .*own\.toml: the command needs that file")
+        refused(tessera(*plan, option, database), r"cannot write .*profile\.sqlite: the command needs that file")
+    for output in (npu, database, samples):
+        refused(tessera(*run, "--json", output), r"cannot write .*: the command needs that file")
+    for output in (npu, database):
+        refused(tessera(*run, "--waves", output), r"cannot write .*: the command needs that file")
+    refused(tessera("profile", MLP, "--npu", npu, "-c", samples, "--json", npu), r"the command needs that file")
+    refused(tessera("verilog", "--npu", npu, "-o", npu), r"the command needs that file")
+    refused(tessera("quantize", MLP, "--npu", npu, "-c", samples, "-o", npu), r"the command needs that file")
+
+
 @pytest.mark.cosim
 def test_run_and_report(tessera: Command, samples: Path, stored: Path, tmp_path: Path) -> None:
     """Two networks side by side on the RTL: bit-exact, with the plan's bundles, and a page with both timelines."""
@@ -384,6 +433,24 @@ def test_run_and_report(tessera: Command, samples: Path, stored: Path, tmp_path:
     outcome = tessera("report", stored, path, "-o", page)
     assert outcome.status == 0, outcome.err
     assert page.read_text().count("bit-exact") == 2
+
+
+@pytest.mark.cosim
+def test_more_networks_than_contexts(tessera: Command, samples: Path, tmp_path: Path) -> None:
+    """Five networks run as two plans, the most urgent in the first; deadlines have no common clock."""
+    path = tmp_path / "run.json"
+    run = ("run", *[MLP] * 5, "--npu", "tiny", "-a", 4, "-w", 4, "-c", samples, "-n", 1, "--costs", "predicted")
+    inputs = [f"digits_mlp-{number}={samples}" for number in range(2, 6)]
+    arguments = ("-i", samples, *(part for text in inputs for part in ("-i", text)), "--priority", "digits_mlp-5=3")
+    refused(tessera(*run, *arguments, "--deadline", "digits_mlp=9000"), r"networks beyond 4 are successive plans")
+    outcome = tessera(*run, *arguments, "--json", path)
+    assert outcome.status == 0, outcome.err
+    summary = json.loads(path.read_text())
+    rows = {row["name"]: row for row in summary["networks"]}
+    assert len(rows) == 5 and all(row["bit_exact"] for row in rows.values())
+    assert [rows[name]["plan"] for name in ("digits_mlp-5", "digits_mlp", "digits_mlp-4")] == [0, 0, 1]
+    assert summary["plan_cycles"] == sum(each["plan_cycles"] for each in summary["plans"])
+    assert 0 < summary["lane_utilization"] < 1
 
 
 @pytest.mark.cosim

@@ -7,16 +7,19 @@ import functools
 
 import numpy as np
 import pytest
-from agreement import assert_plans_agree, plan_on_stream_model, plan_problem
+from agreement import assert_plans_agree, continued_on_stream_model, plan_on_stream_model, plan_problem
 from random_networks import NetworkGenerator
 from random_plans import PARTITIONS, PlanCase, make_case, map_networks, networks_for, random_plan, side_by_side
 
 from tessera.compiler import CompilerError
+from tessera.compiler.lowering.plan import DramLayout, lower_plan
+from tessera.compiler.lowering.plan_memory import state_after
 from tessera.compiler.stream_checker import violations
 from tessera.firmware.cosimulation import Options
 from tessera.rtl.config import PARAMETER_BYTES_PER_CHANNEL, NpuConfig
 from tessera.rtl.isa import CONTEXTS, Bundle, Store, Transfer
 from tessera.sim.cycles import DEFAULT_MEMORY, predict
+from tessera.sim.windows import MemoryWindow
 
 TINY = NpuConfig.preset("tiny")
 
@@ -98,6 +101,28 @@ def test_slots_without_parameters_of_their_own(partition: str) -> None:
         case = make_case(rng, plan, networks, mapped)
         problem = plan_problem(case, plan_on_stream_model(case), "stream model")
         assert not problem, f"seed {seed}: {problem}"
+
+
+@pytest.mark.parametrize("seed", [0, 1])
+def test_plans_go_on_with_what_is_on_chip(seed: int) -> None:
+    """A plan is stopped at a random bundle, and another one does the rest: tensors that it has elsewhere are moved."""
+    rng, moved = np.random.default_rng([seed, 7]), 0
+    for trial in range(6):
+        networks = {name: NetworkGenerator(rng, TINY, max_side=8).network(4) for name in ("first", "second")}
+        mapped, inferences = map_networks(networks, TINY), dict.fromkeys(networks, 2)
+        whole = random_plan(rng, mapped, inferences, prefetch=True)
+        places = {name: MemoryWindow(index << 18, (index + 1) << 18) for index, name in enumerate(networks)}
+        layout = DramLayout(address=len(places) << 18, jobs=places)
+        case = make_case(rng, whole, networks, mapped, dram=layout)
+        stop = int(rng.integers(1, len(whole.bundles)))
+        state = state_after(whole, stop, mapped, case.program.placement.ranges)
+        plan = random_plan(rng, mapped, inferences, prefetch=True, done=state.done)
+        rest = lower_plan(plan, mapped, TINY, dram=layout, state=state)
+        assert not list(violations(rest.instructions, TINY))
+        moved += len(rest.placement.moved)
+        problem = plan_problem(case, continued_on_stream_model(case, stop, rest), "stream model")
+        assert not problem, f"trial {trial}, stopped at bundle {stop} of {len(whole.bundles)}: {problem}"
+    assert moved
 
 
 def test_marks_of_bundles_jobs_and_inferences() -> None:

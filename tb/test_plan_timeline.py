@@ -15,12 +15,12 @@ from test_timeline import trace_of
 
 from tessera.compiler.mixed_precision.costs import transfer_bytes
 from tessera.compiler.planning.faults import DEFAULT_POLICY
-from tessera.firmware import plan_run
 from tessera.firmware.cosimulation import Options, StartResult
 from tessera.firmware.driver import RunResult
-from tessera.firmware.plan_answers import doubtful_samples
-from tessera.firmware.plan_run import run_plan
-from tessera.firmware.plan_timeline import (
+from tessera.firmware.plans import run as plan_run
+from tessera.firmware.plans.answers import doubtful_samples
+from tessera.firmware.plans.run import run_plan
+from tessera.firmware.plans.timeline import (
     CODE,
     PlanTimeline,
     measured_timeline,
@@ -28,7 +28,7 @@ from tessera.firmware.plan_timeline import (
     predicted_timeline,
     within_bandwidth,
 )
-from tessera.firmware.plan_timeline_json import timeline_from_json, timeline_to_json
+from tessera.firmware.plans.timeline_json import timeline_from_json, timeline_to_json
 from tessera.rtl.config import NpuConfig
 from tessera.rtl.isa import LaneProgram, Load, Store, lanes_of_mask
 from tessera.sim.cosim import CosimError

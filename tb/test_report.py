@@ -15,9 +15,9 @@ from test_plan_timeline import TINY, case_of
 from tessera.compiler.planning import Objective, TaskId
 from tessera.compiler.planning.operation_key import configuration_key
 from tessera.compiler.planning.plan_file import StoredNetwork, StoredPlan, current_version, fingerprint
-from tessera.firmware.plan_report import Report
-from tessera.firmware.plan_timeline import PlanTimeline, predicted_timeline
-from tessera.firmware.plan_trace import trace_events
+from tessera.firmware.plans.report import Report
+from tessera.firmware.plans.timeline import PlanTimeline, predicted_timeline
+from tessera.firmware.plans.trace import trace_events
 from tessera.sim.cycles import Memory
 
 VOID = {"meta", "input"}

@@ -98,7 +98,7 @@ def _check_contexts(plan: ExecutionPlan) -> None:
     if len(jobs) > CONTEXTS:
         raise CompilerError(
             f"the plan has {len(jobs)} networks, but the machine has {CONTEXTS} contexts; plan at most {CONTEXTS} "
-            "networks at a time"
+            "networks at a time (tessera run and tessera serve take more, as successive plans)"
         )
 
 

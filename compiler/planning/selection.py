@@ -26,7 +26,7 @@ from tessera.rtl.config import NpuConfig
 from tessera.rtl.isa import Store
 from tessera.sim.cycles import DEFAULT_MEMORY, Memory, Prediction, predict
 
-WORTH = 0.03
+WORTH = 0.01
 """How much shorter, as a fraction, a plan must be predicted to be than the serial one to be preferred: predictions of
 two streams of one workload err alike, but not by the same."""
 

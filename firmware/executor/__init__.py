@@ -2,6 +2,7 @@
 
 from tessera.firmware.executor.errors import ExecutorError
 from tessera.firmware.executor.executor import Executor
+from tessera.firmware.executor.history import Executed
 from tessera.firmware.executor.log import Event, EventLog
 from tessera.firmware.executor.networks import PreparedNetwork, prepare
 from tessera.firmware.executor.requests import Request, RequestResult, Status
@@ -11,6 +12,7 @@ __all__ = [
     "Ageing",
     "Event",
     "EventLog",
+    "Executed",
     "Executor",
     "ExecutorError",
     "Preemption",

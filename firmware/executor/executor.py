@@ -16,6 +16,7 @@ from tessera.firmware.executor.admission import displaces, next_segment
 from tessera.firmware.executor.answers import FaultDesk
 from tessera.firmware.executor.dram import DramAllocator
 from tessera.firmware.executor.errors import ExecutorError
+from tessera.firmware.executor.history import Executed
 from tessera.firmware.executor.log import EventLog
 from tessera.firmware.executor.networks import PreparedNetwork
 from tessera.firmware.executor.requests import Request, RequestResult, Status, Work, check_request, make_work
@@ -87,6 +88,11 @@ class Executor:
     def log(self) -> EventLog:
         """What happened, and why."""
         return self._state.log
+
+    @property
+    def executed(self) -> list[Executed]:
+        """What has run so far; empty if the bus cannot tell."""
+        return self._state.executed
 
     @property
     def networks(self) -> dict[str, PreparedNetwork]:

@@ -11,6 +11,7 @@ from tessera.compiler.lowering.plan import DramLayout, lower_plan
 from tessera.compiler.lowering.plan_memory import ChipState, PlacementError, state_after
 from tessera.compiler.lowering.plan_program import PlanProgram
 from tessera.compiler.planning import ExecutionPlan, Job, Machine, Progress, Workload, schedule
+from tessera.compiler.planning.selection import PlannedStream, StreamPlanner
 from tessera.compiler.planning.workload import least_cycles
 from tessera.firmware.executor.requests import Work
 from tessera.firmware.executor.settings import Settings
@@ -130,6 +131,9 @@ def make_segment(
 ) -> Segment | None:
     """Plans what is left of some works and lowers it; ``None`` if their tensors do not fit the chip together.
 
+    While nothing is on chip there is time: of several plans the one with the best stream is taken. What is planned
+    again gets the first that fits.
+
     Every work has a place in DRAM. At first tensors lie in all lanes, so that whatever plan comes next can read them;
     if they do not fit so, or not at all, plans that need less of the banks are tried, and at last one operation at a
     time.
@@ -138,6 +142,10 @@ def make_segment(
     workload = Workload(jobs, {work.name: progress(work, state) for work in works}, now)
     networks = {work.name: work.network.mapped for work in works}
     layout = DramLayout(jobs={work.name: work.place for work in works if work.place is not None})
+    if not state.live:
+        best = _best_stream(StreamPlanner(config, networks, memory), workload, settings, state, layout)
+        if best is not None:
+            return Segment(best.plan, best.program, {work.name: work for work in works}, state, now)
     for plan in _plans(workload, settings, memory, config):
         for spread in (True, False):
             try:
@@ -157,6 +165,18 @@ def _job(work: Work, urgency: float, state: ChipState, now: int, settings: Setti
     deadline = work.request.deadline
     within_reach = deadline is not None and deadline >= job.arrival + least_cycles(job)
     return replace(job, deadline=deadline) if within_reach else job
+
+
+def _best_stream(
+    planner: StreamPlanner, workload: Workload, settings: Settings, state: ChipState, layout: DramLayout
+) -> PlannedStream | None:
+    """The best of several plans by their streams; ``None`` if their tensors do not fit."""
+    for spread in (True, False):
+        with suppress(CompilerError):
+            return planner.plan(
+                workload, settings.scheduler, settings.objective, state=state, dram=layout, spread=spread
+            )
+    return None
 
 
 def _plans(workload: Workload, settings: Settings, memory: Memory, config: NpuConfig) -> Iterator[ExecutionPlan]:

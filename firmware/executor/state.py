@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 
 from tessera.compiler.lowering.plan_memory import START, ChipState
 from tessera.firmware.executor.dram import DramAllocator
+from tessera.firmware.executor.history import Executed
 from tessera.firmware.executor.log import EventLog
 from tessera.firmware.executor.networks import PreparedNetwork
 from tessera.firmware.executor.requests import RequestResult, Status, Work
@@ -41,6 +42,8 @@ class ExecutorState:
         The last known cycle of the bus's clock.
     changed
         Something has happened that the plan that runs does not know of.
+    executed
+        What has run, if the bus can tell.
     """
 
     config: NpuConfig
@@ -54,6 +57,7 @@ class ExecutorState:
     chip: ChipState = START
     now: int = 0
     changed: bool = False
+    executed: list[Executed] = field(default_factory=list)
 
     def add_event(self, kind: str, request: str = "", reason: str = "", **values: object) -> None:
         """Adds to the log what happens now."""

@@ -13,6 +13,7 @@ from tessera.compiler.planning.operation_key import operation_key
 from tessera.compiler.planning.profile_database import Adaptation, DurationSource, Observation, ProfileDatabase, Run
 from tessera.firmware.bus import TimedBus, TracingBus
 from tessera.firmware.driver import Npu, Phase, RunResult, StreamState
+from tessera.firmware.executor.history import Executed, executed_part, make_executed
 from tessera.firmware.executor.networks import with_factor
 from tessera.firmware.executor.requests import Work
 from tessera.firmware.executor.segment import Segment
@@ -149,6 +150,9 @@ class Tracker:
             )
             for task in done
         }
+        executed = self._executed(segment, stream, measured.cycles, bundles, trace)
+        if executed is not None:
+            self._state.executed.append(executed)
         busy = await self._npu.busy_cycles()
         beats = measured.read_beats + measured.write_beats
         return Stretch(
@@ -158,21 +162,28 @@ class Tracker:
             bytes=beats * self._state.config.beat_bytes,
             planned_bytes=sum(planned.values()),
             load_share=busy[Unit.LOAD] / max(1, measured.cycles),
-            tasks=self._task_costs(segment, stream.instructions, trace, set(done)),
+            tasks=self._task_costs(segment, executed, set(done)),
         )
 
-    def _task_costs(
-        self, segment: Segment, executed: int, trace: list[tuple[int, int]], done: set[TaskId]
-    ) -> dict[TaskId, Cost]:
-        """Costs of the tasks that have ended, of networks that have not failed, from the trace."""
+    def _executed(
+        self, segment: Segment, stream: StreamState, cycles: int, bundles: int, trace: list[tuple[int, int]]
+    ) -> Executed | None:
+        """What has run, from the trace; ``None`` if the bus cannot tell."""
         if not trace:
-            return {}
-        program = segment.program
-        part = replace(program, instructions=program.instructions[:executed])
+            return None
+        part = executed_part(segment.program, stream.instructions)
         ends = instruction_times(part, [(cycle - self._begun, mask) for cycle, mask in trace])[1]
-        owners = zip(part.instructions, program.labels, program.tasks)
+        return make_executed(segment, part, tuple(ends), start=self._begun, cycles=cycles, bundles=bundles)
+
+    @staticmethod
+    def _task_costs(segment: Segment, executed: Executed | None, done: set[TaskId]) -> dict[TaskId, Cost]:
+        """Costs of the tasks that have ended, of networks that have not failed."""
+        if executed is None:
+            return {}
+        program = executed.program
+        owners = zip(program.instructions, program.labels, program.tasks)
         steps = [StreamStep(instruction, label, owner=task) for instruction, label, task in owners]
-        costs = operation_costs(steps, program.config, steps, ends, _readers(segment, done))
+        costs = operation_costs(steps, program.config, steps, executed.ends, _readers(segment, done))
         return {task: cost for task, cost in costs.items() if task in done and not segment.works[task.job].failed}
 
     def _remember(self, segment: Segment, stretch: Stretch, stream: StreamState) -> None:

@@ -184,15 +184,15 @@ class PendingAdvance(wiring.Component):
         m = Module()
         before = Signal.like(self.under_way)  # of those under way: the ones that came before the kept Advance
         kept = Signal()
-        amount = Signal(isa.TOKEN_BITS)
+        kept_amount = Signal(isa.TOKEN_BITS)
         m.d.comb += self.free.eq(~kept)
         with m.If(kept & (before == 0)):
-            m.d.comb += self.raised.eq(amount)
+            m.d.comb += self.raised.eq(kept_amount)
             m.d.sync += kept.eq(0)
         with m.Elif(kept):
             m.d.sync += before.eq(before - self.done)
         with m.If(self.take):
-            m.d.sync += [kept.eq(1), amount.eq(self.amount), before.eq(self.under_way - self.done)]
+            m.d.sync += [kept.eq(1), kept_amount.eq(self.amount), before.eq(self.under_way - self.done)]
         return m
 
 

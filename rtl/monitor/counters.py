@@ -5,6 +5,7 @@ from __future__ import annotations
 from amaranth.hdl import Cat, Const, Module, Mux, Signal, Value
 from amaranth.lib import data, wiring
 from amaranth.lib.wiring import In, Out
+from amaranth.utils import exact_log2
 
 from tessera.rtl.config import NpuConfig
 from tessera.rtl.traffic import (
@@ -86,7 +87,7 @@ class ByteCounters(wiring.Component):
     """
 
     def __init__(self, config: NpuConfig):
-        self._beat_bytes = config.beat_bytes
+        self._beat_bits = exact_log2(config.beat_bytes)
         super().__init__(
             {
                 "traffic": In(traffic_layout()),
@@ -102,34 +103,41 @@ class ByteCounters(wiring.Component):
         m = Module()
         fresh = Signal()  # the counts are new, and the peaks do not know it yet
         m.d.sync += fresh.eq(self.last & ~self.restart)
-        for source, (moves, size) in self._events().items():
-            count = Signal(WINDOW_BYTES_BITS, name=f"{source.name.lower()}_count")
-            total = count + Mux(moves, size, 0)
-            with m.If(self.restart | self.last):
-                m.d.sync += count.eq(0)
-            with m.Elif(moves):
-                m.d.sync += count.eq(total)
-            with m.If(self.last & ~self.restart):
-                m.d.sync += self.counts[source].eq(total)
-            self._keep_peak(m, source, fresh)
+        for source in OTHER_SOURCES:
+            moves = self.traffic.other & (self.traffic.other_id == source)
+            shown = self._count(m, source, moves, self.traffic.other_bytes, bits=MOST_WINDOW + OTHER_BYTES_BITS)
+            self._show(m, source, shown, fresh, unit_bits=0)
+        for axi_id in range(OWN_IDS):
+            is_write = axi_id == STORE_ID
+            moves = self.traffic.write if is_write else self.traffic.read & (self.traffic.read_id == axi_id)
+            source = TrafficSource.of_own(axi_id)
+            # Beats are counted: fewer bits than bytes have.
+            shown = self._count(m, source, moves, Const(1), bits=MOST_WINDOW + 1)
+            self._show(m, source, shown, fresh, unit_bits=self._beat_bits)
         return m
 
-    def _events(self) -> dict[TrafficSource, tuple[Value, Value]]:
-        """For each source whether it moves something, and how many bytes."""
-        traffic, beat = self.traffic, Const(self._beat_bytes)
-        events: dict[TrafficSource, tuple[Value, Value]] = {}
-        for source in OTHER_SOURCES:
-            events[source] = (traffic.other & (traffic.other_id == source), traffic.other_bytes)
-        for axi_id in range(OWN_IDS):
-            moves = traffic.write if axi_id == STORE_ID else traffic.read & (traffic.read_id == axi_id)
-            events[TrafficSource.of_own(axi_id)] = (moves, beat)
-        return events
+    def _count(self, m: Module, source: TrafficSource, moves: Value, size: Value, *, bits: int) -> Signal:
+        """Counts what a source moves; returns the count of the last complete window."""
+        count = Signal(bits, name=f"{source.name.lower()}_count")
+        shown = Signal(bits, name=f"{source.name.lower()}_shown")
+        total = count + Mux(moves, size, 0)
+        with m.If(self.restart | self.last):
+            m.d.sync += count.eq(0)
+        with m.Elif(moves):
+            m.d.sync += count.eq(total)
+        with m.If(self.last & ~self.restart):
+            m.d.sync += shown.eq(total)
+        return shown
 
-    def _keep_peak(self, m: Module, source: TrafficSource, fresh: Value) -> None:
-        """A source's peak: what was kept, or the newest count as long as that is not kept yet."""
-        count, peak = self.counts[source], Signal(WINDOW_BYTES_BITS, name=f"{source.name.lower()}_peak")
+    def _show(self, m: Module, source: TrafficSource, count: Signal, fresh: Value, *, unit_bits: int) -> None:
+        """A source's count and its peak, which is what was kept, or the newest count until that is kept too."""
+        peak = Signal.like(count, name=f"{source.name.lower()}_peak")
         higher = Signal(name=f"{source.name.lower()}_higher")
-        m.d.comb += [higher.eq(fresh & (count > peak)), self.peaks[source].eq(Mux(higher, count, peak))]
+        m.d.comb += [
+            higher.eq(fresh & (count > peak)),
+            self.counts[source].eq(count << unit_bits),
+            self.peaks[source].eq(Mux(higher, count, peak) << unit_bits),
+        ]
         with m.If(self.clear_peaks):
             m.d.sync += peak.eq(0)
         with m.Elif(higher):

@@ -13,6 +13,7 @@ from pathlib import Path
 import matplotlib as mpl
 from matplotlib.figure import Figure
 
+from benchmark.adapt.pages import adapt_table, draw_adapt
 from benchmark.pictures import draw_area, draw_cycles, draw_utilization
 from benchmark.plans.pages import draw_plans, plans_table
 from benchmark.refinements import refinements_table
@@ -28,6 +29,7 @@ PICTURES: Mapping[str, dict[str, tuple[str, Callable[[list[Row]], Figure | None]
         "benchmark-utilization.svg": ("Use of the multipliers", draw_utilization),
     },
     "area": {"benchmark-area.svg": ("LUTs on an ECP5", draw_area)},
+    "adapt": {"benchmark-adapt.svg": ("Latency under load, and the front of latency against accuracy", draw_adapt)},
     "plan": {"benchmark-plan.svg": ("Speed-ups of plans by dynamic programming", draw_plans)},
 }
 """The pictures of a group: file, caption, and what draws it (``None`` if rows are missing)."""
@@ -35,6 +37,7 @@ PICTURES: Mapping[str, dict[str, tuple[str, Callable[[list[Row]], Figure | None]
 TABLES: Mapping[str, Callable[[list[Row]], Iterator[str]]] = {
     "refinements": refinements_table,
     "plan": plans_table,
+    "adapt": adapt_table,
 }
 """What makes the lines of a group's table, where one line per row would be too many."""
 

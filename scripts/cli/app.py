@@ -9,7 +9,7 @@ from contextlib import contextmanager
 
 import typer
 
-from tessera.cli import INTERRUPTED, TERMINATED, finetune, plan, profile, quantize, report, run, verilog
+from tessera.cli import INTERRUPTED, TERMINATED, adapt, finetune, plan, profile, quantize, report, run, serve, verilog
 from tessera.cli.console import ERRORS, FAILURES, print_error
 
 app = typer.Typer(
@@ -25,6 +25,8 @@ for command in (
     finetune.finetune,
     plan.plan,
     run.run,
+    serve.serve,
+    adapt.adapt,
     profile.profile,
     report.report,
     verilog.verilog,

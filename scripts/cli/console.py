@@ -17,6 +17,7 @@ from rich.text import Text
 
 from tessera.compiler.errors import CompilerError
 from tessera.firmware.driver import NpuError
+from tessera.firmware.executor import ExecutorError
 from tessera.rtl.config import ConfigError
 from tessera.rtl.isa import IsaError
 from tessera.sim.cosim import CosimError
@@ -33,7 +34,7 @@ class ResultError(RuntimeError):
 FAILURES = (CosimError, NpuError, ResultError)
 """Errors that are no mistake of the user: exit status 1."""
 
-ERRORS = (CompilerError, ConfigError, IsaError, UsageError, *FAILURES)
+ERRORS = (CompilerError, ConfigError, ExecutorError, IsaError, UsageError, *FAILURES)
 """Errors that are told in one sentence."""
 
 _TABLE_WIDTH = 120

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from tessera.cli.console import check_output, console, print_table, write_json
-from tessera.cli.database import open_database
+from tessera.cli.database import open_database, standing_files
 from tessera.cli.networks import host_operations, load_network, quantization_options
 from tessera.cli.options import (
     ActivationsOption,
@@ -47,10 +47,10 @@ from tessera.compiler.planning.plan_file import StoredPlan
 from tessera.compiler.planning.profile_database import DurationSource
 from tessera.compiler.planning.schedulers import DEFAULT
 from tessera.firmware.inference import CompiledNetwork, compile_network, ideal_cycles
-from tessera.firmware.plan_text import format_plan, format_stream
-from tessera.firmware.plan_timeline import PlanTimeline, predicted_timeline
-from tessera.firmware.plan_timeline_json import timeline_to_json
-from tessera.firmware.planned_networks import PlannedNetwork, operation_depths
+from tessera.firmware.plans.networks import PlannedNetwork, operation_depths
+from tessera.firmware.plans.text import format_plan, format_stream
+from tessera.firmware.plans.timeline import PlanTimeline, predicted_timeline
+from tessera.firmware.plans.timeline_json import timeline_to_json
 from tessera.firmware.timeline import operation_times
 from tessera.rtl.config import NpuConfig
 from tessera.sim.cycles import DEFAULT_MEMORY, predict
@@ -101,7 +101,7 @@ def plan(
     options = quantization_options(
         networks, calibration, activations, weights, layer, shape, power_of_two_io=memory_format.is_float
     )
-    read = (*networks, *options.calibrations.values(), database)
+    read = (*networks, *options.calibrations.values(), *standing_files(npu, database))
     check_output(output, *read)
     check_output(json, *read, output)
     if len(networks) == 1 and not was_given(context, PLAN_PARAMETERS):

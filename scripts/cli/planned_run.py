@@ -16,9 +16,10 @@ from tessera.compiler.calibration_data import load_labels
 from tessera.compiler.planning.plan_file import StoredPlan
 from tessera.compiler.planning.profile_database import DurationSource, ProfileDatabase, Run
 from tessera.firmware.cosimulation import Options
-from tessera.firmware.plan_summary import network_summary, plan_summary
-from tessera.firmware.plan_timeline import measured_timeline, predicted_timeline
-from tessera.firmware.planned_networks import PlannedNetwork, operation_depths, run_planned
+from tessera.firmware.plans.networks import PlannedNetwork, operation_depths, run_planned
+from tessera.firmware.plans.summary import network_summary, plan_summary
+from tessera.firmware.plans.timeline import measured_timeline, predicted_timeline
+from tessera.rtl.isa import CONTEXTS
 from tessera.sim.cycles import Memory
 
 
@@ -50,7 +51,7 @@ def run_stored(
     UsageError
         A network has fewer samples than inferences.
     CompilerError, CosimError
-        As `tessera.firmware.planned_networks.run_planned`.
+        As `tessera.firmware.plans.networks.run_planned`.
     """
     memory = Memory(options.memory["read_latency"], options.memory["bandwidth"])
     program = lower_stored(stored, networks, networks[0].mapped.config)
@@ -75,6 +76,33 @@ def run_stored(
     summary = plan_summary(stored, program, options.simulator, rows, found, timelines)
     _report(summary)
     return summary
+
+
+def successive(networks: Sequence[PlannedNetwork], priorities: Mapping[str, float]) -> list[list[PlannedNetwork]]:
+    """The networks in groups of at most as many as the machine has contexts, the most urgent first; each group has a
+    plan of its own, and the plans follow one another."""
+    ordered = sorted(networks, key=lambda each: -priorities.get(each.name, 1.0))  # equal ones as they were given
+    return [ordered[first : first + CONTEXTS] for first in range(0, len(ordered), CONTEXTS)]
+
+
+def run_successive(
+    plans: Sequence[tuple[StoredPlan, Sequence[PlannedNetwork]]],
+    files: Mapping[str, Path],
+    samples: int | None,
+    options: Options,
+    database: ProfileDatabase | None,
+) -> dict[str, Any]:
+    """Runs plans one after another as `run_stored` does, and returns one summary: that of the plan, if it is only one;
+    else ``plans`` has those of all, and ``plan`` in the row of a network tells which was its."""
+    found = [run_stored(stored, own, files, samples, options, database) for stored, own in plans]
+    if len(found) == 1:
+        return found[0]
+    sums = ("cycles", "plan_cycles", "predicted_cycles", "idle_lane_cycles", "dram_bytes")
+    rows = [row | {"plan": index} for index, each in enumerate(found) for row in each.pop("networks")]
+    lane_cycles = sum(each["plan_cycles"] for each in found) * plans[0][1][0].mapped.config.lanes
+    totals: dict[str, Any] = {name: sum(each[name] for each in found) for name in sums}
+    totals["lane_utilization"] = round(1 - totals["idle_lane_cycles"] / lane_cycles, 4)
+    return {"simulator": options.simulator.value, "npu": found[0]["npu"], **totals, "networks": rows, "plans": found}
 
 
 def _load(

@@ -27,7 +27,7 @@ from tessera.compiler.planning.selection import StreamPlanner
 from tessera.compiler.planning.validate import validate
 from tessera.compiler.planning.workload import check_workload
 from tessera.compiler.quantized import QuantizedNetwork
-from tessera.firmware.planned_networks import PlannedNetwork, map_planned
+from tessera.firmware.plans.networks import PlannedNetwork, map_planned
 from tessera.rtl.config import NpuConfig
 from tessera.rtl.isa import MemoryFormat
 from tessera.sim.cycles import DEFAULT_MEMORY, Memory

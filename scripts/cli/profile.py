@@ -9,6 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from tessera.cli.console import check_output, print_table, progress_bar, write_json
+from tessera.cli.database import standing_files
 from tessera.cli.networks import load_network, quantization_options
 from tessera.cli.options import (
     ActivationsOption,
@@ -56,7 +57,7 @@ def profile(
 ) -> None:
     """Find every operation's cycles on 1, 2 and 4 lanes, and keep them in the profile database."""
     file = default_path() if database is None else database
-    check_output(json, *networks, file)
+    check_output(json, *networks, *standing_files(npu, database))
     config = NpuConfig.load(npu)
     memory_format = parse_io_format(io_format)
     options = quantization_options(

@@ -12,6 +12,7 @@ import typer
 
 from tessera.cli.adaptive import find_sensitivities, limited, parse_adaptive, parse_ranges
 from tessera.cli.console import UsageError, check_output, console, output_file, write_json
+from tessera.cli.database import standing_files
 from tessera.cli.depths import BUDGETS, CostSource, DepthChoice, DepthRequest, choose, find_depth_limits, parse_budgets
 from tessera.cli.depths_report import check_picture, choice_summary, draw, front_summary, show_choice, show_front
 from tessera.cli.networks import host_operations, load_quantized
@@ -176,7 +177,8 @@ def quantize(
     A network that is quantised already is only rewritten.
     """
     for index, path in enumerate((output, json, picture)):
-        check_output(path, network, calibration, validation, *(output, json, picture)[:index])
+        read = (network, calibration, validation, *standing_files(npu, remembers=False))
+        check_output(path, *read, *(output, json, picture)[:index])
     layers, shapes = parse_layers(layer), parse_shapes(shape)
     refinements = parse_refinements(refine, no_refine)
     budgets = parse_budgets(budget)

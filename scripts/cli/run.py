@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 
 from tessera.cli.console import ResultError, UsageError, check_output, console, print_table, progress_bar, write_json
-from tessera.cli.database import open_database
+from tessera.cli.database import open_database, standing_files
 from tessera.cli.networks import host_operations, load_network, quantization_options
 from tessera.cli.options import (
     ActivationsOption,
@@ -26,7 +26,7 @@ from tessera.cli.options import (
     match_files,
     parse_io_format,
 )
-from tessera.cli.planned_run import run_stored
+from tessera.cli.planned_run import run_successive, successive
 from tessera.cli.planning import (
     PLANNING_PARAMETERS,
     ArrivalOption,
@@ -61,6 +61,7 @@ from tessera.firmware.inference import CompiledNetwork, compile_network, run_net
 from tessera.firmware.profiling import record_inferences
 from tessera.firmware.summary import NetworkSummary, run_summary, summarize
 from tessera.rtl.config import NpuConfig
+from tessera.rtl.isa import CONTEXTS
 from tessera.sim.cosim import Simulator
 from tessera.sim.counts import Counts
 from tessera.sim.cycles import DEFAULT_MEMORY, Memory
@@ -104,19 +105,20 @@ def run(
     json: JsonOption = None,
 ) -> None:
     """Run networks on the co-simulated RTL, several as a plan, and compare every result with the golden model."""
-    check_output(json, *networks, waves, plan, database)
-    check_waves(waves, simulator)
+    read = (*networks, plan, *standing_files(npu, database))
+    check_output(json, *read, waves)
+    check_output(waves, *read)
     config = NpuConfig.load(npu)
     names = name_networks(networks)
     files = match_inputs(names, inputs)
-    check_output(json, *files.values())
     memory_format = parse_io_format(io_format)
     memory = dram(config, bandwidth, latency)
     options = quantization_options(
         networks, calibration, activations, weights, layer, shape, power_of_two_io=memory_format.is_float
     )
-    check_output(json, *options.calibrations.values())
-    simulation = Options(simulator=simulator, memory=_simulated(memory, config), waveform=waves)
+    for output in (json, waves):
+        check_output(output, *files.values(), *options.calibrations.values())
+    simulation = Options(simulator=simulator, memory=simulated_memory(memory, config), waveform=waves)
     asked = plan_options(
         names,
         scheduler,
@@ -141,14 +143,18 @@ def run(
             policies = asked.policies if stored is None else {each.name: each.faults for each in stored.networks}
             planned = load_planned(names, options, config, memory_format, policies)
             if plan is None or stored is None:
-                stored = make_plan(planned, asked, config, memory_format, opened)
+                groups = successive(planned, asked.priorities)
+                _check_deadlines(asked.deadlines, len(groups))
+                plans = [(make_plan(own, asked, config, memory_format, opened), own) for own in groups]
             else:
                 refuse_given(context, sorted(PLANNING_PARAMETERS), "--plan")
                 check_stored(plan, stored, planned, config, memory_format)
                 if not was_given(context, {"bandwidth", "latency"}):
-                    simulation = replace(simulation, memory=_simulated(stored.memory, config))
-            _check_arrivals(stored)
-            values = run_stored(stored, planned, files, samples, simulation, opened)
+                    simulation = replace(simulation, memory=simulated_memory(stored.memory, config))
+                plans = [(stored, planned)]
+            for each, _ in plans:
+                _check_arrivals(each)
+            values = run_successive(plans, files, samples, simulation, opened)
     if json is not None:
         write_json(json, values)
     wrong = [row["name"] for row in values["networks"] if not row["bit_exact"]]
@@ -159,17 +165,26 @@ def run(
         raise ResultError(f"there are samples without a result, as the fault rules say: {', '.join(failed)}")
 
 
+def _check_deadlines(deadlines: Mapping[str, int], plans: int) -> None:
+    """Refuses deadlines where plans follow one another, of which each begins at cycle 0."""
+    for name, deadline in deadlines.items() if plans > 1 else ():
+        raise UsageError(
+            f"--deadline {name}={deadline}: networks beyond {CONTEXTS} are successive plans without a common clock; "
+            "leave the deadline out, or give the networks as requests of a scenario to tessera serve"
+        )
+
+
 def _check_arrivals(stored: StoredPlan) -> None:
     """Refuses networks that come while the plan runs: one stream begins with all of them."""
     for network in stored.networks:
         if network.arrival > 0:
             raise CompilerError(
                 f"network {network.name!r} arrives at cycle {network.arrival}, but a run begins with all networks; "
-                "leave its arrival out, or submit it to the executor when it comes"
+                "leave its arrival out, or give the networks as requests of a scenario to tessera serve"
             )
 
 
-def _simulated(memory: Memory, config: NpuConfig) -> dict[str, float]:
+def simulated_memory(memory: Memory, config: NpuConfig) -> dict[str, float]:
     """The simulated DRAM that is like one of the cycle model."""
     return {
         "read_latency": memory.latency,

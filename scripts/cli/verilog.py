@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from tessera.cli.console import check_output, console, output_file, write_json
+from tessera.cli.database import standing_files
 from tessera.cli.options import JsonOption, NpuOption
 from tessera.firmware.cosimulation import verilog_file
 from tessera.rtl.config import NpuConfig
@@ -23,8 +24,9 @@ def verilog(
     json: JsonOption = None,
 ) -> None:
     """Write the NPU as one self-contained Verilog file (module tessera)."""
-    check_output(output)
-    check_output(json, output)
+    read = standing_files(npu, remembers=False)
+    check_output(output, *read)
+    check_output(json, *read, output)
     config = NpuConfig.load(npu)
     built = verilog_file(config)
     if output is not None:

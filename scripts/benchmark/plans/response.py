@@ -17,8 +17,8 @@ from tessera.compiler import read_qonnx
 from tessera.compiler.integer import to_integer
 from tessera.firmware.cosimulation import Options
 from tessera.firmware.executor import Preemption, PreparedNetwork, Request, RequestResult, Settings, Status, prepare
-from tessera.firmware.executor_scenario import Scenario
-from tessera.firmware.executor_simulation import simulate_scenario
+from tessera.firmware.scenarios.scenario import Scenario
+from tessera.firmware.scenarios.simulation import simulate_scenario
 from tessera.sim.golden.evaluate import evaluate
 from tessera.sim.golden.network import IntegerNetwork
 from tessera.sim.windows import MemoryWindow

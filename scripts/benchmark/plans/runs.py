@@ -17,7 +17,7 @@ from tessera.compiler.planning import Workload
 from tessera.compiler.planning.selection import PlannedStream, StreamPlanner
 from tessera.firmware.cosimulation import Options, StartResult, simulate
 from tessera.firmware.driver import RunResult
-from tessera.firmware.plan_run import plan_starts, unpack_plan_outputs
+from tessera.firmware.plans.run import plan_starts, unpack_plan_outputs
 from tessera.firmware.timeline import instruction_times
 from tessera.rtl.config import NpuConfig
 from tessera.rtl.isa import LaneProgram, Store, lanes_of_mask

@@ -8,7 +8,7 @@ from typing import Any
 
 from tessera.compiler.planning import TaskId
 from tessera.compiler.planning.plan_file import text, whole
-from tessera.firmware.plan_timeline import PlanTimeline, TaskTime, TransferWork, Work
+from tessera.firmware.plans.timeline import PlanTimeline, TaskTime, TransferWork, Work
 
 
 def timeline_to_json(timeline: PlanTimeline) -> dict[str, Any]:

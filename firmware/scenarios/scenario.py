@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from tessera.compiler.planning.profile_database import ProfileDatabase
-from tessera.firmware.executor import Event, Executor, PreparedNetwork, Request, RequestResult, Settings
+from tessera.firmware.executor import Event, Executed, Executor, PreparedNetwork, Request, RequestResult, Settings
+from tessera.firmware.modelled.bus import ModelBus
 from tessera.rtl.config import NpuConfig
 from tessera.sim.windows import MemoryWindow
 
@@ -82,12 +83,26 @@ class Scenario:
 
 @dataclass(frozen=True, eq=False)
 class ScenarioResult:
-    """What came of a scenario: the requests by name, the log, the cycle at its end, and the networks by name."""
+    """What came of a scenario: the requests by name, the log, the cycle at its end, the networks by name, and what has
+    run when if the bus could tell."""
 
     requests: dict[str, RequestResult]
     log: tuple[Event, ...]
     cycles: int
     networks: dict[str, PreparedNetwork]
+    executed: tuple[Executed, ...] = ()
+
+
+def check_scenario(scenario: Scenario) -> None:
+    """Refuses a scenario that makes no sense, before anything runs.
+
+    Raises
+    ------
+    ExecutorError, CompilerError
+        Says what, and what to do.
+    """
+    bus = ModelBus(scenario.config, 0)
+    _submit(Executor(bus, scenario.config, scenario.dram, scenario.settings), scenario, bus)
 
 
 async def play(scenario: Scenario, bus: Any) -> ScenarioResult:
@@ -107,6 +122,14 @@ async def play(scenario: Scenario, bus: Any) -> ScenarioResult:
 
 async def _play(scenario: Scenario, bus: Any, database: ProfileDatabase | None) -> ScenarioResult:
     executor = Executor(bus, scenario.config, scenario.dram, scenario.settings, database)
+    _submit(executor, scenario, bus)
+    results = await executor.run()
+    cycles = await bus.present_cycle()
+    return ScenarioResult(results, tuple(executor.log.events), cycles, executor.networks, tuple(executor.executed))
+
+
+def _submit(executor: Executor, scenario: Scenario, bus: Any) -> None:
+    """Tells an executor all that is in a scenario."""
     for network in scenario.networks:
         executor.load(network)
     for request in scenario.requests:
@@ -118,8 +141,6 @@ async def _play(scenario: Scenario, bus: Any, database: ProfileDatabase | None) 
             executor.cancel(event.request, event.cycle)
         else:
             executor.at(event.cycle, _action(event, bus))
-    results = await executor.run()
-    return ScenarioResult(results, tuple(executor.log.events), await bus.present_cycle(), executor.networks)
 
 
 def _action(event: Disturbance | Corruption, bus: Any) -> Callable[[], Awaitable[None] | None]:

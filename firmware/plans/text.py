@@ -11,8 +11,8 @@ from tessera.compiler.planning import Slot, TaskId
 from tessera.compiler.planning.dependencies import optimisations
 from tessera.compiler.planning.fault_rules import describe_policy
 from tessera.compiler.planning.plan_file import StoredPlan
-from tessera.firmware.plan_timeline import PlanTimeline, TaskTime
-from tessera.firmware.planned_networks import PlannedNetwork
+from tessera.firmware.plans.networks import PlannedNetwork
+from tessera.firmware.plans.timeline import PlanTimeline, TaskTime
 from tessera.rtl.isa import Bundle, Load, LoadTarget, format_instruction
 
 

@@ -1,7 +1,8 @@
 """An NPU without a simulator: a bus whose registers, memory and time are those of the models.
 
 The bits are the stream model's and the times the cycle model's, so that the runtime can be tried and tested in
-seconds. What only hardware shows is not modelled: stalls, second masters, and AXI itself.
+seconds. What only hardware shows is not modelled: stalls, second masters, and AXI itself. Depths are chosen as the
+registers say at the start of a stream, with all of the bandwidth.
 """
 
 from __future__ import annotations
@@ -10,7 +11,9 @@ from collections.abc import Callable
 from typing import Any
 
 from tessera.firmware.driver import Phase
-from tessera.firmware.model_stream import NEVER, ModelStream
+from tessera.firmware.modelled.adaptation import depth_settings, selection_register
+from tessera.firmware.modelled.monitor import ModelMonitor
+from tessera.firmware.modelled.stream import NEVER, ModelStream
 from tessera.rtl.config import AXI_BURST_BYTES, NpuConfig
 from tessera.rtl.control.register_map import RegisterInfo, register_map
 from tessera.rtl.isa import CONTEXTS, ErrorCode, Load, Store, Unit
@@ -83,7 +86,9 @@ class ModelBus:
         self._pending = 0  # bits of the interrupt status
         self._shown: tuple[Phase, list[ContextState]] = (Phase.IDLE, [ContextState()] * CONTEXTS)
         self._trace: list[tuple[int, int]] | None = None
+        self._traced_from = 0
         self._silent = False
+        self._monitor = ModelMonitor(config.beat_bytes)
 
     # ------------------------------------------------------------------------------------------------- what users set
 
@@ -173,7 +178,7 @@ class ModelBus:
 
     async def start_trace(self) -> None:
         """Begins to record which units complete an instruction, and when."""
-        self._trace = []
+        self._trace, self._traced_from = [], self._now
 
     async def stop_trace(self) -> list[tuple[int, int]]:
         """Ends the recording; (cycle, mask of units), rising."""
@@ -185,7 +190,8 @@ class ModelBus:
         """Adds what the stream has completed."""
         if self._trace is not None and self._stream is not None:
             done = self._stream.completions(self._now - self._started)
-            self._trace += [(self._started + cycle, mask) for cycle, mask in done]
+            found = ((self._started + cycle, mask) for cycle, mask in done)
+            self._trace += [(cycle, mask) for cycle, mask in found if cycle > self._traced_from]
 
     # --------------------------------------------------------------------------------------------------------- memory
 
@@ -219,6 +225,8 @@ class ModelBus:
             self._pending &= ~value
         else:
             self._words[address] = value
+            if name.partition(".")[0] in ModelMonitor.BLOCKS:
+                self._monitor.write(name, value, self._now, self._readings()["cycles"]("cycles"), self._value)
 
     async def read_register(self, address: int) -> int:
         """Reads a 32-bit register."""
@@ -260,7 +268,8 @@ class ModelBus:
         self._keep_trace()
         contexts = {number: self._context(number) for number in range(CONTEXTS)}
         windows = MemoryWindows(code=self._window("code_window"))
-        found = scan(self.model.read_memory, self._value("address"), self.model.config, windows, contexts)
+        address, decisions = self._value("address"), depth_settings(self._value).decisions()
+        found = scan(self.model.read_memory, address, self.model.config, windows, contexts, decisions)
         watchdog = self._value("watchdog")
         self._stream = ModelStream(self.model, found, contexts, self._memory, watchdog)
         self._started, self._pending = self._now, 0
@@ -283,10 +292,14 @@ class ModelBus:
             "status": lambda _: self._status(),
             "context": self._context_register,
             "operation": self._operation_register,
+            **dict.fromkeys(ModelMonitor.BLOCKS, lambda name: self._monitor.read(name, self._value)),
+            "adaptation": self._adaptation_register,
             "busy": lambda name: 0 if self._stream is None else self._stream.busy(Unit(int(name[len("busy[") : -1]))),
         }
         stream, here = self._stream, self._now - self._started
-        beat = self.model.config.beat_bytes
+        config = self.model.config
+        beat, pixels = config.beat_bytes, config.accumulator_pixels
+        readings["tile"] = lambda name: register_map()[name].encode(accumulator_pixels=pixels, beat_bytes=beat)
         values: dict[str, Any] = dict.fromkeys(
             ("error", "error_index", "cycles", "instructions", "bundle", "read_beats", "write_beats"), 0
         )
@@ -296,7 +309,7 @@ class ModelBus:
                 "error": int(stream.stop.error) if stopped else 0,
                 "error_index": stream.stop.error_index if stopped else 0,
                 "cycles": min(here, stream.stop.cycle),
-                "instructions": stream.executed(here),
+                "instructions": stream.position(here),
                 "bundle": stream.bundle(here),
                 "read_beats": (stream.read_bytes + stream.code_bytes) // beat,
                 "write_beats": stream.written_bytes // beat,
@@ -310,6 +323,11 @@ class ModelBus:
         names = {Phase.IDLE: "", Phase.RUNNING: "running"}
         name = names.get(phase, phase.value)
         return fields[name].mask if name else 0
+
+    def _adaptation_register(self, name: str) -> int:
+        selections = [] if self._stream is None else self._stream.selections(self._now - self._started)
+        shown = selection_register(name, selections)
+        return self._value(name) if shown is None else shown
 
     def _context_register(self, name: str) -> int:
         number, register = int(name[len("context[")]), name.partition(".")[2]

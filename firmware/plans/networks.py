@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -13,14 +13,15 @@ from tessera.compiler.io_formats import network_formats
 from tessera.compiler.lowering.mapping import MappedNetwork, map_to_machine
 from tessera.compiler.lowering.plan_program import PlanProgram
 from tessera.compiler.planning.faults import DEFAULT_POLICY, FaultPolicy, with_nan_policies
+from tessera.compiler.planning.profile_database import ProfileDatabase
 from tessera.compiler.quantized import QuantizedConvolution, QuantizedNetwork
 from tessera.compiler.quantized_execution import host_after, host_before
 from tessera.firmware.cosimulation import Options
 from tessera.firmware.executor import PreparedNetwork, prepare
 from tessera.firmware.inference import Arrays, golden_outputs, in_dram
-from tessera.firmware.plan_answers import Answer, answer_faults, doubtful_samples
-from tessera.firmware.plan_run import PlanResult, run_plan
-from tessera.firmware.plan_timeline import Depths
+from tessera.firmware.plans.answers import Answer, answer_faults, doubtful_samples
+from tessera.firmware.plans.run import PlanResult, run_plan
+from tessera.firmware.plans.timeline import Depths
 from tessera.rtl.config import NpuConfig
 from tessera.rtl.isa import MemoryFormat
 from tessera.sim.golden.network import IntegerNetwork
@@ -121,7 +122,7 @@ def run_planned(
         By the name of each network and input an array (samples, *rest of its shape*); for each network the same
         multiple of its inferences.
     options, on_progress
-        As for `tessera.firmware.plan_run.run_plan`.
+        As for `tessera.firmware.plans.run.run_plan`.
 
     Raises
     ------
@@ -143,14 +144,15 @@ def run_planned(
     }, found
 
 
-def prepare_planned(network: PlannedNetwork) -> PreparedNetwork:
-    """The network as the executor takes it."""
+def prepare_planned(network: PlannedNetwork, database: ProfileDatabase | None = None) -> PreparedNetwork:
+    """The network as the executor takes it, with measured durations if there is a database."""
     return prepare(
         network.name,
         network.quantized,
         network.mapped.config,
         formats=network.mapped.formats,
         policy=network.policy,
+        database=database,
     )
 
 
@@ -160,25 +162,30 @@ def _result(
     """Compares the outputs of the plan, and those of samples that were answered instead of them."""
     samples = len(next(iter(outputs.values())))
     untouched = [sample for sample in range(samples) if sample not in answers]
-    parts: list[tuple[list[int], PlannedResult]] = []
+    parts = []
     if untouched:
         tensors = program.jobs[network.name].tensors[0]
         made = {name: values[untouched] for name, values in outputs.items()}
         compared = _compare(network, network.quantized, network.integer, tensors, inputs, untouched, made)
         parts.append((untouched, compared))
+    return _joined(samples, [*parts, *_compared_answers(network, inputs, answers)], answers)
+
+
+def answered_result(network: PlannedNetwork, inputs: Arrays, answers: Mapping[int, Answer]) -> PlannedResult:
+    """Compares the outputs of samples that the executor has run, all of them, with the golden model."""
+    return _joined(len(answers), list(_compared_answers(network, inputs, answers)), answers)
+
+
+def _compared_answers(
+    network: PlannedNetwork, inputs: Arrays, answers: Mapping[int, Answer]
+) -> Iterator[tuple[list[int], PlannedResult]]:
+    """Each sample that has outputs, with its comparison."""
     for sample, answer in answers.items():
         variant = answer.network
         if variant is not None and variant.quantized is not None:
-            own = {name: values[None] for name, values in answer.outputs.items()}
+            made = {name: values[None] for name, values in answer.outputs.items()}
             integer = to_integer(variant.quantized)
-            compared = _compare(network, variant.quantized, integer, variant.tensors, inputs, [sample], own)
-            parts.append(([sample], compared))
-    return PlannedResult(
-        outputs=_joined(samples, [(where, each.outputs) for where, each in parts]),
-        golden_outputs=_joined(samples, [(where, each.golden_outputs) for where, each in parts]),
-        bit_exact=all(each.bit_exact for _, each in parts),
-        answers=answers,
-    )
+            yield [sample], _compare(network, variant.quantized, integer, variant.tensors, inputs, [sample], made)
 
 
 def _compare(
@@ -202,7 +209,19 @@ def _compare(
     )
 
 
-def _joined(samples: int, parts: Sequence[tuple[Sequence[int], Arrays]]) -> dict[str, np.ndarray]:
+def _joined(
+    samples: int, parts: Sequence[tuple[Sequence[int], PlannedResult]], answers: Mapping[int, Answer]
+) -> PlannedResult:
+    """The results of all samples from those of some."""
+    return PlannedResult(
+        outputs=_scattered(samples, [(where, each.outputs) for where, each in parts]),
+        golden_outputs=_scattered(samples, [(where, each.golden_outputs) for where, each in parts]),
+        bit_exact=all(each.bit_exact for _, each in parts),
+        answers=answers,
+    )
+
+
+def _scattered(samples: int, parts: Sequence[tuple[Sequence[int], Arrays]]) -> dict[str, np.ndarray]:
     """The outputs of all samples from those of some; NaN where there are none."""
     found: dict[str, np.ndarray] = {}
     for where, outputs in parts:

@@ -8,7 +8,9 @@ from dataclasses import dataclass
 from itertools import accumulate
 
 from tessera.firmware.driver import Phase
-from tessera.rtl.isa import INSTRUCTION_BYTES, Bundle, ErrorCode, Load, Store, Unit
+from tessera.rtl.isa import INSTRUCTION_BYTES, Bundle, ErrorCode, Load, Select, Store, Unit
+from tessera.rtl.traffic import MOST_SECTIONS
+from tessera.sim.adaptation import Selection
 from tessera.sim.contexts import Context, ContextState
 from tessera.sim.counts import Counts
 from tessera.sim.cycles import Memory, predict
@@ -74,6 +76,7 @@ class ModelStream:
 
     def __init__(self, model: StreamModel, scan: Scan, contexts: Mapping[int, Context], memory: Memory, watchdog: int):
         self.instructions = scan.instructions
+        self._scan = scan
         self._model, self._watchdog = model, watchdog
         times = predict(self.instructions, model.config, memory)
         self._begins, self._ends = times.start.tolist(), times.end.tolist()
@@ -111,9 +114,9 @@ class ModelStream:
         instruction, end = self.instructions[index], self._ends[index]
         before = list(self._model.context_states)
         try:
-            self._model.step(instruction, index)
+            self._model.step(instruction, self._scan.indices[index])
         except StreamStopped as stop:
-            self.stop = Stop(end, Phase.FAILED, index, stop.code, index)
+            self.stop = Stop(end, Phase.FAILED, index, stop.code, self._scan.indices[index])
             return
         except (StreamError, IndexError):
             # What a unit waits for does not come.
@@ -150,7 +153,8 @@ class ModelStream:
 
     def _hang(self, cycle: int, index: int) -> None:
         fires = cycle + self._watchdog if self._watchdog else NEVER
-        self.stop = Stop(fires, Phase.FAILED, min(index, self._executed), ErrorCode.WATCHDOG, index)
+        position = self._scan.indices[index] if self.instructions else 0
+        self.stop = Stop(fires, Phase.FAILED, min(index, self._executed), ErrorCode.WATCHDOG, position)
         self._forget_ends(cycle)
 
     def _forget_ends(self, cycle: int) -> None:
@@ -173,6 +177,21 @@ class ModelStream:
         if cycle >= self.stop.cycle:
             return self.stop.instructions
         return sum(begin <= cycle for begin in self._begins)
+
+    def position(self, cycle: int) -> int:
+        """The index behind that of the instruction that was handed out last by a cycle."""
+        executed = self.executed(cycle)
+        return self._scan.indices[executed - 1] + 1 if executed else 0
+
+    def selections(self, cycle: int) -> list[Selection]:
+        """The depths that were selected by a cycle, in the section with the most bandwidth."""
+        executed = zip(self.instructions, self._begins, strict=True)
+        selects = [(begin, each.operation) for each, begin in executed if isinstance(each, Select)]
+        return [
+            Selection(begin, operation, depth, MOST_SECTIONS - 1)
+            for (begin, operation), depth in zip(selects, self._scan.depths, strict=True)
+            if begin <= min(cycle, self.stop.cycle)
+        ]
 
     def bundle(self, cycle: int) -> int:
         """Index of the last bundle that it has begun, or at which it was paused."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
@@ -11,9 +11,9 @@ from tessera.compiler.lowering.plan_program import PlanProgram
 from tessera.compiler.planning.faults import FaultPolicy, broken_rules
 from tessera.firmware.cosimulation import Integers, Options, StartResult
 from tessera.firmware.executor import PreparedNetwork, Request, Settings, Status
-from tessera.firmware.executor_scenario import Scenario, ScenarioResult
-from tessera.firmware.executor_simulation import simulate_scenario
-from tessera.firmware.plan_run import PlanResult
+from tessera.firmware.plans.run import PlanResult
+from tessera.firmware.scenarios.scenario import Scenario, ScenarioResult
+from tessera.firmware.scenarios.simulation import simulate_scenario
 from tessera.sim.counts import Counts
 from tessera.sim.cycles import DEFAULT_MEMORY, Memory
 from tessera.sim.golden.network import IntegerNetwork
@@ -119,22 +119,25 @@ def answer_faults(
     result, _ = simulate_scenario(scenario, options)
     answers: dict[str, dict[int, Answer]] = {job: {} for job in samples}
     for (job, sample), name in own.items():
-        answers[job][sample] = _answer(sample, name, result)
+        answers[job][sample] = replace(request_answers(name, result)[0], sample=sample)
     return answers
+
+
+def request_answers(name: str, result: ScenarioResult) -> dict[int, Answer]:
+    """By sample what came of a request."""
+    request, reasons = result.requests[name], tuple(_reasons(name, result))
+    return {
+        sample: Answer(sample, None, reasons=reasons)
+        if outputs is None or request.status is not Status.DONE
+        else Answer(sample, result.networks[request.variants[sample]], outputs, reasons)
+        for sample, outputs in enumerate(request.outputs)
+    }
 
 
 def _planned_memory(options: Options) -> Memory:
     """The simulated memory, as plans see it."""
     latency = options.memory.get("read_latency", DEFAULT_MEMORY.latency)
     return Memory(latency, options.memory.get("bandwidth", DEFAULT_MEMORY.bytes_per_cycle))
-
-
-def _answer(sample: int, name: str, result: ScenarioResult) -> Answer:
-    request, reasons = result.requests[name], tuple(_reasons(name, result))
-    outputs = request.outputs[0]
-    if request.status is not Status.DONE or outputs is None:
-        return Answer(sample, None, reasons=reasons)
-    return Answer(sample, result.networks[request.variants[0]], outputs, reasons)
 
 
 def _reasons(name: str, result: ScenarioResult) -> Iterator[str]:

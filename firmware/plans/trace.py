@@ -10,8 +10,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from tessera.firmware.plan_text import depth_name
-from tessera.firmware.plan_timeline import CODE, PlanTimeline, TransferWork, Work
+from tessera.firmware.plans.text import depth_name
+from tessera.firmware.plans.timeline import CODE, PlanTimeline, TransferWork, Work
 
 COUNTER_WINDOWS = 500
 """Windows into which a plan is divided for the counter of DRAM bytes, about."""
@@ -29,6 +29,11 @@ def trace_events(timelines: Mapping[str, PlanTimeline]) -> dict[str, Any]:
         events += _works(process, timeline, timeline.slices, _FIRST_SLICE, "post-processing")
         events += [_transfer(process, each) for each in timeline.transfers if each.job != CODE]
         events += _counters(process, timeline)
+    return trace_file(events)
+
+
+def trace_file(events: list[dict[str, Any]]) -> dict[str, Any]:
+    """Events whose times are cycles, as the contents of a trace file."""
     return {"traceEvents": events, "displayTimeUnit": "ms", "otherData": {"unit of time": "1 us is 1 cycle"}}
 
 

@@ -1,35 +1,24 @@
 """The page of a plan: lanes, slices and memory traffic over time, planned and measured, and tables of both.
 
-One HTML file that needs nothing else. Pictures are SVG whose horizontal coordinates are percentages, so that the page
-magnifies them by their width alone; without scripts all of it is there but the quick hover texts.
-
-A picture is a list of *panels*, one per timeline, each a list of *tracks* (`Track`); what else happens over time is one
-more track.
+One HTML file that needs nothing else; its pictures are described in `tessera.firmware.picture`.
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-import jinja2
 import numpy as np
 
 from tessera.compiler.execution_plan import Bundle
 from tessera.compiler.planning.plan_file import StoredPlan
-from tessera.firmware.plan_text import depth_name
-from tessera.firmware.plan_timeline import CODE, PlanTimeline, TaskTime, Work, within_bandwidth
-
-ZOOMS = (1, 4, 16, 64)
-"""Magnifications that the page offers."""
+from tessera.firmware.picture import AXIS_HEIGHT, GAP, Area, Box, Panel, Scale, Track, render, steps_path, ticks
+from tessera.firmware.plans.text import depth_name
+from tessera.firmware.plans.timeline import CODE, PlanTimeline, TaskTime, Work, within_bandwidth
 
 COLOURS = 12
 """Networks with a colour of their own; more begin again."""
-
-LABEL_SHARE = 0.05
-"""Share of the picture's width from which a box has room for its label."""
 
 MERGED_SHARE = 1 / 4000
 """Share of the picture's width up to which a gap within a task is not drawn."""
@@ -37,74 +26,8 @@ MERGED_SHARE = 1 / 4000
 DRAM_WINDOWS = 360
 """Windows of the picture of the memory traffic, about."""
 
-LANE_HEIGHT, SLICE_HEIGHT, DRAM_HEIGHT, AXIS_HEIGHT, GAP = 26, 13, 72, 26, 5
+LANE_HEIGHT, SLICE_HEIGHT, DRAM_HEIGHT = 26, 13, 72
 """Heights in pixels."""
-
-LAST_TICK = 0.96
-"""Share of the picture's width behind which a tick has no room for its label."""
-
-TICKS = 8
-"""Ticks of the axis, about."""
-
-
-@dataclass(frozen=True)
-class Box:
-    """A rectangle in a track: its place in percent of the width, its look, its label with the least magnification at
-    which there is room for it, and what is said of it."""
-
-    x: float
-    width: float
-    look: str
-    label: str
-    zoom: int
-    tip: str
-
-
-@dataclass(frozen=True)
-class Area:
-    """A part of a stacked picture: the ``d`` of an SVG path in the units of its track, and its look."""
-
-    path: str
-    look: str
-
-
-@dataclass(frozen=True)
-class Track:
-    """A row of a panel.
-
-    Attributes
-    ----------
-    label, note
-        What it shows, and a word on it.
-    top, height
-        In pixels, from the top of the panel.
-    boxes
-        Rectangles.
-    areas, columns
-        A stacked picture, and how many units it is wide; it is ``height`` high.
-    limit
-        Height in pixels, from its top, of the most that can be; none if ``None``.
-    """
-
-    label: str
-    note: str
-    top: int
-    height: int
-    boxes: tuple[Box, ...] = ()
-    areas: tuple[Area, ...] = ()
-    columns: int = 0
-    limit: float | None = None
-
-
-@dataclass(frozen=True)
-class Panel:
-    """The tracks of a timeline: its name, its height in pixels, where it ends in percent, and its bundles."""
-
-    name: str
-    height: int
-    end: float
-    tracks: tuple[Track, ...]
-    bundles: tuple[Box, ...]
 
 
 @dataclass
@@ -125,32 +48,23 @@ class Report:
     timelines: Mapping[str, PlanTimeline]
     networks: Sequence[Mapping[str, Any]] = ()
     span: int = field(init=False)
+    _scale: Scale = field(init=False)
 
     def __post_init__(self) -> None:
         self.span = max(1, *(timeline.cycles for timeline in self.timelines.values()))
+        self._scale = Scale(self.span)
 
     def html(self) -> str:
         """The page."""
-        environment = jinja2.Environment(
-            loader=jinja2.PackageLoader("tessera.firmware"),
-            autoescape=True,
-            trim_blocks=True,
-            lstrip_blocks=True,
-            undefined=jinja2.StrictUndefined,
-        )
-        environment.filters["count"] = lambda value: f"{value:,.0f}"
-        environment.filters["percent"] = lambda value: f"{value:.1%}"
-        environment.filters["place"] = lambda value: f"{value:.3f}".rstrip("0").rstrip(".")
-        return environment.get_template("plan_report.html").render(
+        return render(
+            "plan_report.html",
             stored=self.stored,
             timelines=self.timelines,
             names=[network.name for network in self.stored.networks],
             looks=self._looks(),
             bits=sorted({time.activation_bits for each in self.timelines.values() for time in each.tasks}),
             panels=list(self._panels()),
-            ticks=list(self._ticks()),
-            axis=AXIS_HEIGHT,
-            zooms=ZOOMS,
+            ticks=list(ticks(self.span)),
             totals=list(self._totals()),
             networks=list(self._network_rows()),
             bundles=list(self._bundle_rows()),
@@ -169,11 +83,12 @@ class Report:
             for make, height in self._makers(timeline):
                 tracks.append(make(top, height))
                 top += height + GAP
+            x, zoom = self._scale.x, self._scale.zoom
             bundles = tuple(
-                Box(self._x(start), self._x(end - start), "", str(index), self._zoom(end - start), f"bundle {index}")
+                Box(x(start), x(end - start), "", str(index), zoom(end - start), f"bundle {index}")
                 for index, (start, end) in timeline.bundle_times().items()
             )
-            yield Panel(name, top, self._x(timeline.cycles), tuple(tracks), bundles)
+            yield Panel(name, top, x(timeline.cycles), tuple(tracks), bundles)
 
     def _makers(self, timeline: PlanTimeline) -> Iterator[tuple[Any, int]]:
         """For each track what makes it of its top and height, and its height."""
@@ -196,11 +111,11 @@ class Report:
             time = tasks[task]
             label = f"{task.operation} {depth_name(time)}"
             yield Box(
-                self._x(start),
-                self._x(end - start),
+                self._scale.x(start),
+                self._scale.x(end - start),
                 f"{self._looks()[task.job]} a{time.activation_bits}",
                 label,
-                self._zoom(end - start),
+                self._scale.zoom(end - start),
                 _tip(time, start, end, busy),
             )
 
@@ -215,7 +130,7 @@ class Report:
             base = np.zeros(len(moved[CODE]))
             areas = []
             for job, own in moved.items():
-                areas.append(Area(_steps(base * scale, (base + own) * scale, height), self._looks()[job]))
+                areas.append(Area(steps_path(base * scale, (base + own) * scale, height), self._looks()[job]))
                 base = base + own
             limit = height - most * window * scale
             note = f"{timeline.dram_bytes() / max(1, timeline.cycles):.1f} B/cycle"
@@ -229,22 +144,7 @@ class Report:
             own = [f"{job or 'code'}: {values[index]:,.0f} bytes" for job, values in moved.items() if values[index]]
             if own:
                 tip = "\n".join([f"cycles {index * window:,} to {(index + 1) * window:,}", *own])
-                yield Box(self._x(index * window), self._x(window), "hit", "", 0, tip)
-
-    def _x(self, cycles: float) -> float:
-        """Cycles as percent of the picture's width."""
-        return 100 * cycles / self.span
-
-    def _zoom(self, cycles: float) -> int:
-        """The least magnification at which something of so many cycles has room for a label; 0 for never."""
-        return next((zoom for zoom in ZOOMS if zoom * cycles / self.span >= LABEL_SHARE), 0)
-
-    def _ticks(self) -> Iterator[dict[str, Any]]:
-        """Ticks of the axis for every magnification: at multiples of 1, 2 or 5 times a power of ten."""
-        for zoom in ZOOMS:
-            step = _round_step(self.span / TICKS / zoom)
-            for cycles in range(0, round(self.span * LAST_TICK), step):
-                yield {"x": self._x(cycles), "label": f"{cycles:,}", "zoom": zoom}
+                yield Box(self._scale.x(index * window), self._scale.x(window), "hit", "", 0, tip)
 
     # --------------------------------------------------------------------------------------------------------- tables
 
@@ -314,21 +214,6 @@ def _tip(time: TaskTime, start: int, end: int, busy: int) -> str:
             f"as a whole {time.start:,} to {time.end:,}: {time.cycles:,} cycles",
         )
     )
-
-
-def _steps(low: np.ndarray, high: np.ndarray, height: int) -> str:
-    """An SVG path of the area between two step functions, 1000 units per step wide."""
-    if not (high > low).any():
-        return ""
-    upper = "".join(f"L{index * 1000} {height - value:.2f}h1000" for index, value in enumerate(high))
-    lower = "".join(f"L{(index + 1) * 1000} {height - low[index]:.2f}h-1000" for index in reversed(range(len(low))))
-    return f"M0 {height - low[0]:.2f}{upper}{lower}Z"
-
-
-def _round_step(step: float) -> int:
-    """The next larger 1, 2 or 5 times a power of ten."""
-    power = 10 ** math.floor(math.log10(max(1.0, step)))
-    return next(int(factor * power) for factor in (1, 2, 5, 10) if factor * power >= step)
 
 
 def _lane_cycles(timeline: PlanTimeline, job: str) -> int:

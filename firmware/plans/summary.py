@@ -12,11 +12,10 @@ from tessera.compiler.lowering.plan_program import PlanProgram
 from tessera.compiler.planning import Slot, TaskId
 from tessera.compiler.planning.plan_file import StoredPlan
 from tessera.firmware.inference import Arrays, accuracy, ideal_cycles
-from tessera.firmware.plan_answers import Answer
-from tessera.firmware.plan_run import PlanResult
-from tessera.firmware.plan_timeline import PlanTimeline, TaskTime
-from tessera.firmware.plan_timeline_json import timeline_to_json
-from tessera.firmware.planned_networks import PlannedNetwork, PlannedResult
+from tessera.firmware.plans.networks import PlannedNetwork, PlannedResult
+from tessera.firmware.plans.run import PlanResult
+from tessera.firmware.plans.timeline import PlanTimeline, TaskTime
+from tessera.firmware.plans.timeline_json import timeline_to_json
 from tessera.rtl.isa import INSTRUCTION_BYTES
 from tessera.sim.cosim import Simulator
 from tessera.sim.counts import Counts
@@ -90,20 +89,25 @@ def network_summary(
         "inferences": inferences,
         "operations": [{"name": name, **asdict(each)} for name, each in counts.items()],
         "failed": result.failed,
-        "answers": [_answer_row(answer) for answer in result.answers.values() if answer.reasons],
+        "answers": answer_rows(result),
     }
     if labels is not None:
-        row |= {"accuracy": _accuracy(result, result.outputs, labels)}
-        row |= {"golden_accuracy": _accuracy(result, result.golden_outputs, labels)}
+        row |= {"accuracy": result_accuracy(result, result.outputs, labels)}
+        row |= {"golden_accuracy": result_accuracy(result, result.golden_outputs, labels)}
     return row
 
 
-def _answer_row(answer: Answer) -> dict[str, Any]:
-    made_by = None if answer.network is None else answer.network.name
-    return {"sample": answer.sample, "network": made_by, "reasons": list(answer.reasons)}
+def answer_rows(result: PlannedResult) -> list[dict[str, Any]]:
+    """What was done about the samples with which something went wrong."""
+    rows = []
+    for answer in result.answers.values():
+        if answer.reasons:
+            made_by = None if answer.network is None else answer.network.name
+            rows.append({"sample": answer.sample, "network": made_by, "reasons": list(answer.reasons)})
+    return rows
 
 
-def _accuracy(result: PlannedResult, outputs: Arrays, labels: np.ndarray) -> float:
+def result_accuracy(result: PlannedResult, outputs: Arrays, labels: np.ndarray) -> float:
     """Share of the samples whose largest score is at the label; those that have failed are wrong."""
     ended = [sample for sample in range(len(labels)) if sample not in result.failed]
     if not ended:

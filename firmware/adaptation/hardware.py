@@ -1,0 +1,87 @@
+"""What the precision manager sees of the hardware: the bandwidth monitor and the activity of the units."""
+
+from __future__ import annotations
+
+from dataclasses import astuple
+
+from tessera.firmware.adaptation.metrics import Observation, Work
+from tessera.firmware.adaptation.settings import Settings
+from tessera.firmware.bandwidth import Activity, Monitor, MonitorSettings
+from tessera.firmware.bus import TimedBus
+from tessera.firmware.register_access import RegisterAccess
+from tessera.rtl.config import NpuConfig
+from tessera.rtl.traffic import MOST_SECTIONS
+
+_COUNT_LIMIT = 1 << 32  # counts wrap around
+
+
+class Observer:
+    """Looks at one NPU.
+
+    Parameters
+    ----------
+    bus, config
+        The way to the NPU, and what it is.
+    settings
+        Those of the precision manager.
+    """
+
+    def __init__(self, bus: TimedBus, config: NpuConfig, settings: Settings):
+        self._bus, self._config, self._settings = bus, config, settings
+        self._monitor = Monitor(bus)
+        self._stream = RegisterAccess(bus, "stream[0]")
+        self._before = Work(0)
+
+    async def configure(self) -> None:
+        """Begins to find sections, and calls for an interrupt when they change.
+
+        Raises
+        ------
+        MonitorError, ValueError
+            The monitor does not take the settings.
+        """
+        peak, settings = float(self._config.beat_bytes), self._settings
+        monitor = MonitorSettings(
+            window=settings.window_cycles,
+            peak=peak,
+            thresholds=tuple(peak * share for share in reversed(settings.thresholds)),
+            hysteresis=peak * settings.hysteresis,
+        )
+        await self._monitor.configure(monitor, interrupt=True)
+
+    def restart(self) -> None:
+        """A stream is started, so that all counts begin at 0."""
+        self._before = Work(0)
+
+    async def observe(self) -> Observation:
+        """What happened since the last call, or since the start of the stream."""
+        found = await self._monitor.findings()
+        beats = await self._stream.read("read_beats") + await self._stream.read("write_beats")
+        before, self._before = self._before, _work(found.activity, beats * self._config.beat_bytes)
+        cycle = await self._bus.present_cycle()
+        values = _difference(before, self._before).metrics(self._config)
+        if not found.windows:
+            return Observation(cycle, 1.0, self._settings.sections - 1, values)
+        section = max(0, found.section - (MOST_SECTIONS - self._settings.sections))
+        return Observation(cycle, min(1.0, found.available_rate / self._config.beat_bytes), section, values)
+
+    async def acknowledge(self) -> None:
+        """Lowers the monitor's interrupt."""
+        await self._monitor.acknowledge()
+
+
+def _work(activity: Activity, dram_bytes: int) -> Work:
+    """Counts since the start of a stream."""
+    return Work(
+        activity.cycles,
+        sum(activity.multiplying),
+        activity.bus_stalls,
+        activity.bank_reads + activity.bank_writes,
+        activity.pixels,
+        dram_bytes,
+    )
+
+
+def _difference(before: Work, after: Work) -> Work:
+    """What was done between two moments."""
+    return Work(*((new - old) % _COUNT_LIMIT for old, new in zip(astuple(before), astuple(after), strict=True)))

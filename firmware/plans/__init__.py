@@ -1,0 +1,1 @@
+"""Runs of plans on the co-simulated RTL, and what is shown of them: text, summary, page and trace."""

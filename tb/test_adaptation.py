@@ -1,0 +1,426 @@
+"""The precision manager: it keeps limits, reacts, comes back, and does not flap; what makes no sense is refused."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from adaptation_cases import BUS_BYTES, chain, networks, observe
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tessera.compiler.planning.profile_database import ProfileDatabase
+from tessera.compiler.precision import DepthRange
+from tessera.firmware.adaptation import (
+    AdaptableNetwork,
+    AdaptationError,
+    DatabaseMemory,
+    EnergyCoefficients,
+    Forgetful,
+    Layer,
+    Limit,
+    Metric,
+    Mode,
+    Observation,
+    PolicyName,
+    PrecisionManager,
+    Settings,
+    StoredTensor,
+    Work,
+)
+from tessera.rtl.adaptation import DepthSource
+from tessera.rtl.config import NpuConfig
+from tessera.rtl.isa import Depth
+
+TINY = NpuConfig.preset("tiny")
+FREE, BUSY = 1.0, 0.1
+LONG = 120
+"""Observations after which everything that will happen has happened."""
+
+POLICIES = st.sampled_from(list(PolicyName))
+SHARES = st.floats(0, 1)
+
+
+def manager_of(network: AdaptableNetwork, **settings: object) -> tuple[PrecisionManager, Settings]:
+    asked = Settings(**settings)
+    return PrecisionManager(network, asked), asked
+
+
+# ----------------------------------------------------------------------------------------------------------- properties
+
+
+@given(networks(), POLICIES, st.sampled_from(list(Mode)), st.lists(SHARES, max_size=40), st.data())
+def test_depths_stay_within_limits(network, policy, mode, shares, data):
+    """Whatever is seen, and whatever saturates, each layer keeps within its limits and above what it learned."""
+    manager, settings = manager_of(network, policy=policy, mode=mode, steps=data.draw(st.integers(1, 4)))
+    learned: dict[str, int] = {}
+    for share in shares:
+        observe(manager, [share], settings, data.draw(st.integers(0, 3)))
+        counts = {layer.name: data.draw(st.integers(0, 500)) for layer in network.layers}
+        for decision in manager.finished(0, 1000, counts, manager.depths):
+            learned |= dict.fromkeys(decision.layers, decision.after)
+        for layer in network.layers:
+            depth = manager.depths[layer.name]
+            assert depth in layer.allowed
+            assert depth >= learned.get(layer.name, 0)
+
+
+@given(networks(), st.lists(SHARES, max_size=40), st.one_of(st.none(), st.integers(1, 5000)))
+def test_one_operation_by_one_step(network, shares, target):
+    manager, settings = manager_of(network, target_cycles=target)
+    section = None
+    for share in shares:
+        before = manager.depths
+        section = settings.section(share, section)
+        decisions = manager.observe(Observation(0, share, section))
+        assert len(decisions) <= 1
+        changed = {name: (before[name], depth) for name, depth in manager.depths.items() if depth != before[name]}
+        assert changed == {decision.layers[0]: (decision.before, decision.after) for decision in decisions}
+        for name, (old, new) in changed.items():
+            between = [depth for depth in network.by_name[name].allowed if min(old, new) < depth < max(old, new)]
+            assert not between
+
+
+@given(networks(), SHARES, st.lists(st.floats(-1, 1), min_size=1, max_size=60), st.booleans())
+def test_noise_within_the_hysteresis_does_not_flap(network, share, noise, with_target):
+    """No operation is both lowered and raised when the bandwidth only trembles."""
+    settings = Settings(target_cycles=1000 if with_target else None, raise_after=1, margin=0.1)
+    # The prediction trembles as the bandwidth does, by less than the margin; sections by less than their hysteresis.
+    width = min(0.4 * settings.hysteresis, 0.04 * share)
+    manager = PrecisionManager(network, settings)
+    observe(manager, [share - width] * LONG, settings)
+    decisions = observe(manager, [share + width * each for each in noise], settings, settings.section(share - width))
+    lowered = {name for each in decisions if each.kind == "lowered" for name in each.layers}
+    raised = {name for each in decisions if each.kind == "raised" for name in each.layers}
+    assert not lowered & raised
+
+
+@given(networks(), SHARES, SHARES, st.sampled_from([PolicyName.TABLE, PolicyName.SENSITIVITY]))
+def test_less_bandwidth_never_means_more_bits(network, first, second, policy):
+    """Where the same settings have come to rest."""
+    found = []
+    for share in sorted((first, second)):
+        manager, settings = manager_of(network, policy=policy)
+        observe(manager, [share] * LONG, settings)
+        found.append(manager.depths)
+    assert all(less <= more for less, more in zip(found[0].values(), found[1].values()))
+
+
+@given(networks(), SHARES, st.integers(1, 20_000))
+def test_a_target_is_met_or_all_is_given(network, share, target):
+    manager, settings = manager_of(network, target_cycles=target)
+    observe(manager, [share] * LONG, settings)
+    useful = [
+        layer.name
+        for layer in network.layers
+        if layer.nearest(0) < manager.depths[layer.name]
+        and network.cycles(manager.depths | {layer.name: layer.nearest(0)}, share * BUS_BYTES)
+        < network.cycles(manager.depths, share * BUS_BYTES)
+    ]
+    predicted = network.cycles(manager.depths, share * BUS_BYTES)
+    assert predicted <= target or not useful or all(_one_step_is_useless(network, manager, share, n) for n in useful)
+
+
+def _one_step_is_useless(network: AdaptableNetwork, manager: PrecisionManager, share: float, name: str) -> bool:
+    depths, layer = manager.depths, network.by_name[name]
+    below = max(depth for depth in layer.allowed if depth < depths[name])
+    rate = share * BUS_BYTES
+    return network.cycles(depths | {name: below}, rate) >= network.cycles(depths, rate)
+
+
+@given(networks(), st.lists(SHARES, max_size=30), POLICIES)
+def test_all_bits_come_back(network, shares, policy):
+    """After any past, a free bus brings every layer back to where it started."""
+    manager, settings = manager_of(network, policy=policy)
+    start = manager.depths
+    observe(manager, shares, settings)
+    observe(manager, [FREE] * LONG, settings, 0)
+    assert manager.depths == start
+
+
+@given(networks(), st.lists(SHARES, max_size=30), POLICIES)
+def test_the_same_observations_give_the_same_decisions(network, shares, policy):
+    logs = []
+    for _ in range(2):
+        manager, settings = manager_of(network, policy=policy)
+        observe(manager, shares, settings)
+        logs.append(manager.log.json_lines())
+    assert logs[0] == logs[1]
+
+
+@given(networks(), SHARES)
+def test_harm_never_falls_with_fewer_bits(network, share):
+    manager, settings = manager_of(network)
+    harm = network.harm(manager.depths)
+    for _ in range(50):
+        decisions = observe(manager, [share], settings, settings.section(share))
+        lowered = [each for each in decisions if each.kind == "lowered"]
+        assert not lowered or network.harm(manager.depths) >= harm - 1e-12
+        harm = network.harm(manager.depths)
+
+
+def test_a_loop_through_the_machine_comes_to_rest():
+    """Stalls fall when bits are taken, and rise when they come back: the manager tries ever less often."""
+    network = chain()
+    manager, _ = manager_of(network, limits={Metric.STALLS: Limit(0.5, 0.5)}, raise_after=1)
+    changes = []
+    for cycle in range(4000):
+        stalls = network.moved_bytes(manager.depths) / network.moved_bytes(network.uniform(16)) - 0.3
+        changes += manager.observe(Observation(cycle, FREE, 3, {Metric.STALLS: stalls}))
+    assert {each.kind for each in changes} == {"lowered", "raised"}
+    late = [each for each in changes if each.cycle >= 1000]
+    assert len(late) <= 2 * 3000 / 64 + 2
+
+
+# ------------------------------------------------------------------------------------------------------ what is decided
+
+
+def test_least_harm_for_most_bytes_goes_first():
+    """The first layer moves most and harms least, so it loses bits before the others, step by step."""
+    manager, settings = manager_of(chain())
+    order = [each.layers[0] for each in observe(manager, [BUSY] * LONG, settings)]
+    assert order[0] == "l0"
+    assert order[-1] == "l3"
+    assert set(manager.depths.values()) == {4}
+
+
+def test_the_section_bounds_what_is_given_without_a_target():
+    manager, settings = manager_of(chain())
+    decisions = observe(manager, [0.6] * LONG, settings)
+    assert set(manager.depths.values()) == {8}
+    assert decisions[0].reason == "others leave 60% of the bus: in section 2 operations go down to 8 bits"
+
+
+def test_a_target_takes_no_more_than_it_needs():
+    network = chain()
+    target = round(network.cycles(network.uniform(16), 0.2 * BUS_BYTES) * 0.8)
+    manager, settings = manager_of(network, target_cycles=target)
+    [*_, last] = observe(manager, [0.2] * LONG, settings)
+    assert network.cycles(manager.depths, 0.2 * BUS_BYTES) <= target
+    assert 4 < sum(manager.depths.values()) / 4 < 16
+    assert last.reason.startswith("with 20% of the bus an inference takes about ")
+
+
+def test_long_inferences_correct_the_prediction():
+    """What takes twice as long as predicted needs twice the savings."""
+    network = chain()
+    predicted = network.cycles(network.uniform(16), BUS_BYTES)
+    manager, settings = manager_of(network, target_cycles=round(1.5 * predicted))
+    for _ in range(8):
+        manager.started(0)
+        assert observe(manager, [FREE], settings) == [] or network.moved_bytes(manager.depths) > 0
+        manager.finished(0, round(2 * predicted), {}, manager.depths)
+    assert "lowered" in {each.kind for each in manager.log}
+
+
+def test_raising_needs_patience():
+    manager, settings = manager_of(chain(), raise_after=3)
+    observe(manager, [BUSY] * LONG, settings)
+    assert observe(manager, [FREE, FREE], settings, 0) == []
+    [first] = observe(manager, [FREE], settings)
+    assert first.kind == "raised"
+    assert first.reason == "others leave 100% of the bus again: section 3 allows 16 bits"
+
+
+def test_table_follows_the_section_at_once():
+    manager, settings = manager_of(chain(), policy=PolicyName.TABLE)
+    assert manager.hardware.source is DepthSource.SECTION
+    assert manager.hardware.section_depths == tuple(Depth)
+    for share, depth in ((0.8, 16), (0.7, 8), (0.3, 6), (0.1, 4), (0.3, 6)):
+        observe(manager, [share], settings, settings.section(share))
+        assert set(manager.depths.values()) == {depth}
+    assert str(next(iter(manager.log))).endswith(
+        "section l0, l1, l2, l3: 16 -> 8 bits (others leave 70% of the bus: section 2 asks for 8 bits)"
+    )
+
+
+def test_network_mode_has_one_depth_within_the_limits_of_the_network():
+    network = replace(chain(), limits=DepthRange(6, 8))
+    manager, settings = manager_of(network, mode=Mode.NETWORK)
+    assert set(manager.depths.values()) == {8}
+    observe(manager, [BUSY] * LONG, settings)
+    assert set(manager.depths.values()) == {6}
+    assert (manager.hardware.minimum, manager.hardware.maximum) == (Depth.A6, Depth.A8)
+
+
+def test_fixed_never_changes():
+    manager, settings = manager_of(chain(), policy=PolicyName.FIXED, depth=8)
+    assert observe(manager, [BUSY] * 10, settings) == []
+    assert manager.hardware.layer_depths[:4] == (Depth.A8,) * 4
+
+
+def test_sections_rise_only_beyond_the_hysteresis():
+    settings = Settings(hysteresis=0.1)
+    assert [settings.section(share) for share in (0.76, 0.74, 0.3, 0.25)] == [3, 2, 1, 0]
+    assert settings.section(0.8, 2) == 2
+    assert settings.section(0.86, 2) == 3
+    assert settings.section(0.8, 0) == 2
+    assert settings.section(0.1, 3) == 0
+
+
+@pytest.mark.parametrize("kind", ["object", "database"])
+def test_layers_that_saturate_are_raised_and_remembered(kind, tmp_path):
+    """The next manager with the same memory does not go there again."""
+    network = chain()
+    with ProfileDatabase(tmp_path / "profile.sqlite", TINY) as database:
+        memory = Forgetful() if kind == "object" else DatabaseMemory(database)
+        manager = PrecisionManager(network, Settings(policy=PolicyName.TABLE), memory)
+        observe(manager, [BUSY], manager.settings)
+        [learned] = manager.finished(9, 1000, {"l1": 1000, "l2": 1}, manager.depths)
+        assert str(learned).endswith(
+            "l1: 4 -> 6 bits (24.4% of its values saturated at 4 bits, more than 5.0%: it stays above)"
+        )
+        assert manager.depths == {"l0": 4, "l1": 6, "l2": 4, "l3": 4}
+        assert manager.hardware.source is DepthSource.LAYER
+        second = PrecisionManager(network, Settings(), memory)
+        observe(second, [BUSY] * LONG, second.settings)
+        assert second.depths == manager.depths
+
+
+def test_the_log_is_for_people_and_programs():
+    manager, settings = manager_of(chain(), target_cycles=100_000)
+    manager.started(5)
+    observe(manager, [BUSY] * 3, settings)
+    manager.finished(99, 5000, {}, manager.depths)
+    records = [json.loads(line) for line in manager.log.json_lines().splitlines()]
+    assert [record["kind"] for record in records] == ["started", "finished"]
+    assert records[0]["values"]["depths"] == dict.fromkeys(("l0", "l1", "l2", "l3"), 16)
+    last = manager.log.text().splitlines()[-1]
+    assert last == f"{99:>10} finished (an inference took 5,000 cycles, within its target)"
+
+
+def test_power_follows_from_activity():
+    """By hand: 64 PEs of 0.175 pJ, words of 64 bits of 0.3125 pJ, 8 channels of 3.4 pJ, bytes of 162.5 pJ."""
+    config = TINY
+    coefficients = EnergyCoefficients()
+    work = Work(cycles=1000, lane_cycles=10, bank_accesses=100, pixels=5, dram_bytes=7)
+    expected = (
+        10 * config.rows * config.cols * 0.175 + 100 * config.word_bits * 0.3125 + 5 * config.cols * 3.4 + 7 * 162.5
+    )
+    assert coefficients.energy(work, config) == pytest.approx(expected)
+    metrics = work.metrics(config)
+    assert metrics[Metric.POWER] == pytest.approx(expected / 1000)
+    assert metrics[Metric.LANES] == pytest.approx(10 / (1000 * config.lanes))
+
+
+# ------------------------------------------------------------------------------------------------------------- refusals
+
+REFUSED = [
+    ({"thresholds": (0.5, 0.75, 0.25)}, "the thresholds 0.5, 0.75, 0.25 are out of order: 0.75 must be below 0.5"),
+    ({"thresholds": (1.5, 0.5)}, "a threshold is a share of the bus, between 0 and 1, not 1.5"),
+    ({"thresholds": ()}, "there are 0 thresholds, which make 1 sections, but there may be 2 to 4"),
+    ({"window_cycles": 0}, "the monitor's window must be a power of two from 16 to 1048576 cycles, not 0"),
+    ({"window_cycles": 1000}, "the monitor's window must be a power of two from 16 to 1048576 cycles, not 1000"),
+    ({"period_cycles": 0}, "period_cycles must be at least 1, not 0"),
+    (
+        {"hysteresis": 0.25},
+        "the hysteresis is a share of the bus, from 0 to less than what is above the highest threshold, 0.25, not 0.25",
+    ),
+    ({"depth": 5}, "the activation depth 5 does not exist; use one of 4, 6, 8, 16"),
+    ({"section_depths": (16, 8)}, "3 thresholds make 4 sections, but there are 2 depths; give one for each section"),
+    (
+        {"section_depths": (16, 6, 8, 4)},
+        "the depths of the sections, 16, 6, 8, 4, must fall with the bandwidth; swap them",
+    ),
+    ({"saturation_share": 2.0}, "saturation_share is a share, from 0 to 1, not 2"),
+    ({"target_cycles": 0}, "the latency target must be at least 1 cycle, not 0"),
+    (
+        {"limits": {Metric.STALLS: Limit(0.3, 0.5)}},
+        "the metric 'stalls' is released below 0.5, but passed above 0.3; release it at or below its threshold",
+    ),
+    (
+        {"limits": {Metric.LANES: Limit(1.5, 0.5)}},
+        "the metric 'lanes' is a share, so that 1.5 is never passed",
+    ),
+]
+
+
+@pytest.mark.parametrize("settings, sentence", REFUSED, ids=[sentence[:40] for _, sentence in REFUSED])
+def test_settings_that_make_no_sense_are_refused(settings, sentence):
+    with pytest.raises(AdaptationError) as caught:
+        Settings(**settings)
+    assert str(caught.value) == sentence
+
+
+def two_depths(**changes: object) -> AdaptableNetwork:
+    known = {"sensitivity": {4: 1.0, 16: 0.0}} | changes
+    tensors = {"x": StoredTensor(10, depth=16), "y": StoredTensor(10, **known)}
+    return AdaptableNetwork("two", (Layer("conv", 0, ("x",), "y", (4, 16)),), tensors)
+
+
+@pytest.mark.parametrize(
+    "network, settings, sentence",
+    [
+        (
+            two_depths(),
+            Settings(policy=PolicyName.FIXED, depth=8),
+            "the depth of policy 'fixed' asks for 8 bits, but network 'two' has variants of 4, 16 bits; use one of "
+            "them, or quantise the network with --adaptive for more",
+        ),
+        (
+            two_depths(),
+            Settings(policy=PolicyName.TABLE, section_depths=(16, 8, 8, 4)),
+            "the table of policy 'table' asks for 8 bits, but network 'two' has variants of 4, 16 bits; use one of "
+            "them, or quantise the network with --adaptive for more",
+        ),
+        (
+            two_depths(sensitivity=None),
+            Settings(),
+            "the sensitivity profile of network 'two' lacks layer 'conv'; quantise the network again with --adaptive, "
+            "or use the policy 'table'",
+        ),
+        (
+            two_depths(sensitivity={16: 0.0}),
+            Settings(),
+            "the sensitivity profile of network 'two' lacks layer 'conv' at 4 bits; quantise the network again with "
+            "--adaptive, or use the policy 'table'",
+        ),
+    ],
+)
+def test_what_a_network_does_not_have_is_refused(network, settings, sentence):
+    with pytest.raises(AdaptationError) as caught:
+        PrecisionManager(network, settings)
+    assert str(caught.value) == sentence
+
+
+def test_networks_that_make_no_sense_are_refused():
+    tensors = {"x": StoredTensor(10, depth=16), "y": StoredTensor(10)}
+    layer = Layer("conv", 0, ("x",), "y", (4, 16), DepthRange(6, 8))
+    for layers, own, sentence in (
+        ((), tensors, "network 'n' has no layer whose depth can be chosen"),
+        (
+            (layer,),
+            tensors,
+            "layer 'conv' may run at 6 to 8 bits, but has variants of 4, 16 bits only; change its limits, or quantise "
+            "it at other depths",
+        ),
+        ((Layer("a", 0, ("z",), "y", (4,)),), tensors, "layer 'a' names tensor 'z', which is not there"),
+        (
+            (Layer("a", 0, ("x",), "y", (4,)),),
+            tensors | {"x": StoredTensor(10)},
+            "tensor 'x', which layer 'a' reads, has neither a producer nor a depth of its own",
+        ),
+    ):
+        with pytest.raises(AdaptationError) as caught:
+            AdaptableNetwork("n", layers, own)
+        assert str(caught.value) == sentence
+    with pytest.raises(AdaptationError, match="network 'two' may run at 6 to 8 bits, but has variants of 4, 16 bits"):
+        PrecisionManager(replace(two_depths(), limits=DepthRange(6, 8)), Settings(mode=Mode.NETWORK))
+
+
+def test_old_tables_without_such_a_row_know_nothing(tmp_path: Path):
+    with ProfileDatabase(tmp_path / "profile.sqlite", TINY) as database:
+        assert DatabaseMemory(database).recall("chain", "l0") == 0
+
+
+def test_layers_that_share_a_number_share_a_depth():
+    """Each as near to it as its variants allow."""
+    first, *others = chain().layers
+    network = replace(chain(), layers=(first, replace(others[0], number=0, depths=(4, 8)), *others[1:]))
+    manager, settings = manager_of(network)
+    assert manager.depths == {"l0": 16, "l1": 8, "l2": 16, "l3": 16}
+    lowered = [each for each in observe(manager, [BUSY] * LONG, settings) if "l0" in each.layers]
+    assert [(each.layers, each.after) for each in lowered] == [(("l0", "l1"), depth) for depth in (8, 6, 4)]
+    assert manager.hardware.layer_depths[0] is manager.hardware.layer_depths[3] is Depth.A4
