@@ -53,22 +53,27 @@ def measure_reaction(case: Case) -> Iterator[Row]:
 
 
 def _reactions(network: Prepared, run: AdaptiveRun) -> Iterator[tuple[int, int]]:
-    """For each change of the section during an inference the choices and the layers until it is followed."""
+    """For each change of the section the choices and the layers until it is followed; without changes that end before
+    anything is chosen, or between inferences."""
+    layers, nearest = network.program.network.layers, network.program.network.nearest
     works = [_work(network, run, index) for index in range(len(run.inferences))]
-    for before, after in pairwise(run.windows):
-        cycle = after.cycle + FINDING_CYCLES
+    changes = [
+        (after.cycle + FINDING_CYCLES, after.section)
+        for before, after in pairwise(run.windows)
+        if before.section != after.section
+    ]
+    for (cycle, section), (following, _) in pairwise([*changes, (run.inferences[-1].end, 0)]):
         inside = [index for index, each in enumerate(run.inferences) if each.begin < cycle < each.end]
-        if before.section == after.section or not inside:
+        end = min(following, run.inferences[inside[0]].end) if inside else 0
+        later = [event for event in run.selects if cycle < event.cycle <= end]
+        if not later:
             continue
-        inference = run.inferences[inside[0]]
-        later = [event for event in run.selects if cycle < event.cycle <= inference.end]
-        depth = SECTION_DEPTHS[after.section]
-        choices = next((index + 1 for index, event in enumerate(later) if event.depth == depth), None)
-        if choices is None:  # the inference, or the section, has ended first
-            continue
-        layer = network.program.network.layers.index(later[choices - 1].layer)
-        ends = [works[inside[0]][name].end for name in network.program.network.layers[: layer + 1]]
-        yield choices, sum(inference.begin + end > cycle for end in ends)
+        depth = SECTION_DEPTHS[section]
+        followed = [event.depth == nearest(event.layer, depth) for event in later]
+        choices = followed.index(True) + 1 if any(followed) else len(later) + 1
+        last = layers.index(later[min(choices, len(later)) - 1].layer)
+        ends = [run.inferences[inside[0]].begin + works[inside[0]][name].end for name in layers[: last + 1]]
+        yield choices, sum(each > cycle for each in ends)
 
 
 def _work(network: Prepared, run: AdaptiveRun, index: int) -> dict[str, OperationTime]:
