@@ -49,14 +49,14 @@ def separable_network(rng: np.random.Generator, side: int = 8) -> tuple[OnnxBuil
     return net, net.gemm(x, channels, 5)
 
 
-def joined_network(channels: Sequence[int] = (8, 16, 3), side: int = 6) -> tuple[OnnxBuilder, list[str]]:
-    """Convolutions whose results are joined; one of them is an output too, and a slice is read again."""
+def joined_network(channels: Sequence[int], side: int = 6, *, returned: bool) -> tuple[OnnxBuilder, list[str]]:
+    """Convolutions whose results are joined; one of them may be returned too, and a slice is read again."""
     net = OnnxBuilder(np.random.default_rng(0), (1, 3, side, side))
     parts = [net.conv("x", 3, count, (1, 1)) for count in channels]
     whole = net.node("Concat", *parts, axis=1)
     limits = [net.constant([value], np.int64) for value in (channels[0], channels[0] + channels[1], 1)]
     part = net.node("Slice", whole, *limits)
-    return net, [parts[1], net.conv(whole, sum(channels), 5), net.conv(part, channels[1], 4, (1, 1))]
+    return net, [*parts[1 : 1 + returned], net.conv(whole, sum(channels), 5), net.conv(part, channels[1], 4, (1, 1))]
 
 
 def random_trace(rng: Any, network: AdaptiveNetwork) -> dict[str, int]:

@@ -17,6 +17,7 @@ from tessera.rtl.config import NpuConfig
 from tessera.rtl.traffic import OTHER_SOURCES, TrafficSource
 from tessera.sim.bandwidth import HIGHEST_SECTION, WindowSettings
 from tessera.sim.cosim.load_profile import LoadProfile, LoadStep
+from tessera.sim.cosim.traffic import TrafficWindow
 
 TINY = NpuConfig.preset("tiny")
 
@@ -162,6 +163,12 @@ def test_limits() -> None:
         assert await limits() == [256, 0, 1]
 
     asyncio.run(check())
+
+
+def test_mismatches_of_a_window() -> None:
+    """A source of which monitor and memory have counted different bytes."""
+    same, other = [5, 2, 100, *range(7), *range(7)], [5, 2, 100, *range(7), *range(6), 99]
+    assert [TrafficWindow.of_numbers(numbers).mismatches for numbers in (same, other)] == [0, 1]
 
 
 def test_load_profiles(tmp_path: Path) -> None:

@@ -8,9 +8,10 @@ import random
 import pytest
 from block_simulation import simulate
 
-from tessera.rtl.adaptation import SECTIONS, DepthSource, Sampling
+from tessera.rtl.adaptation import DepthSource, Sampling
 from tessera.rtl.control.depth_selector import DepthSelector
 from tessera.rtl.isa import OPERATIONS, Depth, Select
+from tessera.rtl.traffic import MOST_SECTIONS
 from tessera.sim.adaptation import DepthSettings
 
 RANGES = [(low, high) for low in Depth for high in Depth if low <= high]
@@ -32,7 +33,7 @@ def test_every_section_range_and_mask():
     checked = set()
 
     async def bench(ctx):
-        for limits, section in itertools.product(RANGES, range(SECTIONS)):
+        for limits, section in itertools.product(RANGES, range(MOST_SECTIONS)):
             settings = {**VALID, "minimum": limits[0], "maximum": limits[1], "section_depths": list(section_depths)}
             ctx.set(dut.adaptation.settings, settings)
             ctx.set(dut.adaptation.section, section)
@@ -44,7 +45,7 @@ def test_every_section_range_and_mask():
                 checked.add((limits, section, own, mask))
 
     simulate(dut, bench)
-    assert len(checked) == len(RANGES) ** 2 * SECTIONS * 15
+    assert len(checked) == len(RANGES) ** 2 * MOST_SECTIONS * 15
 
 
 def test_table_of_layers():
@@ -82,7 +83,7 @@ def test_sampling(sampling):
         await ctx.tick()
         held = since = 0
         for cycle in range(150):
-            section = rng.randrange(SECTIONS)
+            section = rng.randrange(MOST_SECTIONS)
             ctx.set(dut.adaptation.section, section)
             ctx.set(dut.started, cycle in starts)
             await ctx.delay(0)
@@ -115,7 +116,7 @@ def test_invalid_settings(name):
     async def requested(ctx):
         """The depth for each section, as the network's limits have it, and without them."""
         found = []
-        for section in range(SECTIONS):
+        for section in range(MOST_SECTIONS):
             ctx.set(dut.adaptation.section, section)
             await ctx.tick()
             found.append(ask(ctx, dut, 1, depths=15, minimum=0, maximum=3))
@@ -126,13 +127,13 @@ def test_invalid_settings(name):
         ctx.set(adaptation.settings, before)
         await ctx.tick()
         expected = await requested(ctx)
-        assert (ctx.get(adaptation.invalid), expected) == (0, [Depth.A8] * SECTIONS)
+        assert (ctx.get(adaptation.invalid), expected) == (0, [Depth.A8] * MOST_SECTIONS)
         ctx.set(adaptation.settings, before | INVALID[name])
         assert ctx.get(adaptation.invalid)
         assert await requested(ctx) == expected
         if "section_depths" not in INVALID[name]:
             ctx.set(adaptation.settings, before | INVALID[name] | {"section_depths": [1, 1, 1, 1]})
-            assert await requested(ctx) == [Depth.A6] * SECTIONS
+            assert await requested(ctx) == [Depth.A6] * MOST_SECTIONS
         ctx.set(adaptation.settings, before)
         assert not ctx.get(adaptation.invalid)
 
@@ -149,7 +150,7 @@ def test_what_was_chosen():
         await ctx.tick()
         for _ in range(300):
             operation, decided = rng.randrange(OPERATIONS), rng.randrange(2)
-            section, depths = rng.randrange(SECTIONS), [rng.randrange(4) for _ in range(OPERATIONS)]
+            section, depths = rng.randrange(MOST_SECTIONS), [rng.randrange(4) for _ in range(OPERATIONS)]
             ctx.set(dut.adaptation.section, section)
             ctx.set(dut.adaptation.layer_depths, depths)
             ctx.set(dut.decided, decided)

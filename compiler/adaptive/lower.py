@@ -35,6 +35,7 @@ from tessera.rtl.isa import (
     Advance,
     Depth,
     End,
+    Fence,
     Instruction,
     IsaError,
     Select,
@@ -120,6 +121,7 @@ class _Layer:
         self._is_last = index + 1 == len(mapping.operations)
         states = list(mapping.states(index))
         self._states = states
+        self._waits: dict[tuple[int, int | None], list[Step]] = {}
         self._variants = emitter.variants(self._name, states[-1])
         self._counts = np.max([variant.counts for variant in self._variants.values()], axis=0)
         limit = 1 << TOKEN_BITS - 2
@@ -131,14 +133,22 @@ class _Layer:
 
     def segments(self) -> Iterator[Segment]:
         """The segments, by the depths before and then by its own."""
-        config = self._emitter.builder.config
         for state in self._states:
             for depth, variant in self._variants.items():
                 work = self._emitter.steps(self._name, depth, state, variant)
-                steps = merge_waits(synchronise_steps(work, config, self._before.order(state, config)))
-                begin = self._before.begin
-                steps = [replace(step, instruction=_moved(step.instruction, begin)) for step in steps]
+                steps = self._with_waits(work, depth, state)
                 yield Segment(self._name, depth, state, work, (*steps, *self._ending(variant)))
+
+    def _with_waits(self, work: Sequence[Step], depth: int, state: Trace) -> list[Step]:
+        """The work of a variant with its waits. They depend on no other depths than its own and that of the layer
+        before, which alone may still write what it reads."""
+        key = depth, state.get(self._before.name)
+        if key not in self._waits:
+            config, begin = self._emitter.builder.config, self._before.begin
+            steps = merge_waits(synchronise_steps(work, config, self._before.order(state, config)))
+            self._waits[key] = [replace(step, instruction=_moved(step.instruction, begin)) for step in steps]
+        next_step = iter(work)
+        return [step if isinstance(step.instruction, Wait | Fence) else next(next_step) for step in self._waits[key]]
 
     def behind(self) -> _Before:
         """What the next layer knows."""

@@ -45,11 +45,17 @@ def selection_layout() -> data.StructLayout:
     return data.StructLayout({"operation": OPERATION_BITS, "depth": DEPTH_BITS, "section": SECTION_BITS})
 
 
+def request_layout() -> data.StructLayout:
+    """What a choice depends on: the first fields of a ``Select``."""
+    members = layout_of(Select).members
+    return data.StructLayout({name: members[name] for name in ("operation", "minimum", "maximum", "depths")})
+
+
 class DepthChoice(wiring.Signature):
     """A question for the depth that a ``Select`` chooses, answered in the same cycle, seen from who asks."""
 
     def __init__(self) -> None:
-        super().__init__({"select": Out(layout_of(Select)), "depth": In(DEPTH_BITS)})
+        super().__init__({"select": Out(request_layout()), "depth": In(DEPTH_BITS)})
 
 
 class Adaptation(wiring.Signature):

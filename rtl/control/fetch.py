@@ -158,7 +158,7 @@ class InstructionFetch(wiring.Component):
         index = Signal(isa.INDEX_BITS)  # of the next instruction to arrive
         length = Signal(isa.SEGMENT_LENGTH_BITS)
         select = data.View(layout_of(isa.Select), word[isa.OPCODE_BITS :][: layout_of(isa.Select).size])
-        m.d.comb += self.choice.select.eq(select)
+        m.d.comb += self.choice.select.eq(select.as_value()[: len(self.choice.select.as_value())])
         m.d.sync += seeks.eq(turns | self.redirect)
         with m.If(self.redirect):
             m.d.sync += [index.eq(self.target), length.eq(self.length)]

@@ -211,7 +211,7 @@ class Sequencer(wiring.Component):
         depth = self.choice.depth
         diverts = self.decided & (depth != payload.guess)
         m.d.comb += [
-            self.choice.select.eq(select),
+            self.choice.select.eq(select.as_value()[: len(self.choice.select.as_value())]),
             self.decided.eq(accept & payload.select),
             self.clear.eq(~self.executing | diverts | self.fetch_redirect),
         ]
