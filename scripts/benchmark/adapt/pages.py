@@ -49,7 +49,7 @@ def _grid(measured: Mapping[str, float], prefix: str, what: str, title: str) -> 
 def _arithmetic(measured: Mapping[str, float]) -> Iterator[str]:
     """What no policy can beat: the bytes of an inference over what others leave of the bus."""
     alone = measured.get("adapt/unloaded_cycles")
-    if alone is None or f"adapt/kilobytes_at_depth/{DEPTHS[0]}" not in measured:
+    if alone is None or any(f"adapt/kilobytes_at_depth/{depth}" not in measured for depth in DEPTHS):
         return
     bus = NpuConfig.preset("edge").beat_bytes
     left = bus * (1 - AIMED_LOAD / 100)
@@ -102,7 +102,8 @@ def _draw_front(axes: Axes, measured: Mapping[str, float]) -> None:
         for target in FRONT
         if f"adapt/front_latency/{target}" in measured
     ]
-    axes.plot(*zip(*points), "o-", color=COLOURS["sensitivity"], label="sensitivity", markersize=4)
+    if points:
+        axes.plot(*zip(*points), "o-", color=COLOURS["sensitivity"], label="sensitivity", markersize=4)
     for policy in POLICIES:
         found = [measured.get(f"adapt/{what}_{AIMED_LOAD}/{policy}") for what in ("latency_at", "accuracy_drop_at")]
         if None not in found and policy != "sensitivity":
