@@ -14,6 +14,9 @@ from tessera.firmware.adaptation.settings import Settings
 LONGEST_WAIT = 64
 """Factor by which the patience before an operation is raised grows at most."""
 
+SMOOTHING = 0.25
+"""Weight of the latest window in the available bandwidth that predictions assume, while the section stays the same."""
+
 _NEGLIGIBLE = 1e-9
 """Share of the largest harm that is added to every harm, so that what is harmless can be compared."""
 
@@ -43,11 +46,14 @@ class SensitivityPolicy(Policy):
         self._calm = 0  # observations, one after another, that ask for more bits
         self._patience = settings.raise_after
         self._last_raised = ""
+        self._available: float | None = None
 
     def decide(self, observation: Observation) -> Iterator[Decision]:
         """Lowers or raises up to ``steps`` operations."""
         if observation.section != self._section:
             self._section, self._patience, self._last_raised = observation.section, self.settings.raise_after, ""
+            self._available = None
+        self._smooth(observation.available)
         for _ in range(self.settings.steps):
             wish = self._wish(observation)
             if wish is None or not self._may(wish):
@@ -57,6 +63,16 @@ class SensitivityPolicy(Policy):
                 return
             group, depth = found
             yield self._change(observation, wish, group, depth)
+
+    def _smooth(self, available: float) -> None:
+        """A single window tells the bandwidth with too much noise: others take their beats at random."""
+        before = available if self._available is None else self._available
+        self._available = before + SMOOTHING * (available - before)
+
+    @property
+    def _share(self) -> float:
+        """Share of the bus that predictions assume to be available."""
+        return 1.0 if self._available is None else self._available
 
     def _may(self, wish: _Wish) -> bool:
         """Whether it is time: operations are lowered at once, and raised after some patience."""
@@ -106,7 +122,7 @@ class SensitivityPolicy(Policy):
                 reason = f"{metric.value} at {value:.4g} pass their threshold of {limit.threshold:g}"
                 return _Wish("lowered", reason, lambda group: group.steps[0], self._use(metric))
         if self.settings.target_cycles is not None:
-            return self._missed_target(observation, self.settings.target_cycles)
+            return self._missed_target(self.settings.target_cycles)
         if self._section == self.settings.sections - 1:
             return None
         floor = self._asked[self._section]
@@ -118,13 +134,13 @@ class SensitivityPolicy(Policy):
             return _Wish("lowered", reason, lambda group: group.nearest(floor), self.network.moved_bytes)
         return None
 
-    def _missed_target(self, observation: Observation, target: int) -> _Wish | None:
-        cycles = self._cycles(observation)
+    def _missed_target(self, target: int) -> _Wish | None:
+        cycles = self._cycles()
         predicted = cycles(self.depths)
         if predicted <= target:
             return None
         reason = (
-            f"with {observation.available:.0%} of the bus an inference takes about {predicted:,.0f} cycles, more than "
+            f"with {self._share:.0%} of the bus an inference takes about {predicted:,.0f} cycles, more than "
             f"its target of {target:,}"
         )
         return _Wish("lowered", reason, lambda group: group.steps[0], cycles)
@@ -137,9 +153,9 @@ class SensitivityPolicy(Policy):
         target = self.settings.target_cycles
         if target is None:
             return self._contention_ended(observation)
-        cycles, allowed = self._cycles(observation), target * (1 - self.settings.margin)
+        cycles, allowed = self._cycles(), target * (1 - self.settings.margin)
         reason = (
-            f"with {observation.available:.0%} of the bus an inference takes no more than {allowed:,.0f} cycles even "
+            f"with {self._share:.0%} of the bus an inference takes no more than {allowed:,.0f} cycles even "
             "so, within its target and margin"
         )
         return _Wish(
@@ -156,8 +172,8 @@ class SensitivityPolicy(Policy):
         )
         return _Wish("raised", reason, lambda group: group.nearest(depth), self.network.moved_bytes)
 
-    def _cycles(self, observation: Observation) -> Callable[[dict[str, int]], float]:
-        rate = observation.available * self.network.bus_bytes
+    def _cycles(self) -> Callable[[dict[str, int]], float]:
+        rate = self._share * self.network.bus_bytes
         return lambda depths: self.correction * self.network.cycles(depths, rate)
 
     def _use(self, metric: Metric) -> Callable[[dict[str, int]], float]:
