@@ -33,7 +33,7 @@ from tessera.compiler.precision import DepthLimits, DepthRange, LayerSensitivity
 from tessera.compiler.quantized import equal_quantized
 from tessera.compiler.stream_checker import check_program, segment_violations
 from tessera.rtl.config import NpuConfig
-from tessera.rtl.isa import Depth, LaneProgram, Load, LoadTarget, Select, Store, Unit, Wait
+from tessera.rtl.isa import OPERATIONS, Depth, LaneProgram, Load, LoadTarget, Select, Store, Unit, Wait
 from tessera.sim.golden.arithmetic import convert_depth
 from tessera.sim.golden.evaluate import evaluate
 from tessera.sim.segments import linear, segments_of
@@ -249,6 +249,27 @@ def test_a_layer_with_one_depth_is_not_chosen() -> None:
         for requested in Depth:
             assert selects[number].choice(requested).bits == network.nearest(layer, requested.bits)
     assert_agree(program, random_inputs(np.random.default_rng(1), network), network.uniform(4))
+
+
+def test_more_layers_than_the_machine_tells_apart() -> None:
+    """Those that choose have numbers of their own; layers of one depth share the others."""
+    net, x = OnnxBuilder(np.random.default_rng(3), (1, 2, 1, 1)), "x"
+    for _ in range(OPERATIONS + 2):
+        x = net.conv(x, 2, 2, (1, 1))
+    quantized = adaptive_network(net, x, depths=(4, 8)).quantized
+    layers = [operation.name for operation in quantized.operations]
+    kept = {layer: DepthRange(depth, depth) for layer, depth in zip(layers[10:], (4, 8, 8, 4), strict=False)}
+    few = dict(list(kept.items())[:2])
+    with pytest.raises(CompilerError, match="66 operations, 64 of which may choose .* leave 1 or more of them one depth"):
+        lower_adaptive(AdaptiveNetwork.of(with_ranges(quantized, few)), TINY)
+    network = AdaptiveNetwork.of(with_ranges(quantized, kept))
+    program = lower_adaptive(network, TINY)
+    assert max(program.operation_numbers.values()) < OPERATIONS
+    rng = np.random.default_rng(4)
+    for _ in range(2):
+        trace = random_trace(rng, network)
+        assert program.trace_of(program.layer_depths(trace)) == trace
+        assert_agree(program, random_inputs(rng, network), trace)
 
 
 def test_variants_share_their_weights() -> None:

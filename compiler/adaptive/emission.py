@@ -10,7 +10,6 @@ import numpy as np
 from tessera.compiler.adaptive.mapping import AdaptiveMapping
 from tessera.compiler.adaptive.network import Trace
 from tessera.compiler.lowering.builder import LaneSet, OnChipRings, Step, StreamBuilder
-from tessera.compiler.lowering.lower import operation_numbers
 from tessera.compiler.lowering.mapping import place_in_dram
 from tessera.compiler.lowering.operations import emit_operation
 from tessera.compiler.lowering.schedule import schedule
@@ -74,7 +73,6 @@ class LayerEmitter:
         buffers = {name: base for name, base in mapping.stored.bases.items() if isinstance(name, tuple)}
         tilings, rings = mapping.stored.tiling.operations, OnChipRings.of(lanes.config)
         self.builder = StreamBuilder(lanes, {}, tilings, buffers, data_address, dram, rings)
-        self._numbers = operation_numbers(mapping.stored.network)
         self._rings = rings
 
     def variants(self, name: str, reference: Trace) -> dict[int, Variant]:
@@ -117,7 +115,7 @@ class LayerEmitter:
     def _emit(self, name: str, depth: int, state: Trace) -> list[Step]:
         builder, mapping = self.builder, self._mapping
         builder.rings, builder.steps = deepcopy(self._rings), []
-        builder.number, builder.tile_cycles = self._numbers[name], self._tile_cycles(depth)
+        builder.number, builder.tile_cycles = mapping.numbers[name], self._tile_cycles(depth)
         builder.pieces = DEEP_PIECES if depth == mapping.network.depths[-1] else SHALLOW_PIECES
         builder.dram = mapping.dram(name, depth, state, self.tensors)
         emit_operation(builder, mapping.on_chip(name, depth).operation(name))

@@ -25,7 +25,6 @@ from tessera.compiler.adaptive.network import AdaptiveNetwork, Trace
 from tessera.compiler.adaptive.program import BURST_INSTRUCTIONS, AdaptiveProgram, Segment
 from tessera.compiler.errors import CompilerError
 from tessera.compiler.lowering.builder import LaneSet, Step
-from tessera.compiler.lowering.lower import operation_numbers
 from tessera.compiler.lowering.mapping import align
 from tessera.compiler.lowering.synchronise import merge_waits, synchronise_steps
 from tessera.rtl.config import NpuConfig
@@ -233,7 +232,7 @@ def _select(mapping: AdaptiveMapping, index: int, segment: Segment, keys: dict[K
     allowed = mapping.allowed(name)
     try:
         return Select(
-            operation=operation_numbers(mapping.stored.network)[name],
+            operation=mapping.numbers[name],
             minimum=Depth.of(allowed.minimum),
             maximum=Depth.of(allowed.maximum),
             depths=sum(1 << Depth.of(depth) for depth in depths),
@@ -264,7 +263,7 @@ def _finish(mapping: AdaptiveMapping, emitter: LayerEmitter, segments: tuple[Seg
         instructions=instructions,
         labels=tuple(step.label for step in steps),
         operations=tuple(step.operation for step in steps),
-        operation_numbers=operation_numbers(network),
+        operation_numbers=dict(mapping.numbers),
         address=builder.data_address,
         image=bytes(builder.data),
         code_address=code_address,

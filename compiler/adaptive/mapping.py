@@ -21,6 +21,7 @@ from tessera.compiler.lowering.placement import place
 from tessera.compiler.lowering.storage import Storage, with_addressable_parts
 from tessera.compiler.lowering.tiling import buffer_lifetimes, operands, streamed_tiling
 from tessera.compiler.precision import DepthRange
+from tessera.rtl.isa import OPERATIONS
 from tessera.sim.golden.network import IntegerNetwork, Operation
 from tessera.sim.program import ConvertedTensor, DramFormat, DramTensor, FoldedTensor
 
@@ -62,6 +63,31 @@ class AdaptiveMapping:
         if name in self.network.layers:
             return self.network.range_of(name)
         return DepthRange(*(2 * self.depths(name)))
+
+    @cached_property
+    def numbers(self) -> Mapping[str, int]:
+        """The number of each operation in the machine's tables of depths and counts. No layer that can choose shares
+        one; operations of one depth share those that are left where there are too few.
+
+        Raises
+        ------
+        CompilerError
+            More layers can choose than there are numbers for.
+        """
+        names = [operation.name for operation in self.operations]
+        if len(names) <= OPERATIONS:
+            return {name: index for index, name in enumerate(names)}
+        choosing = [name for name in names if len(self.depths(name)) > 1]
+        others = [name for name in names if len(self.depths(name)) == 1]
+        left = OPERATIONS - len(choosing)
+        if left < 1:
+            raise CompilerError(
+                f"network {self.network.name!r} has {len(names)} operations, {len(choosing)} of which may choose their "
+                f"depths, but the machine tells {OPERATIONS} apart; leave {1 - left} or more of them one depth with "
+                "--depth-range NAME=BITS..BITS"
+            )
+        numbers = {name: index for index, name in enumerate(choosing)}
+        return numbers | {name: len(choosing) + index % left for index, name in enumerate(others)}
 
     def on_chip(self, name: str, depth: int) -> IntegerNetwork:
         """The network with the types on chip of an operation at a depth."""

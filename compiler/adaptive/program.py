@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from tessera.compiler.adaptive.network import AdaptiveNetwork, Trace
@@ -84,12 +84,20 @@ class AdaptiveProgram(Program):
         return tuple(Depth.of(segment.depth) for segment in self.run_of(trace)[1:])
 
     def layer_depths(self, trace: Trace) -> tuple[Depth, ...]:
-        """What the host asks for by operation number so that a run has these depths (layers that share a number ask for
-        the last one's)."""
+        """What the host asks for by operation number so that a run has these depths."""
         asked = [Depth.A16] * OPERATIONS
         for segment in self.run_of(trace)[1:]:
             asked[self.operation_numbers[segment.operation]] = Depth.of(segment.depth)
         return tuple(asked)
+
+    def trace_of(self, chosen: Sequence[Depth]) -> dict[str, int]:
+        """The depths of a run, from what was chosen last for each operation number. Layers that share a number have one
+        depth each."""
+        variants = {layer: self.network.variants(layer) for layer in self.network.layers}
+        return {
+            layer: chosen[self.operation_numbers[layer]].bits if len(depths) > 1 else depths[0]
+            for layer, depths in variants.items()
+        }
 
     def path(self, trace: Trace) -> list[Instruction]:
         """The instructions that a run with these depths executes, in its order."""

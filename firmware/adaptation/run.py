@@ -39,7 +39,7 @@ class Inference:
     outputs
         Integers of the outputs, each (channels, height, width).
     saturations
-        Values that saturated, by layer.
+        Values that saturated, by layer; layers that share a number share their counts.
     observations
         What the manager saw during it.
     """
@@ -135,8 +135,7 @@ class AdaptiveRunner:
         program = self._program
         run, end = await self._npu.measurements(), await self._bus.present_cycle()
         counts = await self._npu.operation_counts(sorted(set(self._numbers.values())), ("saturations",))
-        chosen = await self._npu.chosen_depths()
-        depths = {layer: chosen[number].bits for layer, number in self._numbers.items()}
+        depths = program.trace_of(await self._npu.chosen_depths())
         saturations = {layer: counts[number].saturations for layer, number in self._numbers.items()}
         if self._manager.finished(end, run.cycles, saturations, depths):
             await self._npu.set_depths(self._manager.hardware)
