@@ -190,6 +190,6 @@ class DepthSelector(wiring.Component):
         for depth in reversed(Depth):
             with m.If(select.depths[depth]):
                 m.d.comb += choice.depth.eq(depth)
-        for depth in Depth:
+        for depth in list(Depth)[1:]:  # the first is not above anything, and is chosen already if there is a variant
             with m.If(select.depths[depth] & (depth <= wanted)):
                 m.d.comb += choice.depth.eq(depth)
