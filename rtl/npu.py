@@ -390,7 +390,7 @@ class Npu(wiring.Component):
             monitor.traffic.write.eq(self.m_axi_wvalid & self.m_axi_wready),
             stream.adaptation.section.eq(monitor.findings.section),
             regulator.window_ends.eq(monitor.last),
-            regulator.release.eq(stream.bus_stop),
+            regulator.release.eq(~stream.executing),  # what the fetch has asked for in vain must not delay the end
             self.trace_window_begins.eq(monitor.begins),
             self.trace_window_shown.eq(monitor.shown),
             self.trace_window_bytes.eq(monitor.findings.counts),

@@ -141,6 +141,18 @@ async def _reset_while_held(bus: CosimBus, npu: Npu) -> str:
     return "ended"
 
 
+async def end_while_held(bus: CosimBus) -> dict[str, int]:
+    """A run whose fetch is held back nearly always: cycles of the stream, and those until it has stopped."""
+    npu, monitor, regulator = await prepare(bus), Monitor(bus), Regulator(bus)
+    await monitor.configure(MonitorSettings(window=64))
+    await regulator.limit(fetch=1 / 64)
+    before = bus.cycles
+    result = await npu.run(CODE, timeout_cycles=TIMEOUT)
+    stopped = bus.cycles - before
+    await regulator.limit(fetch=None)
+    return {"cycles": result.cycles, "stopped": stopped}
+
+
 async def activity(bus: CosimBus) -> dict[str, Any]:
     """What the counters say of a run, and what the stream's own do."""
     npu, monitor = await prepare(bus), Monitor(bus)

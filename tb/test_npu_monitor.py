@@ -168,6 +168,13 @@ def test_limits(design: CosimDesign) -> None:
         assert outcome["cycles"] > (1 if name == "fetch" else 2) * free["cycles"], name
 
 
+def test_a_limit_does_not_delay_the_end(design: CosimDesign) -> None:
+    """What the fetch has asked for behind the last instruction is let through, however long it would be held back."""
+    outcome = run_cosim(design, "npu_monitor_jobs:end_while_held").value
+    assert outcome["cycles"] > 40_000  # nearly every burst was held back for 256 windows of 64 cycles
+    assert outcome["stopped"] - outcome["cycles"] < 2_000
+
+
 def test_limits_change_no_result() -> None:
     """Random streams under limits and stalls leave the same memory."""
     streams = {f"seed {seed}": random_stream(TINY, seed) for seed in range(400, 410)}
