@@ -173,11 +173,11 @@ def test_fetch_stays_in_its_window(name: str, tmp_path: Path) -> None:
     config = CONFIGS[name]
     rtl = Rtl(InstructionFetch(config, axi_id=0), tmp_path)
     values, hardware = rtl.reset()
-    prove(z3.And(values["axi__ar__valid"] == 0, is_aligned(values["next_address"])), hardware)
+    prove(z3.And(values["axi__ar__valid"] == 0, is_aligned(values["requests.next_address"])), hardware)
     now, then, hardware = rtl.cycle()
     given = [*hardware, now["window"] == then["window"], is_safe(now, "axi__ar", config.beat_bytes, now["window"])]
-    given += [is_aligned(now["address"]), is_aligned(now["next_address"])]
-    prove(is_aligned(then["next_address"]), given)
+    given += [is_aligned(now["address"]), is_aligned(now["requests.next_address"])]
+    prove(is_aligned(then["requests.next_address"]), given)
     prove(is_safe(then, "axi__ar", config.beat_bytes, then["window"]), given)
     prove(stays(now, then, "axi__ar"), given)
 

@@ -108,6 +108,7 @@ def run(
     read = (*networks, plan, *standing_files(npu, database))
     check_output(json, *read, waves)
     check_output(waves, *read)
+    check_waves(waves, simulator)
     config = NpuConfig.load(npu)
     names = name_networks(networks)
     files = match_inputs(names, inputs)
