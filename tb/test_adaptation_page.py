@@ -120,6 +120,7 @@ def test_summaries_are_drawn_alone(tessera: Command, tmp_path: Path):
 REFUSED = {
     "thresholds out of order": (["--thresholds", "1/4,1/2"], "the thresholds 0.25, 0.5 are out of order"),
     "no threshold": (["--thresholds", "high"], "--thresholds high: 'high' is no number"),
+    "threshold beyond all numbers": (["--thresholds", "1e400"], "--thresholds 1e400: '1e400' is no number"),
     "too many thresholds": (["--thresholds", "0.8,0.6,0.4,0.2"], "there are 4 thresholds, which make 5 sections"),
     "window of zero": (["--window", "0"], "the monitor's window must be a power of two"),
     "depths that rise": (["--section-depths", "4,6,8,16"], "the depths of the sections, 4, 6, 8, 16, must fall"),
@@ -129,6 +130,8 @@ REFUSED = {
     "sampling that does not exist": (["--sampling", "never"], "--sampling never: there is no such sampling"),
     "metric that does not exist": (["--limit", "heat=1"], "--limit heat=1: there is no metric 'heat'"),
     "limit that is no number": (["--limit", "stalls=much"], "--limit stalls=much: write numbers"),
+    "two limits of a metric": (2 * ["--limit", "stalls=0.5"], "there is another one for the metric 'stalls'"),
+    "log over the load": (["--load", "load.csv", "--log", "load.csv"], "cannot write load.csv: the command needs"),
     "release above the threshold": (["--limit", "stalls=0.3:0.5"], "the metric 'stalls' is released below 0.5"),
     "load above the bus": (["--load", "150%"], "--load 150%: the share of a step of a load profile is from 0 to 1"),
     "load that is not there": (["--load", "none.txt"], "--load none.txt: there is no file none.txt"),

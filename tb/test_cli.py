@@ -439,6 +439,8 @@ ADAPTIVE_MISTAKES = {
     "two ranges": (["--adaptive", "4,8", *(2 * ["--depth-range", "4..8"])], r"another one for the same layer"),
     "no variant": (["--adaptive", "4,8", "--depth-range", "6..6"], r"may have 6 to 6 bits, but there are .* 4, 8"),
     "no layer": (["--adaptive", "4,8", "--depth-range", "nothing=4..8"], r"has no layer 'nothing'"),
+    "spaces in a name": (["--adaptive", "4,8", "--depth-range", "my layer=4..8"], r"has no layer 'my layer'"),
+    "a depth of a layer that chooses": (["--adaptive", "4,8", "--layer", "linear1=a4"], r"linear1=MIN\.\.MAX"),
     "a range alone": (["--depth-range", "4..8"], r"add --adaptive"),
     "depths that are chosen": (["--adaptive", "4,8", "--max-loss", 1], r"leave one of them out"),
 }

@@ -154,7 +154,8 @@ def adapt(
     json: JsonOption = None,
 ) -> None:
     """Run a network on the co-simulated RTL, and let the depths of its layers follow the memory's bandwidth."""
-    read = (network, samples, *standing_files(npu, database))
+    profile = None if load is None else Path(load)
+    read = (network, samples, profile, *standing_files(npu, database))
     for output in (json, waves, log):
         check_output(output, *read)
     check_output(json, log, waves)
@@ -241,7 +242,7 @@ def adaptive_options(
         section_depths=None if section_depths is None else tuple(_integers("--section-depths", section_depths)),
         window_cycles=window,
         target_cycles=target,
-        limits=dict(map(_limit, limits or [])),
+        limits=_limits(limits or []),
         steps=steps,
     )
     return AdaptiveOptions(settings, None if load is None else parse_load(load), warm_up, log)
@@ -263,6 +264,17 @@ def parse_load(text: str) -> LoadProfile:
         return LoadProfile.from_file(Path(text), repeat=True)
     except (ValueError, OSError, UnicodeDecodeError) as error:
         raise UsageError(f"--load {text}: {error}") from None
+
+
+def _limits(texts: Iterable[str]) -> dict[Metric, Limit]:
+    """The limits of all ``--limit``; a metric may have one."""
+    found: dict[Metric, Limit] = {}
+    for text in texts:
+        metric, limit = _limit(text)
+        if metric in found:
+            raise UsageError(f"--limit {text}: there is another one for the metric {metric.value!r}; give one")
+        found[metric] = limit
+    return found
 
 
 def _limit(text: str) -> tuple[Metric, Limit]:
@@ -288,7 +300,7 @@ def _shares(option: str, text: str) -> Iterable[float]:
     for part in text.split(","):
         try:
             yield float(Fraction(part.strip()))
-        except (ValueError, ZeroDivisionError):
+        except (ValueError, ZeroDivisionError, OverflowError):
             raise UsageError(f"{option} {text}: {part!r} is no number; write shares such as 3/4 or 0.75") from None
 
 

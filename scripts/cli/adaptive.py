@@ -11,6 +11,7 @@ import numpy as np
 from tessera.cli.console import UsageError, progress_bar
 from tessera.compiler.adaptive import AdaptiveNetwork, with_ranges
 from tessera.compiler.calibrate import Calibration
+from tessera.compiler.errors import CompilerError
 from tessera.compiler.graph import Graph
 from tessera.compiler.precision import DepthRange, SensitivityProfile
 from tessera.compiler.quantize import computed
@@ -18,7 +19,7 @@ from tessera.compiler.quantized import QuantizedNetwork
 from tessera.compiler.sensitivity import analyse
 from tessera.rtl.config import ACTIVATION_DEPTHS
 
-_RANGE = re.compile(r"(?:(?P<name>.+)=)?(?P<minimum>\d{1,3})\.\.(?P<maximum>\d{1,3})")
+_RANGE = re.compile(r"(?:(?P<name>.+)=)?\s*(?P<minimum>\d{1,3})\s*\.\.\s*(?P<maximum>\d{1,3})", re.DOTALL)
 
 
 def parse_adaptive(text: str | None, activations: int | None) -> tuple[int, ...]:
@@ -59,7 +60,7 @@ def parse_ranges(texts: Sequence[str] | None) -> dict[str, DepthRange]:
     """
     ranges: dict[str, DepthRange] = {}
     for text in texts or []:
-        match = _RANGE.fullmatch(text.replace(" ", ""))
+        match = _RANGE.fullmatch(text.strip())
         if match is None:
             raise UsageError(
                 f"--depth-range {text!r} is no range; write MINIMUM..MAXIMUM for the network or NAME=MINIMUM..MAXIMUM "
@@ -78,9 +79,17 @@ def limited(quantized: QuantizedNetwork, ranges: Mapping[str, DepthRange]) -> Qu
     Raises
     ------
     CompilerError
-        A layer does not exist or has no depth left, or a variant cannot be computed by the machine.
+        A layer does not exist or has no depth left, or a variant cannot be computed by the machine; or a depth was
+        given to a layer that chooses.
     """
     network = AdaptiveNetwork.of(with_ranges(quantized, ranges))
+    for operation in quantized.operations:
+        given, deepest = quantized.tensors[operation.output].depth, network.depths[-1]
+        if operation.output not in network.pinned and given != deepest:
+            raise CompilerError(
+                f"layer {operation.name!r} was given {given} bits, but it chooses its depth while the network runs; "
+                f"limit that with --depth-range {operation.name}=MIN..MAX, and give depths to inputs and outputs alone"
+            )
     for depth in network.depths:
         network.integer(depth)
     return network.quantized
