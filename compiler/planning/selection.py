@@ -28,7 +28,7 @@ from tessera.sim.cycles import DEFAULT_MEMORY, Memory, Prediction, predict
 
 WORTH = {objective: 0.01 if objective is Objective.MAKESPAN else 0.02 for objective in Objective}
 """How much better, as a fraction, a plan must be predicted to be than the serial one to be preferred: predictions of
-two streams of one workload err alike, but not by the same; those of when each network ends more than those of the whole.
+two streams of one workload err alike, but not by the same; and of when each network ends more.
 """
 
 BANK_SHARES = (1.0, 0.5, 0.25)

@@ -156,10 +156,10 @@ def run_plans(plans: Sequence[Planned], config: NpuConfig, memory: Memory, *, tr
     return [_checked(each, found[_key(each)]) for each in plans]
 
 
-def _key(planned: Planned) -> tuple[tuple[str, ...], object, bytes]:
-    """What is the same of plans whose runs are the same."""
+def _key(planned: Planned) -> tuple[tuple[str, ...], tuple[tuple[int, bytes], ...]]:
+    """What is the same of plans whose runs are the same: their networks, and all that is in memory before the start."""
     program = planned.stream.program
-    return tuple(program.jobs), program.instructions, program.image
+    return tuple(program.jobs), tuple(program.writes)
 
 
 def memory_options(config: NpuConfig, memory: Memory) -> dict[str, float]:
