@@ -310,6 +310,10 @@ def test_what_is_refused(tmp_path: Path) -> None:
     tensors = {name: replace(each, clip_shifts={4: 18, 6: 10, 8: 8}) for name, each in quantized.tensors.items()}
     with pytest.raises(CompilerError, match="differ by up to 2"):
         AdaptiveNetwork.of(replace(quantized, tensors=tensors))
+    (output,) = quantized.npu_outputs
+    fine = replace(quantized.tensors[output], base_scale=quantized.tensors[output].base_scale / (1 << 18))
+    with pytest.raises(CompilerError, match="with 4 bits: .* larger scale, or leave that depth out"):
+        AdaptiveNetwork.of(replace(quantized, tensors={**quantized.tensors, output: fine})).integer(4)
 
 
 def test_the_deepest_depth_is_the_files(tmp_path: Path) -> None:

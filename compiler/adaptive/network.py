@@ -117,7 +117,7 @@ class AdaptiveNetwork:
         try:
             return to_integer(quantized.with_activation_depths(depths))
         except CompilerError as error:
-            raise CompilerError(f"network {self.name!r} with {depth} bits: {error}") from None
+            raise CompilerError(f"network {self.name!r} with {depth} bits: {error}, or leave that depth out") from None
 
     @cached_property
     def stored(self) -> IntegerNetwork:
