@@ -351,6 +351,10 @@ REFUSED = [
     ({"window_cycles": 1000}, "the monitor's window must be a power of two from 16 to 1048576 cycles, not 1000"),
     ({"period_cycles": 0}, "period_cycles must be at least 1, not 0"),
     (
+        {"period_cycles": 1 << 32},
+        "period_cycles must be at most 4294967295, not 4294967296; to look once per inference use the sampling 'run'",
+    ),
+    (
         {"hysteresis": 0.25},
         "the hysteresis is a share of the bus, from 0 to less than what is above the highest threshold, 0.25, not 0.25",
     ),
@@ -412,6 +416,18 @@ def two_depths(**changes: object) -> AdaptableNetwork:
             Settings(),
             "the sensitivity profile of network 'two' lacks layer 'conv' at 4 bits; quantise the network again with "
             "--adaptive, or use the policy 'table'",
+        ),
+        (
+            two_depths(),
+            Settings(thresholds=(0.999,), window_cycles=16, hysteresis=0.0),
+            "in windows of 16 cycles the highest threshold (256) and the hysteresis (0) must together be less than the "
+            "peak (256 bytes per window), or a free bus would not lead back to the highest section; lower the "
+            "threshold or take a longer window",
+        ),
+        (
+            two_depths(),
+            Settings(thresholds=(0.75, 0.501, 0.5), window_cycles=16),
+            "the thresholds 0.501 and 0.5 are both 128 bytes in windows of 16 cycles; take a longer window",
         ),
     ],
 )
