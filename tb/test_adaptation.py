@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 from adaptation_cases import BUS_BYTES, chain, networks, observe
-from hypothesis import given
+from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from tessera.compiler.planning.profile_database import ProfileDatabase
@@ -31,8 +31,8 @@ from tessera.firmware.adaptation import (
     Work,
 )
 from tessera.rtl.adaptation import DepthSource
-from tessera.rtl.config import NpuConfig
-from tessera.rtl.isa import Depth
+from tessera.rtl.config import ACTIVATION_DEPTHS, NpuConfig
+from tessera.rtl.isa import Depth, Select
 
 TINY = NpuConfig.preset("tiny")
 FREE, BUSY = 1.0, 0.1
@@ -313,6 +313,34 @@ def test_layers_that_saturate_are_raised_and_remembered(kind, tmp_path):
         second = PrecisionManager(network, Settings(), memory)
         observe(second, [BUSY] * LONG, second.settings)
         assert second.depths == manager.depths
+
+
+@given(networks(), POLICIES, st.sampled_from(list(Mode)), st.sampled_from(ACTIVATION_DEPTHS), st.data())
+def test_the_hardware_is_told_what_the_manager_says(network, policy, mode, most, data):
+    """Also what was learned: what a select makes of the settings is the depth that the manager counts on, and no layer
+    goes back to where it saturated."""
+    network = replace(network, limits=DepthRange(4, most))
+    try:
+        manager, settings = manager_of(network, policy=policy, mode=mode)
+    except AdaptationError:
+        assume(False)
+    learned: dict[str, int] = {}
+    section = settings.sections - 1
+    for cycle, share in enumerate(data.draw(st.lists(SHARES, min_size=1, max_size=6))):
+        section = settings.section(share, section)
+        manager.observe(Observation(cycle, share, section))
+        told, depths = manager.hardware, manager.depths
+        for layer in network.layers:
+            select = Select(
+                operation=layer.number,
+                minimum=Depth.of(layer.limits.minimum),
+                maximum=Depth.of(layer.limits.maximum),
+                depths=sum(1 << Depth.of(depth) for depth in layer.depths),
+            )
+            assert told.choice(select, section).bits == depths[layer.name] >= learned.get(layer.name, 0)
+        saturated = data.draw(st.sets(st.sampled_from([layer.name for layer in network.layers])))
+        for decision in manager.finished(cycle, 1000, dict.fromkeys(saturated, 10_000), depths):
+            learned |= dict.fromkeys(decision.layers, decision.after)
 
 
 def test_the_log_is_for_people_and_programs():

@@ -205,7 +205,9 @@ class Settings:
             raise AdaptationError(
                 f"in windows of {self.window_cycles} cycles {error}; lower the threshold or take a longer window"
             ) from None
-        for index, (upper, lower) in enumerate(itertools.pairwise(monitor.thresholds[: -len(self.thresholds) - 1 : -1])):
+        for index, (upper, lower) in enumerate(
+            itertools.pairwise(monitor.thresholds[: -len(self.thresholds) - 1 : -1])
+        ):
             if upper == lower:
                 raise AdaptationError(
                     f"the thresholds {self.thresholds[index]:g} and {self.thresholds[index + 1]:g} are both {upper} "

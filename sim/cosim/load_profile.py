@@ -191,4 +191,6 @@ def _number(column: str, text: str, kind: Callable[[str], _Number]) -> _Number:
     try:
         return kind(text)
     except ValueError:
-        raise ValueError(f"the column {column} is {text!r}, which is no number; write lines such as 20000,0.8") from None
+        raise ValueError(
+            f"the column {column} is {text!r}, which is no number; write lines such as 20000,0.8"
+        ) from None
