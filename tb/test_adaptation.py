@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 from adaptation_cases import BUS_BYTES, chain, networks, observe
-from hypothesis import given
+from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from tessera.compiler.planning.profile_database import ProfileDatabase
@@ -31,8 +31,8 @@ from tessera.firmware.adaptation import (
     Work,
 )
 from tessera.rtl.adaptation import DepthSource
-from tessera.rtl.config import NpuConfig
-from tessera.rtl.isa import Depth
+from tessera.rtl.config import ACTIVATION_DEPTHS, NpuConfig
+from tessera.rtl.isa import Depth, Select
 
 TINY = NpuConfig.preset("tiny")
 FREE, BUSY = 1.0, 0.1
@@ -315,6 +315,34 @@ def test_layers_that_saturate_are_raised_and_remembered(kind, tmp_path):
         assert second.depths == manager.depths
 
 
+@given(networks(), POLICIES, st.sampled_from(list(Mode)), st.sampled_from(ACTIVATION_DEPTHS), st.data())
+def test_the_hardware_is_told_what_the_manager_says(network, policy, mode, most, data):
+    """Also what was learned: what a select makes of the settings is the depth that the manager counts on, and no layer
+    goes back to where it saturated."""
+    network = replace(network, limits=DepthRange(4, most))
+    try:
+        manager, settings = manager_of(network, policy=policy, mode=mode)
+    except AdaptationError:
+        assume(False)
+    learned: dict[str, int] = {}
+    section = settings.sections - 1
+    for cycle, share in enumerate(data.draw(st.lists(SHARES, min_size=1, max_size=6))):
+        section = settings.section(share, section)
+        manager.observe(Observation(cycle, share, section))
+        told, depths = manager.hardware, manager.depths
+        for layer in network.layers:
+            select = Select(
+                operation=layer.number,
+                minimum=Depth.of(layer.limits.minimum),
+                maximum=Depth.of(layer.limits.maximum),
+                depths=sum(1 << Depth.of(depth) for depth in layer.depths),
+            )
+            assert told.choice(select, section).bits == depths[layer.name] >= learned.get(layer.name, 0)
+        saturated = data.draw(st.sets(st.sampled_from([layer.name for layer in network.layers])))
+        for decision in manager.finished(cycle, 1000, dict.fromkeys(saturated, 10_000), depths):
+            learned |= dict.fromkeys(decision.layers, decision.after)
+
+
 def test_the_log_is_for_people_and_programs():
     manager, settings = manager_of(chain(), target_cycles=100_000)
     manager.started(5)
@@ -350,6 +378,10 @@ REFUSED = [
     ({"window_cycles": 0}, "the monitor's window must be a power of two from 16 to 1048576 cycles, not 0"),
     ({"window_cycles": 1000}, "the monitor's window must be a power of two from 16 to 1048576 cycles, not 1000"),
     ({"period_cycles": 0}, "period_cycles must be at least 1, not 0"),
+    (
+        {"period_cycles": 1 << 32},
+        "period_cycles must be at most 4294967295, not 4294967296; to look once per inference use the sampling 'run'",
+    ),
     (
         {"hysteresis": 0.25},
         "the hysteresis is a share of the bus, from 0 to less than what is above the highest threshold, 0.25, not 0.25",
@@ -412,6 +444,18 @@ def two_depths(**changes: object) -> AdaptableNetwork:
             Settings(),
             "the sensitivity profile of network 'two' lacks layer 'conv' at 4 bits; quantise the network again with "
             "--adaptive, or use the policy 'table'",
+        ),
+        (
+            two_depths(),
+            Settings(thresholds=(0.999,), window_cycles=16, hysteresis=0.0),
+            "in windows of 16 cycles the highest threshold (256) and the hysteresis (0) must together be less than the "
+            "peak (256 bytes per window), or a free bus would not lead back to the highest section; lower the "
+            "threshold or take a longer window",
+        ),
+        (
+            two_depths(),
+            Settings(thresholds=(0.75, 0.501, 0.5), window_cycles=16),
+            "the thresholds 0.501 and 0.5 are both 128 bytes in windows of 16 cycles; take a longer window",
         ),
     ],
 )

@@ -195,6 +195,9 @@ def test_load_profiles(tmp_path: Path) -> None:
         ("10,0.5,4", f"the source of a step of a load profile is from 0 to {len(OTHER_SOURCES) - 1}, not 4"),
         ("10", "a step has from 2 to 4 columns (cycles, share, source, random), not 1"),
         ("10,0.5,0,2", "the column random is 0 or 1, not 2"),
+        ("1e3,0.5", "the column cycles is '1e3', which is no number; write lines such as 20000,0.8"),
+        ("10,50%", "the column share is '50%', which is no number; write lines such as 20000,0.8"),
+        ("10,0.5,", "the column source is '', which is no number; write lines such as 20000,0.8"),
     ],
 )
 def test_lines_that_make_no_sense(line: str, message: str, tmp_path: Path) -> None:
@@ -202,6 +205,15 @@ def test_lines_that_make_no_sense(line: str, message: str, tmp_path: Path) -> No
     path.write_text(f"5,0.5\n{line}\n", encoding="utf-8")
     with pytest.raises(ValueError, match=f"^{re.escape(f'{path}, line 2: {message}')}$"):
         LoadProfile.from_file(path)
+
+
+def test_profiles_that_are_no_text(tmp_path: Path) -> None:
+    path = tmp_path / "load.csv"
+    path.write_bytes(b"\xff\xfe1\x00")
+    with pytest.raises(ValueError, match=f"^{re.escape(f'{path} is no text; write lines such as 20000,0.8')}$"):
+        LoadProfile.from_file(path)
+    path.write_bytes(b"\xef\xbb\xbf10,0.5\r\n")  # as spreadsheets write it
+    assert LoadProfile.from_file(path).steps == (LoadStep(10, 0.5),)
 
 
 def test_profiles_that_make_no_sense(tmp_path: Path) -> None:

@@ -1,9 +1,10 @@
-"""The benchmark's group ``adapt``: its page."""
+"""The benchmark's group ``adapt``: what counts as a reaction and as a wrong window, and its page."""
 
 from __future__ import annotations
 
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -12,10 +13,19 @@ sys.path.insert(0, str(ROOT / "scripts"))
 
 pytest.importorskip("matplotlib")
 
+from benchmark.adapt import reaction, runs  # noqa: E402
 from benchmark.adapt.latency import DEPTHS, FRONT  # noqa: E402
 from benchmark.adapt.pages import adapt_table, draw_adapt  # noqa: E402
 from benchmark.adapt.runs import LOADS, POLICIES  # noqa: E402
 from benchmark.rows import Row  # noqa: E402
+
+from tessera.firmware.adaptation.scenario import SelectEvent  # noqa: E402
+from tessera.rtl.traffic import TrafficSource  # noqa: E402
+from tessera.sim.cosim.traffic import TrafficWindow  # noqa: E402
+
+WINDOW, BEAT_BYTES = 100, 16
+LAYERS = ("first", "pinned", "third", "fourth")
+ENDS = dict(zip(LAYERS, (300, 450, 600, 800), strict=True))
 
 
 def rows() -> list[Row]:
@@ -50,3 +60,54 @@ def test_a_group_that_was_not_measured_as_a_whole():
     without_front = [row for row in rows() if "front" not in row.name]
     assert list(adapt_table(without_front)) and draw_adapt(without_front) is not None
     assert draw_adapt(rows()) is not None
+
+
+def window(cycle: int, section: int = 3, *, others: int = 0, **changes: object) -> TrafficWindow:
+    """A window in which others have moved so many bytes, and the NPU some."""
+    moved = tuple(others if source is TrafficSource.OTHER1 else 48 * source.is_own for source in TrafficSource)
+    values = {"available": max(0, WINDOW * BEAT_BYTES - others), "monitored": moved} | changes
+    return TrafficWindow(cycle, section, moved=moved, **values)
+
+
+def reactions(
+    monkeypatch: pytest.MonkeyPatch, *depths: int, sections: tuple[int, ...] = (3, 0)
+) -> list[tuple[int, int]]:
+    """Layers that choose at 50, 250, 400 and 550, where the section changes at 200; the second has 8 bits only."""
+
+    def nearest(layer: str, depth: int) -> int:
+        return 8 if layer == "pinned" else depth
+
+    network = SimpleNamespace(program=SimpleNamespace(network=SimpleNamespace(layers=LAYERS, nearest=nearest)))
+    events = zip((50, 250, 400, 550), LAYERS, depths, strict=True)
+    run = SimpleNamespace(
+        inferences=(SimpleNamespace(begin=0, end=1000),),
+        selects=tuple(SelectEvent(cycle, layer, depth, 0) for cycle, layer, depth in events),
+        windows=tuple(window(100 * (index + 1), section) for index, section in enumerate(sections)),
+    )
+    work = {name: SimpleNamespace(end=end) for name, end in ENDS.items()}
+    monkeypatch.setattr(reaction, "_work", lambda *_: work)
+    return list(reaction._reactions(network, run))
+
+
+def test_the_first_choice_follows(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The layer with one depth says nothing; the first and the second still work when the section changes."""
+    assert reactions(monkeypatch, 16, 8, 4, 4) == [(1, 3)]
+
+
+def test_late_choices_are_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert reactions(monkeypatch, 16, 8, 16, 4) == [(2, 4)]
+    assert reactions(monkeypatch, 16, 8, 16, 16) == [(3, 4)]
+
+
+def test_changes_that_nobody_can_follow_do_not_count(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The first one ends before a layer chooses to which it makes a difference."""
+    assert reactions(monkeypatch, 16, 8, 16, 16, sections=(3, 0, 3)) == [(1, 2)]
+
+
+def test_wrong_windows() -> None:
+    """Another count, other bytes that are left, and a window that is not there count once each."""
+    right = [window(100), window(200, others=320), window(300, others=5000)]
+    assert runs.wrong_windows(right, WINDOW, BEAT_BYTES) == 0
+    assert runs.wrong_windows([right[0], right[2]], WINDOW, BEAT_BYTES) == 1
+    assert runs.wrong_windows([right[0], window(200, others=320, available=1600)], WINDOW, BEAT_BYTES) == 1
+    assert runs.wrong_windows([window(100, monitored=(0,) * len(TrafficSource))], WINDOW, BEAT_BYTES) == 1

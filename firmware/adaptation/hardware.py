@@ -6,7 +6,7 @@ from dataclasses import astuple
 
 from tessera.firmware.adaptation.metrics import Observation, Work
 from tessera.firmware.adaptation.settings import Settings
-from tessera.firmware.bandwidth import Activity, Monitor, MonitorSettings
+from tessera.firmware.bandwidth import Activity, Monitor
 from tessera.firmware.bus import TimedBus
 from tessera.firmware.register_access import RegisterAccess
 from tessera.rtl.config import NpuConfig
@@ -40,13 +40,7 @@ class Observer:
         MonitorError, ValueError
             The monitor does not take the settings.
         """
-        peak, settings = float(self._config.beat_bytes), self._settings
-        monitor = MonitorSettings(
-            window=settings.window_cycles,
-            peak=peak,
-            thresholds=tuple(peak * share for share in reversed(settings.thresholds)),
-            hysteresis=peak * settings.hysteresis,
-        )
+        monitor = self._settings.monitor(float(self._config.beat_bytes))
         await self._monitor.configure(monitor, interrupt=True)
 
     def restart(self) -> None:

@@ -59,7 +59,11 @@ class PrecisionManager:
         self._network = network
         self._key = f"{network.name} {network.identity}".strip()
         self._memory: Memory = Forgetful() if memory is None else memory
-        self._minimums = {layer.name: self._memory.recall(self._key, layer.name) for layer in network.layers}
+        is_one = self.settings.mode is Mode.NETWORK
+        self._deepest = network.limits.maximum if is_one else max(ACTIVATION_DEPTHS)  # whatever is learned
+        self._minimums = {
+            layer.name: min(self._memory.recall(self._key, layer.name), self._deepest) for layer in network.layers
+        }
         self._policy = POLICIES[self.settings.policy](self._limited, self.settings)
         self._predicted: list[float] = []  # cycles, at each look since the inference began
 
@@ -80,6 +84,8 @@ class PrecisionManager:
             sections[:1] * (MOST_SECTIONS - len(sections)) + sections
         )  # without their thresholds the lowest are left out
         table = self._policy.table
+        for layer in network.layers:  # a group's depth may be below what one of its layers has learned
+            table[layer.number] = max(table[layer.number], self._minimums[layer.name])
         return DepthSettings(
             source=DepthSource.SECTION if by_section else DepthSource.LAYER,
             sampling=settings.sampling,
@@ -155,7 +161,7 @@ class PrecisionManager:
         learned = []
         for name, depth, share in self._saturated(saturations, chosen):
             layer = self._network.by_name[name]
-            above = min((each for each in layer.allowed if each > depth), default=None)
+            above = min((each for each in layer.allowed if depth < each <= self._deepest), default=None)
             if above is None or above <= self._minimums[name]:
                 continue
             reason = (

@@ -10,7 +10,8 @@ from dataclasses import dataclass, field
 from tessera.firmware.adaptation.errors import AdaptationError
 from tessera.firmware.adaptation.metrics import Limit, Metric
 from tessera.firmware.adaptation.network import AdaptableNetwork
-from tessera.rtl.adaptation import Sampling
+from tessera.firmware.bandwidth import MonitorSettings
+from tessera.rtl.adaptation import PERIOD_BITS, Sampling
 from tessera.rtl.config import ACTIVATION_DEPTHS
 from tessera.rtl.traffic import LEAST_SECTIONS, LEAST_WINDOW, MOST_SECTIONS, MOST_WINDOW
 
@@ -110,6 +111,11 @@ class Settings:
         for name in ("margin", "saturation_share"):
             if not 0 <= getattr(self, name) <= 1:
                 raise AdaptationError(f"{name} is a share, from 0 to 1, not {getattr(self, name):g}")
+        if self.period_cycles >= 1 << PERIOD_BITS:
+            raise AdaptationError(
+                f"period_cycles must be at most {(1 << PERIOD_BITS) - 1}, not {self.period_cycles}; to look once per "
+                "inference use the sampling 'run'"
+            )
         if self.target_cycles is not None and self.target_cycles < 1:
             raise AdaptationError(f"the latency target must be at least 1 cycle, not {self.target_cycles}")
         for metric, limit in self.limits.items():
@@ -144,8 +150,19 @@ class Settings:
             return plain
         return max(before, sum(available > threshold + self.hysteresis for threshold in rising))
 
+    def monitor(self, bus_bytes: float) -> MonitorSettings:
+        """How the bandwidth monitor finds the sections on a bus of so many bytes per cycle."""
+        return MonitorSettings(
+            window=self.window_cycles,
+            peak=bus_bytes,
+            thresholds=tuple(bus_bytes * share for share in reversed(self.thresholds)),
+            hysteresis=bus_bytes * self.hysteresis,
+        )
+
     def check(self, network: AdaptableNetwork) -> None:
-        """Raises `AdaptationError` if the settings ask a network for something that it does not have."""
+        """Raises `AdaptationError` if the settings ask a network for something that it does not have, or its machine's
+        bandwidth monitor for what it cannot find."""
+        self._check_monitor(network.bus_bytes)
         asked = {"the depth": (self.depth,), "the table": self.section_depths or ()}
         for what, depths in asked.items():
             for depth in depths:
@@ -178,6 +195,24 @@ class Settings:
                 f"the hysteresis is a share of the bus, from 0 to less than what is above the highest threshold, "
                 f"{1 - self.thresholds[0]:g}, not {self.hysteresis:g}"
             )
+
+    def _check_monitor(self, bus_bytes: float) -> None:
+        """Whole bytes per window may be too coarse for shares that differ by little."""
+        monitor = self.monitor(bus_bytes).per_window()
+        try:
+            monitor.in_force(round(bus_bytes))
+        except ValueError as error:
+            raise AdaptationError(
+                f"in windows of {self.window_cycles} cycles {error}; lower the threshold or take a longer window"
+            ) from None
+        for index, (upper, lower) in enumerate(
+            itertools.pairwise(monitor.thresholds[: -len(self.thresholds) - 1 : -1])
+        ):
+            if upper == lower:
+                raise AdaptationError(
+                    f"the thresholds {self.thresholds[index]:g} and {self.thresholds[index + 1]:g} are both {upper} "
+                    f"bytes in windows of {self.window_cycles} cycles; take a longer window"
+                )
 
     def _check_depths(self) -> None:
         depths = self.section_depths or ()

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from tessera.rtl.traffic import OTHER_SOURCES
+
+_Number = TypeVar("_Number", int, float)
 
 SHARE_STEPS = 256
 """A share of the bandwidth is a multiple of one over this."""
@@ -142,7 +144,11 @@ class LoadProfile:
             A line is none of that; says which.
         """
         steps = []
-        for number, line in enumerate(Path(path).read_text(encoding="utf-8").splitlines(), start=1):
+        try:
+            lines = Path(path).read_text(encoding="utf-8-sig").splitlines()
+        except UnicodeDecodeError:
+            raise ValueError(f"{path} is no text; write lines such as 20000,0.8") from None
+        for number, line in enumerate(lines, start=1):
             text = line.partition("#")[0].strip()
             if text:
                 try:
@@ -173,7 +179,18 @@ class LoadProfile:
 def _step_of(columns: list[str]) -> LoadStep:
     if not 2 <= len(columns) <= 4:
         raise ValueError(f"a step has from 2 to 4 columns (cycles, share, source, random), not {len(columns)}")
-    cycles, share, source, beats = [*columns, *("0", "0")[len(columns) - 2 :]]
-    if beats.strip() not in ("0", "1"):
-        raise ValueError(f"the column random is 0 or 1, not {beats.strip()}")
-    return LoadStep(int(cycles), float(share), int(source), beats.strip() == "1")
+    cycles, share, source, beats = [*map(str.strip, columns), *("0", "0")[len(columns) - 2 :]]
+    if beats not in ("0", "1"):
+        raise ValueError(f"the column random is 0 or 1, not {beats}")
+    return LoadStep(
+        _number("cycles", cycles, int), _number("share", share, float), _number("source", source, int), beats == "1"
+    )
+
+
+def _number(column: str, text: str, kind: Callable[[str], _Number]) -> _Number:
+    try:
+        return kind(text)
+    except ValueError:
+        raise ValueError(
+            f"the column {column} is {text!r}, which is no number; write lines such as 20000,0.8"
+        ) from None

@@ -54,21 +54,24 @@ def measure_reaction(case: Case) -> Iterator[Row]:
 
 def _reactions(network: Prepared, run: AdaptiveRun) -> Iterator[tuple[int, int]]:
     """For each change of the section the choices and the layers until it is followed; without changes that end before
-    anything is chosen, or between inferences."""
+    anything is chosen, or between inferences. Only choices that differ between both sections count."""
     layers, nearest = network.program.network.layers, network.program.network.nearest
     works = [_work(network, run, index) for index in range(len(run.inferences))]
     changes = [
-        (after.cycle + FINDING_CYCLES, after.section)
+        (after.cycle + FINDING_CYCLES, SECTION_DEPTHS[before.section], SECTION_DEPTHS[after.section])
         for before, after in pairwise(run.windows)
         if before.section != after.section
     ]
-    for (cycle, section), (following, _) in pairwise([*changes, (run.inferences[-1].end, 0)]):
+    for (cycle, old, depth), (following, *_) in pairwise([*changes, (run.inferences[-1].end, 0, 0)]):
         inside = [index for index, each in enumerate(run.inferences) if each.begin < cycle < each.end]
         end = min(following, run.inferences[inside[0]].end) if inside else 0
-        later = [event for event in run.selects if cycle < event.cycle <= end]
+        later = [
+            event
+            for event in run.selects
+            if cycle < event.cycle <= end and nearest(event.layer, old) != nearest(event.layer, depth)
+        ]
         if not later:
             continue
-        depth = SECTION_DEPTHS[section]
         followed = [event.depth == nearest(event.layer, depth) for event in later]
         choices = followed.index(True) + 1 if any(followed) else len(later) + 1
         last = layers.index(later[min(choices, len(later)) - 1].layer)

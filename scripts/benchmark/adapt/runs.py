@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from itertools import pairwise
 
 from benchmark.adapt.networks import Prepared
 from tessera.cli.console import ResultError
 from tessera.firmware.adaptation import PolicyName, Settings
 from tessera.firmware.adaptation.inference import run_adaptive
 from tessera.firmware.adaptation.scenario import AdaptiveRun, AdaptiveScenario
+from tessera.rtl.traffic import OTHER_SOURCES
 from tessera.sim.cosim.load_profile import LoadProfile
+from tessera.sim.cosim.traffic import TrafficWindow
 
 LOADS = (30, 55, 80, 92)
 """Percent of the bus that others take."""
@@ -38,7 +41,7 @@ _windows = {"compared": 0, "wrong": 0}
 
 
 def mismatches() -> int:
-    """Windows so far in which the monitor has counted something else than the memory.
+    """Windows so far that the monitor has lost, or in which it has counted something else than the memory.
 
     Raises
     ------
@@ -59,8 +62,19 @@ def run_loaded(
     if not result.bit_exact:
         raise ResultError(f"{network.case.name}: the RTL's outputs differ from the golden model's")
     _windows["compared"] += len(result.run.windows)
-    _windows["wrong"] += sum(bool(window.mismatches) for window in result.run.windows)
+    _windows["wrong"] += wrong_windows(result.run.windows, settings.window_cycles, network.program.config.beat_bytes)
     return result.run
+
+
+def wrong_windows(windows: Sequence[TrafficWindow], cycles: int, beat_bytes: int) -> int:
+    """Windows that are missing between others, and those with another count of any source, or another number of
+    available bytes, than follows from what the memory has counted."""
+    missing = sum((after.cycle - before.cycle) // cycles - 1 for before, after in pairwise(windows))
+    return missing + sum(
+        bool(window.mismatches)
+        or window.available != max(0, cycles * beat_bytes - sum(window.moved[source] for source in OTHER_SOURCES))
+        for window in windows
+    )
 
 
 def share_of(load: int) -> LoadProfile:
