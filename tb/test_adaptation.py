@@ -313,6 +313,9 @@ def test_layers_that_saturate_are_raised_and_remembered(kind, tmp_path):
         second = PrecisionManager(network, Settings(), memory)
         observe(second, [BUSY] * LONG, second.settings)
         assert second.depths == manager.depths
+        fixed = PrecisionManager(network, Settings(policy=PolicyName.FIXED, depth=4), memory)
+        assert fixed.finished(9, 1000, {"l2": 1000}, fixed.depths) == ()
+        assert set(fixed.depths.values()) == {4}, "nobody chooses, whatever saturates or did"
 
 
 @given(networks(), POLICIES, st.sampled_from(list(Mode)), st.sampled_from(ACTIVATION_DEPTHS), st.data())

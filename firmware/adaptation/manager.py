@@ -61,9 +61,8 @@ class PrecisionManager:
         self._memory: Memory = Forgetful() if memory is None else memory
         is_one = self.settings.mode is Mode.NETWORK
         self._deepest = network.limits.maximum if is_one else max(ACTIVATION_DEPTHS)  # whatever is learned
-        self._minimums = {
-            layer.name: min(self._memory.recall(self._key, layer.name), self._deepest) for layer in network.layers
-        }
+        recalled = {layer.name: self._memory.recall(self._key, layer.name) for layer in network.layers}
+        self._minimums = {name: min(depth, self._deepest) if self._adapts else 0 for name, depth in recalled.items()}
         self._policy = POLICIES[self.settings.policy](self._limited, self.settings)
         self._predicted: list[float] = []  # cycles, at each look since the inference began
 
@@ -139,10 +138,15 @@ class PrecisionManager:
             Decision(cycle, "finished", f"an inference took {cycles:,} cycles{verdict}", values={"cycles": cycles})
         )
         self._correct(cycles)
-        learned = tuple(self._learn(cycle, saturations, chosen))
+        learned = tuple(self._learn(cycle, saturations, chosen)) if self._adapts else ()
         for decision in learned:
             self.log.add(decision)
         return learned
+
+    @property
+    def _adapts(self) -> bool:
+        """Whether depths may change at all."""
+        return self.settings.policy is not PolicyName.FIXED
 
     @property
     def _limited(self) -> AdaptableNetwork:
