@@ -39,8 +39,8 @@ from tessera.sim.golden.evaluate import evaluate
 from tessera.sim.segments import linear, segments_of
 
 TINY = NpuConfig.preset("tiny")
-SMALL = replace(TINY, name="small", activation_bank_bytes=512)
-"""Its banks hold 128 words, so that layers work in bands."""
+SMALL = replace(TINY, name="small", activation_bank_bytes=512, weight_bank_bytes=1024)
+"""Its banks hold 128 words, so that layers work in bands; and weights soon take the place of those before."""
 
 
 def _chain(layers: int = 3, *, weight_depth: int = 4, depths: tuple[int, ...] = ALL_DEPTHS) -> AdaptiveNetwork:
@@ -158,6 +158,31 @@ def test_segments_follow_one_another_as_they_say() -> None:
                 assert select.lengths[depth] == sizes[at + select.offsets[depth]]
 
 
+def test_segments_are_bound_by_the_layer_before() -> None:
+    """Whatever depths are chosen, the token counters are the same behind each layer, and before the next one is
+    selected the sequencer waits until they are where the layer itself began."""
+    network = adaptive_network(*separable_network(np.random.default_rng(2)))
+    program = lower_adaptive(network, TINY)
+    rng = np.random.default_rng(7)
+    reached = set()
+    for _ in range(5):
+        counts, ends = dict.fromkeys(Unit, 0), []
+        for segment in program.run_of(random_trace(rng, network))[1:]:
+            begin = dict(counts)
+            for step in segment.steps:
+                for unit, tokens in step.instruction.tokens().items():
+                    counts[unit] += tokens
+            instructions = [step.instruction for step in segment.steps]
+            bounds = [each for each in instructions if isinstance(each, Wait) and not each.targets]
+            if isinstance(instructions[-1], Select) and ends:
+                assert [each.counts for each in bounds] == [tuple(begin.values())] and instructions[-2] == bounds[0]
+                ends.append(tuple(counts.values()))
+            elif isinstance(instructions[-1], Select):
+                ends.append(tuple(counts.values()))
+        reached.add(tuple(ends))
+    assert len(reached) == 1
+
+
 def test_tensors_are_stored_at_the_depth_of_their_layer() -> None:
     """That is what saves traffic; inputs and outputs keep the depth that the file gives them."""
     network = adaptive_network(*separable_network(np.random.default_rng(1)), fixed={"x": 8})
@@ -177,8 +202,8 @@ def _moves_activations(transfer: Load | Store) -> bool:
 
 def test_parts_are_pinned() -> None:
     """Tensors that several layers write are stored at one depth; copies of what the machine cannot address, too."""
-    for channels in ((8, 16, 8), (5, 8, 3)):
-        net, outputs = joined_network(channels)
+    for channels, returned in (((8, 16, 8), False), ((8, 16, 8), True), ((5, 8, 3), True)):
+        net, outputs = joined_network(channels, returned=returned)
         network = adaptive_network(net, *outputs)
         assert {name for part in network.quantized.parts.items() for name in (part[0], part[1].whole)} < network.pinned
         program = lower_adaptive(network, TINY)
@@ -235,7 +260,8 @@ def test_more_layers_than_the_machine_tells_apart() -> None:
     layers = [operation.name for operation in quantized.operations]
     kept = {layer: DepthRange(depth, depth) for layer, depth in zip(layers[10:], (4, 8, 8, 4), strict=False)}
     few = dict(list(kept.items())[:2])
-    with pytest.raises(CompilerError, match="66 operations, 64 of which may choose .* leave 1 or more of them one"):
+    sentence = "66 operations, 64 of which may choose .* leave 1 or more of them one depth"
+    with pytest.raises(CompilerError, match=sentence):
         lower_adaptive(AdaptiveNetwork.of(with_ranges(quantized, few)), TINY)
     network = AdaptiveNetwork.of(with_ranges(quantized, kept))
     program = lower_adaptive(network, TINY)
