@@ -93,7 +93,7 @@ class AdaptiveRunner:
         NpuError, NpuBusyError, NpuStuckError
             As `Npu.start` and `Npu.wait`.
         AdaptationTimeout
-            It took too long.
+            It took too long, and was stopped.
         """
         program, config = self._program, self._program.config
         for name, tensor in program.inputs.items():
@@ -126,6 +126,7 @@ class AdaptiveRunner:
             if self._manager.observe(observations[-1]):
                 await self._npu.set_layer_depths(self._manager.hardware.layer_depths)
             if observations[-1].cycle > deadline:
+                await self._npu.reset()
                 raise AdaptationTimeout(
                     f"an inference of {self._program.name} has not ended by cycle {deadline:,}; give it more time"
                 )
