@@ -26,10 +26,9 @@ from tessera.rtl.config import NpuConfig
 from tessera.rtl.isa import Store
 from tessera.sim.cycles import DEFAULT_MEMORY, Memory, Prediction, predict
 
-WORTH = {objective: 0.01 if objective is Objective.MAKESPAN else 0.02 for objective in Objective}
+WORTH = 0.01
 """How much better, as a fraction, a plan must be predicted to be than the serial one to be preferred: predictions of
-two streams of one workload err alike, but not by the same; and of when each network ends more.
-"""
+two streams of one workload err alike, but not by the same."""
 
 BANK_SHARES = (1.0, 0.5, 0.25)
 """Parts of the weight banks that dynamic programming is offered for loads that run ahead."""
@@ -114,7 +113,7 @@ class StreamPlanner:
             return self._first_that_fits(workload, scheduler, objective, lowered)
         best = self._first_that_fits(workload, "serial", objective, lowered)
         least, seen = self._cost(workload, objective, best), {best.plan.slots}
-        worth_it = (1 - WORTH[objective]) * least[0]
+        worth_it = (1 - WORTH) * least[0]
         for plan in self._candidates(workload, objective):
             if plan.slots in seen:
                 continue
