@@ -12,11 +12,13 @@ from tessera.rtl.adaptation import DEPTH_BITS
 from tessera.rtl.array import Lane
 from tessera.rtl.axi import AxiLite, AxiRead, AxiWrite, connect_ports, port_members
 from tessera.rtl.config import NpuConfig
+from tessera.rtl.control.fetch import InstructionFetch
 from tessera.rtl.control.instruction_stream import InstructionStream
 from tessera.rtl.control.operation_counters import OperationReport
 from tessera.rtl.control.read_arbiter import AxiReadArbiter
 from tessera.rtl.control.registers import Registers
 from tessera.rtl.dma import LoadEngine, StoreEngine
+from tessera.rtl.dma.load import ReadRequester
 from tessera.rtl.memory import GANG_READERS, WRITERS, ActivationBanks
 from tessera.rtl.monitor import ActivityCounters, BandwidthMonitor, BandwidthRegulator, BusStalls
 from tessera.rtl.monitor.registers import Snapshot, connect_monitor, connect_regulator, connect_snapshot
@@ -408,7 +410,9 @@ class Npu(wiring.Component):
         activity: ActivityCounters,
     ) -> None:
         """What the units do is counted."""
-        m.submodules.bus_stalls = stalls = BusStalls()
+        # A burst has a beat at least.
+        in_flight = ReadRequester.OUTSTANDING_BEATS + InstructionFetch.PREFETCH_BURSTS
+        m.submodules.bus_stalls = stalls = BusStalls(in_flight=in_flight)
         read_beat = self.m_axi_rvalid & self.m_axi_rready
         m.d.comb += [
             stalls.waits.eq(

@@ -143,7 +143,7 @@ def test_activity() -> None:
 
 def test_bus_stalls() -> None:
     """A stall is a cycle in which something waits, or in which data are due and none come."""
-    rng, dut = random.Random(2), BusStalls()
+    rng, dut = random.Random(2), BusStalls(in_flight=511)
 
     async def bench(ctx: SimulatorContext) -> None:
         in_flight = 0

@@ -15,7 +15,7 @@ from typing import Any
 from systemrdl import RDLCompiler
 from systemrdl.node import AddrmapNode, FieldNode, RegNode
 
-from tessera.rtl import isa, traffic
+from tessera.rtl import adaptation, isa, traffic
 from tessera.rtl.config import AXI_ADDRESS_BITS, AXI_BURST_BYTES, WATCHDOG_BITS
 
 WORD_BYTES = 4
@@ -123,6 +123,9 @@ def root() -> AddrmapNode:
         "OWN_IDS": traffic.OWN_IDS,
         "LENGTH_BITS": traffic.WINDOW_BITS,
         "BYTES_BITS": traffic.WINDOW_BYTES_BITS,
+        "DEPTH_BITS": adaptation.DEPTH_BITS,
+        "DEEPEST": int(max(isa.Depth)),
+        "SECTION_BITS": traffic.SECTION_BITS,
         "SECTIONS": traffic.MOST_SECTIONS,
         "DEFAULT_WINDOW": traffic.DEFAULT_WINDOW,
     }

@@ -12,9 +12,6 @@ from tessera.rtl.isa import PPU_SLICES
 ACTIVITY_BITS = 32
 """Bits of a counter; counts are modulo 2 to the power of this."""
 
-IN_FLIGHT_BITS = 9
-"""Bits of the number of read bursts under way: no more than the load unit's beats and the fetch's bursts."""
-
 
 UNIT_COUNTS = ("cycles", "bus_stalls", "bank_reads", "bank_writes", "pixels", "waiting_tiles")
 """Counts that the NPU has once; ``multiplying`` it has for each lane."""
@@ -87,6 +84,11 @@ class ActivityCounters(wiring.Component):
 class BusStalls(wiring.Component):
     """Finds the cycles in which the NPU waits for the memory bus.
 
+    Parameters
+    ----------
+    in_flight
+        Read bursts at most under way.
+
     Members
     -------
     waits : In(1)
@@ -99,12 +101,13 @@ class BusStalls(wiring.Component):
         The cycle before was such a cycle: something waited, or read data were due and none came.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, *, in_flight: int):
+        self._in_flight = in_flight
         super().__init__({"waits": In(1), "asked": In(1), "answered": In(1), "beat": In(1), "stalled": Out(1)})
 
     def elaborate(self, platform: object) -> Module:
         m = Module()
-        in_flight = Signal(IN_FLIGHT_BITS)
+        in_flight = Signal(range(self._in_flight + 1))
         with m.If(self.asked != self.answered):
             m.d.sync += in_flight.eq(in_flight + self.asked - self.answered)
         m.d.sync += self.stalled.eq(self.waits | in_flight.any() & ~self.beat)

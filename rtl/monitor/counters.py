@@ -7,7 +7,7 @@ from amaranth.lib import data, wiring
 from amaranth.lib.wiring import In, Out
 from amaranth.utils import exact_log2
 
-from tessera.rtl.config import NpuConfig
+from tessera.rtl.config import AXI_ID_BITS, NpuConfig
 from tessera.rtl.traffic import (
     MOST_WINDOW,
     OTHER_BYTES_BITS,
@@ -29,7 +29,7 @@ def traffic_layout() -> data.StructLayout:
             "other_id": OTHER_ID_BITS,
             "other_bytes": OTHER_BYTES_BITS,
             "read": 1,
-            "read_id": OTHER_ID_BITS,
+            "read_id": AXI_ID_BITS,
             "write": 1,
         }
     )

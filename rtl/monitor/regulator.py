@@ -75,9 +75,7 @@ class BurstRegulator(wiring.Component):
             burst_bytes.eq((self.bursts.payload.len + 1) << self._beat_bits),
         ]
         m.d.sync += offered.eq(self.passed.valid & ~self.passed.ready)
-        accepted = (
-            self.passed.valid & self.passed.ready & below
-        )  # nothing is below no limit, so that nothing is charged
+        accepted = self.passed.valid & self.passed.ready & below  # nothing is below a limit of 0, which is none
         with m.If(self.window_ends | accepted):
             charged = self._rest(charge, below) + Mux(accepted, burst_bytes, 0)
             m.d.sync += charge.eq(Mux(self.limit.any(), charged, 0))
