@@ -1,4 +1,5 @@
-"""Thousands of random legal programs on the RTL (``make soak``); the default suite runs a sample elsewhere.
+"""Thousands of random legal programs on the RTL (``make soak``), and streams whose layers change their depth; the
+default suite runs a sample elsewhere.
 
 A program is made from its seed alone, and loads all activation banks first, so that one that fails does so by itself.
 It is made smaller before it is shown.
@@ -12,8 +13,9 @@ from dataclasses import dataclass
 from itertools import groupby
 
 import pytest
-from agreement import stream_problems
+from agreement import assert_segments_agree, stream_problems
 from extreme_streams import ExtremeJob
+from random_segments import random_segments
 from random_streams import Job, RandomStream, random_stream
 from shrink_streams import shrink
 
@@ -26,6 +28,9 @@ pytestmark = [pytest.mark.cosim, pytest.mark.exhaustive]
 
 BATCH = 64
 """Programs of one simulation: those whose seeds give the same quotient."""
+
+SEGMENTS_SHARE = 0.25
+"""Streams of segments, of the programs that are asked for."""
 
 TIMEOUT_CYCLES = 2_000_000
 """Far more than any of the programs takes."""
@@ -95,3 +100,22 @@ def test_random_programs(name: str, request: pytest.FixtureRequest) -> None:
         for seed, stream, problem in zip(seeds, streams, stream_problems(config, streams, options), strict=True):
             repeat = f"pytest -m exhaustive tb/test_npu_soak.py -k {name} --programs 1 --first-seed {seed}"
             assert not problem, f"{repeat}\n{options}\n{shown(config, stream, problem, options)}"
+
+
+@pytest.mark.parametrize("name", SOAKS)
+def test_random_segments(name: str, request: pytest.FixtureRequest) -> None:
+    """Streams of up to 40 layers, each of which chooses its depth anew: long ones and such of a few instructions."""
+    soak = SOAKS[name]
+    config = NpuConfig.preset(soak.preset)
+    first = request.config.getoption("--first-seed")
+    count = max(1, round(SEGMENTS_SHARE * soak.share * request.config.getoption("--programs")))
+    for batch, group in groupby(range(first, first + count), lambda seed: seed // BATCH):
+        streams = {}
+        for seed in group:
+            rng = random.Random(f"segments {seed}")
+            stream = random_segments(config, seed, layers=rng.choice((4, 12, 40)), jobs=rng.random() < 0.5)
+            repeat = (
+                f"pytest -m exhaustive tb/test_npu_soak.py -k 'segments and {name}' --programs 1 --first-seed {seed}"
+            )
+            streams[f"{repeat}\n{random_options(batch, soak.simulator)}\n"] = stream
+        assert_segments_agree(config, streams, random_options(batch, soak.simulator))
