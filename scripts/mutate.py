@@ -1,10 +1,10 @@
 """``make mutate``: small changes of the hardware's sources, and how many of them the regression notices.
 
-Draws mutants of lane, post-processing with combine, and DMA (see `mutation.mutants`) with a seed, runs the block's part
-of the regression on each (see `mutation.regression`), prints the share that it kills and the survivors, and writes
-``build/mutation/summary.json`` with ``rows: [{name, measured, unit, better, aim}]`` and all mutants. A mutant that
-makes no hardware, or the same, is none: another one is drawn. Survivors that ``mutation/explained.toml`` explains are
-told apart. Exit status 1 if there are others.
+Draws mutants of lane, post-processing with combine, DMA, control and monitor (see `mutation.mutants`) with a seed, runs
+the block's part of the regression on each (see `mutation.regression`), prints the share that it kills and the
+survivors, and writes ``build/mutation/summary.json`` with ``rows: [{name, measured, unit, better, aim}]`` and all
+mutants. A mutant that makes no hardware, or the same, is none: another one is drawn. Survivors that
+``mutation/explained.toml`` explains are told apart. Exit status 1 if there are others.
 """
 
 from __future__ import annotations

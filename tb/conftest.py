@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 
 import hypothesis
 import pytest
@@ -18,9 +19,10 @@ hypothesis.settings.load_profile("tessera")
 
 @pytest.fixture(autouse=True, scope="session")
 def _cache_of_their_own(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """Tests leave nothing in the user's profile database."""
+    """Tests leave nothing in the user's profile database, and compile Yosys, which is WebAssembly, once for all."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
+        patch.setenv("YOWASP_CACHE_DIR", str(Path(__file__).parent.parent / "build" / "yowasp"))
         yield
 
 

@@ -88,7 +88,7 @@ def test_a_mutant_dies() -> None:
         file = "rtl/array/micro_pe.py"
         source = (regression.ROOT / file).read_text()
         mutant = next(each for each in mutants_of(file, source) if "^ left_signed.replicate" in each.before)
-        regression.BLOCKS["lane"] = regression.Block("rtl/array", "tb/test_array_micro_pe.py", "lane_tops")
+        regression.BLOCKS["lane"] = regression.Block("rtl/array", ("tb/test_array_micro_pe.py",), "lane_tops")
         result = regression.run_mutant("lane", mutant, regression.Baseline({"tiny": ""}))
         assert result.outcome == regression.Outcome.KILLED and "test_array_micro_pe" in result.test, result
     """

@@ -42,13 +42,13 @@ class Block:
     folder
         Its sources, from the root of the checkout.
     tests
-        The part of the regression that guards it, as a pattern of files.
+        The part of the regression that guards it, as patterns of files.
     tops
         Names of functions of this module that make, for a configuration, the components that contain everything.
     """
 
     folder: str
-    tests: str
+    tests: tuple[str, ...]
     tops: str
 
     @property
@@ -59,13 +59,26 @@ class Block:
     @property
     def test_files(self) -> list[str]:
         """Files with tests."""
-        return sorted(str(path) for path in ROOT.glob(self.tests))
+        return sorted(str(path) for pattern in self.tests for path in ROOT.glob(pattern))
 
 
 BLOCKS = {
-    "lane": Block("rtl/array", "tb/test_array_*.py", "lane_tops"),
-    "ppu": Block("rtl/ppu", "tb/test_ppu_*.py", "ppu_tops"),
-    "dma": Block("rtl/dma", "tb/test_dma_*.py", "dma_tops"),
+    "lane": Block("rtl/array", ("tb/test_array_*.py",), "lane_tops"),
+    "ppu": Block("rtl/ppu", ("tb/test_ppu_*.py",), "ppu_tops"),
+    "dma": Block("rtl/dma", ("tb/test_dma_*.py",), "dma_tops"),
+    "control": Block(
+        "rtl/control",
+        (
+            "tb/test_control_*.py",
+            "tb/test_registers.py",
+            *(
+                f"tb/test_{proven}_formal.py"
+                for proven in ("arbiters", "counters", "queues", "segments", "operation_counters")
+            ),
+        ),
+        "control_tops",
+    ),
+    "monitor": Block("rtl/monitor", ("tb/test_monitor_*.py",), "monitor_tops"),
 }
 """The blocks by name; combine and post-processing are one."""
 
@@ -269,3 +282,27 @@ def dma_tops(config: Any) -> list[Any]:
     from tessera.rtl.dma import LoadEngine, StoreEngine
 
     return [LoadEngine(config), StoreEngine(config)]
+
+
+def control_tops(config: Any) -> list[Any]:
+    """A stream's control, the registers, the arbiter of the reads, and the counters of operations."""
+    from tessera.rtl.control.instruction_stream import InstructionStream
+    from tessera.rtl.control.operation_counters import OperationReport
+    from tessera.rtl.control.read_arbiter import AxiReadArbiter
+    from tessera.rtl.control.registers import Registers
+
+    return [
+        InstructionStream(config, axi_id=0),
+        Registers(),
+        AxiReadArbiter(config, ids=(0, 1)),
+        OperationReport(config, overflow_latency=1),
+    ]
+
+
+def monitor_tops(config: Any) -> list[Any]:
+    """Bandwidth monitor and regulator, and the counters of activity."""
+    from tessera.rtl.monitor import ActivityCounters, BandwidthMonitor, BandwidthRegulator, BusStalls
+    from tessera.rtl.monitor.registers import Snapshot
+
+    tops = BandwidthMonitor, BandwidthRegulator, ActivityCounters, Snapshot
+    return [*(top(config) for top in tops), BusStalls(in_flight=100)]
