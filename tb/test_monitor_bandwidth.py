@@ -14,7 +14,7 @@ from tessera.rtl.config import NpuConfig
 from tessera.rtl.monitor import BandwidthMonitor
 from tessera.rtl.monitor.section import SectionRule
 from tessera.rtl.monitor.settings import MonitorSettings
-from tessera.rtl.traffic import OWN_IDS, THRESHOLDS, TrafficSource
+from tessera.rtl.traffic import OWN_IDS, THRESHOLDS, WINDOW_BYTES_BITS, TrafficSource
 from tessera.sim.bandwidth import HIGHEST_SECTION, WindowSettings
 
 TINY = NpuConfig.preset("tiny")
@@ -131,7 +131,9 @@ def test_monitor(seed: int) -> None:
                     reference.apply(in_force)
             restart = cycle == applies + MonitorSettings.LATENCY and in_force is not None
             shown = reference.show(cycle)
-            apply = cycle > applies + MonitorSettings.LATENCY and rng.random() < 0.006
+            from_end = min(reference.left, (1 << reference.settings.window) - reference.left)
+            often = 0.05 if from_end < 2 * BandwidthMonitor.LATENCY else 0.004
+            apply = cycle > applies + MonitorSettings.LATENCY and rng.random() < often
             if apply:
                 given, applies = random_settings(rng, beat_bytes), cycle
                 ctx.set(dut.new, settings_value(given))
@@ -201,25 +203,28 @@ def test_defaults_of_every_preset() -> None:
         simulate(dut, bench)
 
 
+@pytest.mark.parametrize("unit", [1, ((1 << WINDOW_BYTES_BITS) - 1) // 1000])
 @pytest.mark.parametrize("present", range(4))
-def test_every_edge_of_the_sections(present: int) -> None:
-    """A byte more or less at each threshold and at its hysteresis, from each section, with each number of sections."""
+def test_every_edge_of_the_sections(present: int, unit: int) -> None:
+    """A byte more or less at each threshold and at its hysteresis, from each section, with each number of sections, for
+    small numbers and the largest ones."""
     dut = SectionRule()
-    settings = replace(WindowSettings(peak=1000, hysteresis=7, thresholds=(100, 400, 800)), enable=True)
+    peak, thresholds = 1000 * unit, (100 * unit, 400 * unit, 800 * unit)
+    settings = replace(WindowSettings(peak=peak, hysteresis=7, thresholds=thresholds), enable=True)
     edges = [threshold + margin + step for threshold in settings.thresholds for margin in (0, 7) for step in (-1, 0, 1)]
 
     async def bench(ctx: SimulatorContext) -> None:
         for sections in (2, 3, 4):
             chosen = replace(settings, sections=sections)
             ctx.set(dut.settings, settings_value(chosen))
-            for available in [0, 1000, *edges]:
+            for available in [0, peak, *edges]:
                 section = HIGHEST_SECTION
                 ctx.set(dut.clear, 1)
                 await ctx.tick()
                 ctx.set(dut.clear, 0)
                 # A way to the present section that hysteresis does not bar: down.
-                for left in ([0, 101, 401, 801][present], available):
-                    ctx.set(dut.used, 1000 - left)
+                for left in ([0, *(threshold + 1 for threshold in thresholds)][present], available):
+                    ctx.set(dut.used, peak - left)
                     ctx.set(dut.update, 1)
                     await ctx.tick()
                     ctx.set(dut.update, 0)

@@ -107,7 +107,7 @@ class BandwidthMonitor(wiring.Component):
         stages = self._delay(m, timer.last & enabled, applied, cancel)
         traffic, last, restart = stages[0]
         update = Signal()
-        m.d.sync += update.eq(last & ~cancel)
+        m.d.sync += update.eq(last)
         m.d.comb += [
             used.traffic.eq(traffic),
             used.last.eq(last),
