@@ -87,6 +87,11 @@ class Region:
         """First address after the block."""
         return self.base + (self.planes - 1) * self.plane_pitch + (self.rows - 1) * self.row_pitch + self.columns
 
+    @property
+    def size(self) -> int:
+        """Addresses from the first to the last one."""
+        return self.stop - self.base
+
     def ranges(self) -> Iterator[tuple[int, int]]:
         """The block as (start, stop) of contiguous addresses; neighbours are joined."""
         start = stop = self.base
@@ -131,7 +136,7 @@ def footprint(instruction: Instruction, config: NpuConfig) -> list[Access]:
     if isinstance(instruction, Load):
         return [*_dram(instruction, config), *_load(instruction)]
     if isinstance(instruction, Store):
-        region = _chip_region(instruction)
+        region = chip_region(instruction)
         reads = [(lane, half) for lane in lanes_of_mask(instruction.lanes) for half in HALVES]
         return [
             *_dram(instruction, config),
@@ -177,6 +182,18 @@ def weight_steps(program: LaneProgram) -> int:
     return program.kernel_height * program.kernel_width * program.channel_steps
 
 
+def used_block_beats(*, depthwise: bool, config: NpuConfig) -> int:
+    """AXI beats at the beginning of a weight block that lane programs use; the others may hold anything."""
+    rows = DEPTHWISE_TAPS if depthwise else config.rows
+    return -(-rows * config.cols // config.beat_bytes)
+
+
+def weight_region(base: int, blocks: int, *, depthwise: bool, config: NpuConfig) -> Region:
+    """What lane programs use of some weight blocks, from a beat of the weight bank on."""
+    used, size = used_block_beats(depthwise=depthwise, config=config), config.weight_block_beats
+    return Region(base, blocks * size) if used == size else Region(base, used, blocks, size)
+
+
 def step_words(program: LaneProgram) -> int:
     """Activation words that a step of a lane program takes, one per cycle."""
     width = program.tile_width
@@ -185,7 +202,8 @@ def step_words(program: LaneProgram) -> int:
     return program.tile_height * width
 
 
-def _chip_region(transfer: Load | Store) -> Region:
+def chip_region(transfer: Load | Store) -> Region:
+    """The addresses of a transfer on the chip."""
     return Region(
         transfer.base,
         transfer.columns,
@@ -209,7 +227,7 @@ def _dram(transfer: Load | Store, config: NpuConfig) -> Iterator[Access]:
 
 
 def _load(load: Load) -> Iterator[Access]:
-    region = _chip_region(load)
+    region = chip_region(load)
     if load.target in _SHARED:
         yield Access(Unit.LOAD, Space(_SHARED[load.target]), region, True)
         return
@@ -222,7 +240,8 @@ def _load(load: Load) -> Iterator[Access]:
 
 
 def _lane(program: LaneProgram, config: NpuConfig) -> Iterator[Access]:
-    weights = Region(program.weight_base, weight_steps(program) * config.weight_block_beats)
+    blocks = weight_steps(program)
+    weights = weight_region(program.weight_base, blocks, depthwise=bool(program.depthwise), config=config)
     for lane in lanes_of_mask(program.lanes):
         unit = Unit.lane(lane)
         yield Access(unit, Space(Memory.WEIGHTS, lane), weights, False)

@@ -13,7 +13,7 @@ from tessera.compiler.lowering import lower
 from tessera.rtl.config import NpuConfig
 from tessera.rtl.isa import End, Fence, Instruction, MemoryFormat, NanPolicy, Wait
 from tessera.sim.footprint import Access, Memory, Region, Space, footprint
-from tessera.sim.golden.network import IntegerNetwork
+from tessera.sim.golden.network import IntegerNetwork, TensorType
 from tessera.sim.program import DramFormat
 from tessera.sim.stream import StreamModel
 
@@ -98,9 +98,13 @@ def random_formats(network: IntegerNetwork, seed: int) -> dict[str, DramFormat]:
 @pytest.mark.parametrize("seed", range(15))
 def test_every_instruction_of_random_networks(seed: int) -> None:
     """An instruction depends on what its footprint reads, and changes what its footprint writes, alone."""
-    rng = np.random.default_rng(seed)
     config = NpuConfig.preset("tiny")
-    network = NetworkGenerator(rng, config, max_side=6).network(4)
+    check_every_instruction(NetworkGenerator(np.random.default_rng(seed), config, max_side=6).network(4), config, seed)
+
+
+def check_every_instruction(network: IntegerNetwork, config: NpuConfig, seed: int) -> None:
+    """Checks each instruction of a network's program where it stands."""
+    rng = np.random.default_rng(seed)
     program = lower(network, config, io_formats=random_formats(network, seed))
     model = StreamModel(config, program.end_address)
     model.write_memory(program.address, program.image)
@@ -110,6 +114,17 @@ def test_every_instruction_of_random_networks(seed: int) -> None:
     for instruction in program.instructions:
         if not isinstance(instruction, Wait | Fence | End):
             check_step(model, instruction, rng)
+
+
+def test_depthwise_on_large_weight_blocks() -> None:
+    """A depthwise program reads the beats of the first three of a weight block's eight rows, which alone are loaded."""
+    edge = NpuConfig.preset("edge")
+    generator = NetworkGenerator(np.random.default_rng(0), edge)
+    generator.tensors["x"] = TensorType(20, 7, 9, 8, True)
+    generator.convolution("x", (3, 5), padding=False, stride=(1, 1), groups=20, outputs=20)
+    (operation,) = generator.operations
+    network = IntegerNetwork("depthwise", generator.tensors, ("x",), (operation.output,), (operation,))
+    check_every_instruction(network, edge, seed=0)
 
 
 def test_ranges_join_neighbours() -> None:

@@ -156,6 +156,18 @@ def test_depthwise(
     assert {bool(program.depthwise) for program in programs} == {depthwise}
 
 
+def test_depthwise_loads_the_beats_that_it_uses() -> None:
+    """Of the four beats of a weight block the two with the rows of the three taps; another network's weights may lie in
+    the others."""
+    network = convolution_network(TensorType(40, 9, 17, 8, True), 40, (5, 5), groups=40)
+    run_and_compare(network, EDGE)
+    program = lower(network, EDGE)
+    loads = [load for load in program.instructions if isinstance(load, Load) and load.target is LoadTarget.WEIGHTS]
+    elements = sum(load.columns * load.rows * load.planes for load in loads)
+    assert elements == 2 * 40 // EDGE.cols * 5 * 2  # five kernel rows of two groups of columns
+    assert {load.chip_row_pitch for load in loads} == {EDGE.weight_block_beats}
+
+
 def test_depthwise_needs_8_bit_weights() -> None:
     """A machine without them multiplies by zeros."""
     config = dataclasses.replace(TINY, name="w4", weight_depths=(4,))

@@ -42,6 +42,7 @@ from tessera.rtl.isa import (
     WeightDepth,
     Window,
 )
+from tessera.sim.footprint import used_block_beats
 from tessera.sim.golden import network as golden
 from tessera.sim.program import OnChipTensor
 
@@ -324,26 +325,43 @@ class _ConvolutionEmitter(_OperationEmitter):
         self.weight_base, self.first_block = self.builder.allocate_weights(beats), blocks.start
         for group in range(min(groups, len(blocks))):
             workers = range(group * pixel_groups, (group + 1) * pixel_groups)
-            address, size = self._weight_data(part, blocks[group::groups])
+            loaded = blocks[group::groups]
             load = Load(
                 target=LoadTarget.WEIGHTS,
                 lanes=sum(self.gang(worker) for worker in workers),
-                address=address,
-                columns=size // self.config.beat_bytes,
+                address=self._weight_data(part, loaded),
                 base=self.weight_base,
+                **self._weight_shape(len(loaded), self.tiling.parts[part].count),
             )
             self.builder.emit(load, f"{self.operation.name} weights", self.operation.name)
 
-    def _weight_data(self, part: int, blocks: range) -> tuple[int, int]:
-        """DRAM address and bytes of the weights of some blocks; they are there once, however often they are loaded."""
-        reduction = self.tiling.parts[part]
-        size = len(blocks) * reduction.count * self.config.weight_block_bytes
+    def _weight_shape(self, blocks: int, steps: int) -> dict[str, int]:
+        """Fields for the shape of a load of weights. Those of depthwise programs are without a gap in DRAM, and spread
+        over the bank, where a weight block takes more beats than they use."""
+        used = used_block_beats(depthwise=self.mapping.depthwise, config=self.config)
+        size = self.config.weight_block_beats
+        if used == size:
+            return {"columns": blocks * steps * size}
+        row_pitch = used * self.config.beat_bytes
+        return {
+            "columns": used,
+            "rows": steps,
+            "row_pitch": row_pitch,
+            "chip_row_pitch": size,
+            "planes": blocks,
+            "plane_pitch": steps * row_pitch,
+            "chip_plane_pitch": steps * size,
+        }
+
+    def _weight_data(self, part: int, blocks: range) -> int:
+        """DRAM address of the weights of some blocks; they are there once, however often they are loaded."""
         if (part, blocks) not in self.addresses:
+            reduction = self.tiling.parts[part]
             spans = reduction.rows, reduction.columns, reduction.steps
             index = tuple(slice(span.start, span.stop) for span in spans)
             data = b"".join(self.packed[block][index].tobytes() for block in blocks)
             self.addresses[part, blocks] = self.builder.add_data(data)
-        return self.addresses[part, blocks], size
+        return self.addresses[part, blocks]
 
     def sums(self, worker: int, block: int, tile: Tile, part: int) -> LaneProgram:
         turn = (block - self.first_block) // self.partition.channel_groups

@@ -35,7 +35,7 @@ from tessera.compiler.lowering.regions import (
     whole_reduction,
 )
 from tessera.compiler.lowering.storage import Storage
-from tessera.compiler.lowering.weights import block_bytes
+from tessera.compiler.lowering.weights import block_bytes, loaded_block_bytes
 from tessera.rtl.config import NpuConfig
 from tessera.rtl.isa import LaneProgram, fields_of
 from tessera.sim.golden.network import Convolution, IntegerNetwork, Operation, Window
@@ -337,7 +337,7 @@ class _OperationTiler:
             channels = -(-self.box.blocks.size // blocks)
             held = weight_bytes(self.operation, self.config) // channels
             is_held = held * HELD_FRACTION <= self.config.weight_bank_bytes
-            total += weight_bytes(self.operation, self.config) * (1 if is_held else bands // channels)
+            total += loaded_weight_bytes(self.operation, self.config) * (1 if is_held else bands // channels)
         return total
 
     def _finer_parts(self) -> Iterator[tuple[Part, ...]]:
@@ -386,6 +386,11 @@ def _least_traffic(candidates: Iterable[_Candidate]) -> _Candidate:
 def weight_bytes(convolution: Convolution, config: NpuConfig) -> int:
     """Bytes of all weights of a convolution as the weight banks hold them."""
     return -(-convolution.output_channels // config.cols) * block_bytes(convolution, config)
+
+
+def loaded_weight_bytes(convolution: Convolution, config: NpuConfig) -> int:
+    """Bytes of all weights of a convolution as they lie in DRAM."""
+    return -(-convolution.output_channels // config.cols) * loaded_block_bytes(convolution, config)
 
 
 def weight_parts(operation: Operation, config: NpuConfig) -> tuple[Part, ...]:

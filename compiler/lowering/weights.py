@@ -7,6 +7,7 @@ import numpy as np
 from tessera.compiler.lowering.reduction import ReductionMapping, map_reduction
 from tessera.rtl.config import DIGIT_BITS, NpuConfig
 from tessera.rtl.isa import DEPTHWISE_TAPS, ChannelParameters, TableEntry
+from tessera.sim.footprint import used_block_beats
 from tessera.sim.golden.network import Convolution, PostProcessing
 
 
@@ -15,21 +16,30 @@ def block_bytes(convolution: Convolution, config: NpuConfig) -> int:
     return map_reduction(convolution, config).steps * config.weight_block_bytes
 
 
+def loaded_block_bytes(convolution: Convolution, config: NpuConfig) -> int:
+    """Bytes of the weights of a block of ``cols`` output channels in DRAM: the beats of them that programs use."""
+    mapping = map_reduction(convolution, config)
+    return mapping.steps * used_block_beats(depthwise=mapping.depthwise, config=config) * config.beat_bytes
+
+
 def pack_weights(convolution: Convolution, config: NpuConfig) -> list[np.ndarray]:
     """Weights of each block of ``cols`` output channels in the order in which lane programs take them: int8 arrays
-    (kernel rows, kernel columns, channel steps, rows, cols), the kernel being that of the mapping."""
+    (kernel rows, kernel columns, channel steps, rows, cols), the kernel being that of the mapping, and the rows those
+    of a weight block that are loaded."""
     mapping = map_reduction(convolution, config)
     pack = _pack_depthwise if mapping.depthwise else _pack_dense
     return [pack(convolution, config, mapping, block) for block in range(len(mapping.first_slices))]
 
 
 def _pack_depthwise(convolution: Convolution, config: NpuConfig, mapping: ReductionMapping, block: int) -> np.ndarray:
-    """int8 array (kernel rows, groups of columns, 1, rows, cols); the rows after ``DEPTHWISE_TAPS`` are not used."""
+    """int8 array (kernel rows, groups of columns, 1, rows, cols): the rows of the beats with the first
+    ``DEPTHWISE_TAPS``."""
     weights = convolution.weights[block * config.cols : (block + 1) * config.cols, 0]
     height, width = mapping.kernel
     taps = np.zeros((config.cols, height, width * DEPTHWISE_TAPS), np.int8)
     taps[: len(weights), :, : weights.shape[2]] = weights
-    packed = np.zeros((height, width, config.rows, config.cols), np.int8)
+    rows = used_block_beats(depthwise=True, config=config) * config.beat_bytes // config.cols
+    packed = np.zeros((height, width, rows, config.cols), np.int8)
     packed[:, :, :DEPTHWISE_TAPS] = taps.reshape(config.cols, height, width, DEPTHWISE_TAPS).transpose(1, 2, 3, 0)
     return packed[:, :, np.newaxis]
 

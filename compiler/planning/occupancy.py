@@ -27,6 +27,7 @@ from tessera.rtl.isa import (
     lanes_of_mask,
 )
 from tessera.sim.cycles import transfer_cycles
+from tessera.sim.footprint import chip_region
 from tessera.sim.occupancy import lane_cycles, post_cycles, starts
 
 CONFLICT_FACTOR = 2
@@ -82,7 +83,7 @@ class Traffic:
     Attributes
     ----------
     weights
-        Bytes that are loaded into the weight bank of each lane.
+        Bytes of the weight bank of each lane that are loaded, with the gaps between them.
     dram_bytes
         Bytes on the memory's bus, its instructions included.
     load_cycles
@@ -207,5 +208,5 @@ def traffic(steps: Sequence[StreamStep], config: NpuConfig) -> dict[Owner, Traff
             moved.load_cycles += transfer_cycles(step.instruction, config)
         if isinstance(step.instruction, Load) and step.instruction.target is LoadTarget.WEIGHTS:
             for lane in lanes_of_mask(step.instruction.lanes):
-                moved.weights[lane] += step.instruction.columns * config.beat_bytes
+                moved.weights[lane] += chip_region(step.instruction).size * config.beat_bytes
     return found
