@@ -21,6 +21,11 @@ DEEP_PIECES, SHALLOW_PIECES = 4, 2
 """Pieces in which tensors are stored while a layer makes them, and loaded while the next one begins: at the deepest
 depth, and at the others, which are for a busy memory, from which more pieces take more instructions."""
 
+ROUND_PART = 4
+"""The weights of a round are at most this part of one lane's bank, in all lanes together: computing begins with the
+first round, and little is left of it when the last one comes. More at a time would leave the bus without work for as
+long as the instructions of the layer behind are held up by those that wait for the weights."""
+
 TILE_INSTRUCTIONS = 2
 """Instructions of a tile, which are fetched while the memory is busy."""
 
@@ -73,6 +78,7 @@ class LayerEmitter:
         buffers = {name: base for name, base in mapping.stored.bases.items() if isinstance(name, tuple)}
         tilings, rings = mapping.stored.tiling.operations, OnChipRings.of(lanes.config)
         self.builder = StreamBuilder(lanes, {}, tilings, buffers, data_address, dram, rings)
+        self.builder.round_bytes = lanes.config.weight_bank_bytes // ROUND_PART
         self._rings = rings
 
     def variants(self, name: str, reference: Trace) -> dict[int, Variant]:

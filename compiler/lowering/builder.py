@@ -124,6 +124,8 @@ class StreamBuilder:
         stored.
     tile_cycles
         As in `tessera.compiler.lowering.partition.Work`.
+    round_bytes
+        Bytes of weights in DRAM that a round takes at most where it can; 0: as many as there is room for.
     """
 
     lanes: LaneSet
@@ -138,6 +140,7 @@ class StreamBuilder:
     number: int = 0
     pieces: int = 1
     tile_cycles: int = 0
+    round_bytes: int = 0
 
     def __post_init__(self) -> None:
         self._stored: dict[bytes, int] = {}

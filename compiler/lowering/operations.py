@@ -83,7 +83,7 @@ class _OperationEmitter(ABC):
         self.tiling = builder.tilings[operation.name]
         self.operands = BandOperands(builder, operation)
         self.parameters = builder.add_data(pack_parameters(operation.post, self.config))
-        self.blocks = self.loaded = range(0)
+        self.blocks = self.loaded = self.parameter_blocks = range(0)
         self.table_index = 0
         self.partition: Partition
 
@@ -103,6 +103,10 @@ class _OperationEmitter(ABC):
     @abstractmethod
     def round_limit(self, fraction: int) -> int:
         """Blocks whose weights take at most a fraction of the weight banks; at least one per channel group."""
+
+    @abstractmethod
+    def turn_bytes(self) -> int:
+        """Bytes in DRAM of the weights of a block per channel group."""
 
     @abstractmethod
     def sums(self, worker: int, block: int, tile: Tile, part: int) -> Instruction:
@@ -157,13 +161,23 @@ class _OperationEmitter(ABC):
             if len(blocks) <= held:
                 return [blocks]
         room = self.builder.rings.parameters.most
-        limit = min(self.round_limit(ROUND_FRACTION), max(1, room // ROUND_FRACTION))
+        limit = min(self.round_limit(ROUND_FRACTION), self.parameter_limit)
+        if self.builder.round_bytes and len(self.tiling.parts) == 1 and self.turn_bytes():
+            limit = min(limit, self.builder.round_bytes // self.turn_bytes() * groups)
         size = min(max(groups, limit // groups * groups), room)
         return [blocks[first : first + size] for first in range(0, len(blocks), size)]
 
+    @property
+    def parameter_limit(self) -> int:
+        """Blocks whose parameters are loaded at a time, if a round does not need more."""
+        return max(1, self.builder.rings.parameters.most // ROUND_FRACTION)
+
     def _load_round(self, blocks: range) -> None:
+        """Loads what a round needs; parameters also of the rounds after it, as one load."""
         self.loaded = blocks
-        self._load_parameters(blocks)
+        if not (blocks.start in self.parameter_blocks and blocks[-1] in self.parameter_blocks):
+            stop = min(self.blocks.stop, blocks.start + max(len(blocks), self.parameter_limit))
+            self._load_parameters(range(blocks.start, stop))
         if len(self.tiling.parts) == 1:
             self.load_weights(blocks, 0)
 
@@ -213,6 +227,7 @@ class _OperationEmitter(ABC):
 
     def _load_parameters(self, blocks: range) -> None:
         beats = self.config.parameter_block_beats
+        self.parameter_blocks = blocks
         self.parameter_base = self.builder.rings.parameters.allocate(len(blocks))
         load = Load(
             target=LoadTarget.PARAMETERS,
@@ -231,7 +246,7 @@ class _OperationEmitter(ABC):
             lanes=self.gang(worker) if self.source is Source.LANES else 0,
             tile_height=tile.height,
             tile_width=tile.width,
-            parameter_block=self.parameter_base + block - self.loaded.start,
+            parameter_block=self.parameter_base + block - self.parameter_blocks.start,
             output_lanes=self.output.lanes,
             output_depth=Depth.of(self.output.type.depth),
             output_signed=int(self.output.type.signed),
@@ -318,6 +333,10 @@ class _ConvolutionEmitter(_OperationEmitter):
     def round_limit(self, fraction: int) -> int:
         beats = max(part.count for part in self.tiling.parts) * self.config.weight_block_beats
         return max(1, self.config.weight_beats // fraction // beats) * self.partition.channel_groups
+
+    def turn_bytes(self) -> int:
+        used = used_block_beats(depthwise=self.mapping.depthwise, config=self.config) * self.config.beat_bytes
+        return max(part.count for part in self.tiling.parts) * used * self.partition.channel_groups
 
     def load_weights(self, blocks: range, part: int) -> None:
         groups, pixel_groups = self.partition.channel_groups, self.partition.pixel_groups
@@ -416,6 +435,9 @@ class _WindowEmitter(_OperationEmitter):
 
     def round_limit(self, fraction: int) -> int:
         return self.builder.rings.parameters.most
+
+    def turn_bytes(self) -> int:
+        return 0
 
     def load_weights(self, blocks: range, part: int) -> None:
         pass
