@@ -26,13 +26,14 @@ from test_npu_streams import NO_STALLS, STALLS
 
 from tessera.compiler import CompilerError, calibrate, import_onnx, prepare, quantize, read_qonnx, write_qonnx
 from tessera.compiler.adaptive import AdaptiveNetwork, evaluate_adaptive, lower_adaptive, with_ranges
+from tessera.compiler.adaptive.emission import ROUND_PART
 from tessera.compiler.adaptive.network import MAX_STATES
 from tessera.compiler.lowering.builder import Step
 from tessera.compiler.lowering.synchronise import merge_waits
 from tessera.compiler.precision import DepthLimits, DepthRange, LayerSensitivity, SensitivityProfile
 from tessera.compiler.quantized import equal_quantized
 from tessera.compiler.stream_checker import check_program, segment_violations
-from tessera.rtl.config import NpuConfig
+from tessera.rtl.config import PARAMETER_BYTES_PER_CHANNEL, NpuConfig
 from tessera.rtl.isa import OPERATIONS, Depth, LaneProgram, Load, LoadTarget, Select, Store, Unit, Wait
 from tessera.sim.golden.arithmetic import convert_depth
 from tessera.sim.golden.evaluate import evaluate
@@ -288,6 +289,24 @@ def test_variants_share_their_weights() -> None:
     }
     assert loaded[6, LoadTarget.WEIGHTS] == loaded[8, LoadTarget.WEIGHTS]
     assert set(loaded[6, LoadTarget.PARAMETERS]).isdisjoint(loaded[8, LoadTarget.PARAMETERS])
+
+
+@pytest.mark.parametrize(("outputs", "rounds"), [(48, 1), (64, 2), (128, 2)])
+def test_many_weights_come_in_rounds(outputs: int, rounds: int) -> None:
+    """A quarter of a lane's bank, which 64 output channels take here, is divided in two; parameters come at once."""
+    net = OnnxBuilder(np.random.default_rng(5), (1, 32, 3, 3))
+    network = adaptive_network(net, net.conv(net.conv("x", 32, 32, (1, 1)), 32, outputs, (1, 1)), weight_depth=4)
+    program = lower_adaptive(network, TINY)
+    (segment,) = program.run_of(network.uniform(4))[-1:]
+    loads = [step.instruction for step in segment.steps if isinstance(step.instruction, Load)]
+    weights = [load for load in loads if load.target is LoadTarget.WEIGHTS]
+    assert len(weights) == rounds * TINY.lanes
+    assert {load.lanes for load in weights[: TINY.lanes]} == {1 << lane for lane in range(TINY.lanes)}
+    most = max(load.columns for load in weights) * TINY.beat_bytes * TINY.lanes
+    assert most <= TINY.weight_bank_bytes // ROUND_PART
+    parameters = [load.columns * TINY.beat_bytes for load in loads if load.target is LoadTarget.PARAMETERS]
+    at_once = min(outputs, 64)  # a quarter of the memory
+    assert parameters == [at_once * PARAMETER_BYTES_PER_CHANNEL] * (outputs // at_once)
 
 
 def test_files_keep_what_is_adaptive(tmp_path: Path) -> None:

@@ -22,9 +22,9 @@ DEEP_PIECES, SHALLOW_PIECES = 4, 2
 depth, and at the others, which are for a busy memory, from which more pieces take more instructions."""
 
 ROUND_PART = 4
-"""The weights of a round are at most this part of one lane's bank, in all lanes together: computing begins with the
-first round, and little is left of it when the last one comes. More at a time would leave the bus without work for as
-long as the instructions of the layer behind are held up by those that wait for the weights."""
+"""The weights of a shallow variant's round are at most this part of one lane's bank, in all lanes together: computing
+begins with the first round, and little is left of it when the last one comes. More at a time would leave the bus
+without work for as long as the instructions of the layer behind are held up by those that wait for the weights."""
 
 TILE_INSTRUCTIONS = 2
 """Instructions of a tile, which are fetched while the memory is busy."""
@@ -78,7 +78,6 @@ class LayerEmitter:
         buffers = {name: base for name, base in mapping.stored.bases.items() if isinstance(name, tuple)}
         tilings, rings = mapping.stored.tiling.operations, OnChipRings.of(lanes.config)
         self.builder = StreamBuilder(lanes, {}, tilings, buffers, data_address, dram, rings)
-        self.builder.round_bytes = lanes.config.weight_bank_bytes // ROUND_PART
         self._rings = rings
 
     def variants(self, name: str, reference: Trace) -> dict[int, Variant]:
@@ -122,7 +121,9 @@ class LayerEmitter:
         builder, mapping = self.builder, self._mapping
         builder.rings, builder.steps = deepcopy(self._rings), []
         builder.number, builder.tile_cycles = mapping.numbers[name], self._tile_cycles(depth)
-        builder.pieces = DEEP_PIECES if depth == mapping.network.depths[-1] else SHALLOW_PIECES
+        deepest = depth == mapping.network.depths[-1]
+        builder.pieces = DEEP_PIECES if deepest else SHALLOW_PIECES
+        builder.round_bytes = 0 if deepest else builder.config.weight_bank_bytes // ROUND_PART
         builder.dram = mapping.dram(name, depth, state, self.tensors)
         emit_operation(builder, mapping.on_chip(name, depth).operation(name))
         return builder.steps

@@ -125,7 +125,8 @@ class StreamBuilder:
     tile_cycles
         As in `tessera.compiler.lowering.partition.Work`.
     round_bytes
-        Bytes of weights in DRAM that a round takes at most where it can; 0: as many as there is room for.
+        Bytes of weights in DRAM that a round takes at most where it can, and from which on an operation has more than
+        one round; 0: as many as there is room for.
     """
 
     lanes: LaneSet

@@ -161,11 +161,17 @@ class _OperationEmitter(ABC):
             if len(blocks) <= held:
                 return [blocks]
         room = self.builder.rings.parameters.most
-        limit = min(self.round_limit(ROUND_FRACTION), self.parameter_limit)
-        if self.builder.round_bytes and len(self.tiling.parts) == 1 and self.turn_bytes():
-            limit = min(limit, self.builder.round_bytes // self.turn_bytes() * groups)
+        limit = min(self.round_limit(ROUND_FRACTION), self.parameter_limit, self._overlapped_round(blocks))
         size = min(max(groups, limit // groups * groups), room)
         return [blocks[first : first + size] for first in range(0, len(blocks), size)]
+
+    def _overlapped_round(self, blocks: range) -> int:
+        """Blocks of a round if weights of ``round_bytes`` and more come while others are computed, in at least two."""
+        groups, most, turn_bytes = self.partition.channel_groups, self.builder.round_bytes, self.turn_bytes()
+        turns = -(-len(blocks) // groups)
+        if not most or len(self.tiling.parts) > 1 or turns * turn_bytes < most:
+            return turns * groups
+        return min(most // turn_bytes, -(-turns // 2)) * groups
 
     @property
     def parameter_limit(self) -> int:
@@ -173,11 +179,11 @@ class _OperationEmitter(ABC):
         return max(1, self.builder.rings.parameters.most // ROUND_FRACTION)
 
     def _load_round(self, blocks: range) -> None:
-        """Loads what a round needs; parameters also of the rounds after it, as one load."""
+        """Loads what a round needs; where rounds are small, the parameters of those after it, too, as one load."""
         self.loaded = blocks
         if not (blocks.start in self.parameter_blocks and blocks[-1] in self.parameter_blocks):
-            stop = min(self.blocks.stop, blocks.start + max(len(blocks), self.parameter_limit))
-            self._load_parameters(range(blocks.start, stop))
+            at_once = max(len(blocks), self.parameter_limit if self.builder.round_bytes else 0)
+            self._load_parameters(range(blocks.start, min(self.blocks.stop, blocks.start + at_once)))
         if len(self.tiling.parts) == 1:
             self.load_weights(blocks, 0)
 
