@@ -86,8 +86,8 @@ INDEX_BITS = 32
 SEGMENT_OFFSET_BITS = 20
 """Signed bits of the distance from a `Select` to a segment, in instructions."""
 
-SEGMENT_LENGTH_BITS = 11
-"""Width of the length of a segment, in bursts of the instruction fetch."""
+SEGMENT_LENGTH_BITS = 14
+"""Width of the length of a segment, in instructions."""
 
 FIELD_LIMITS = {
     "activation_words": 1 << 16,
@@ -435,9 +435,8 @@ class Select(Instruction):
     deepest variant in ``depths`` that is not above the result is chosen, or the shallowest one if all are above it.
 
     What lies behind the instruction in DRAM is not executed. The stream goes on ``offsets[depth]`` instructions from
-    here, and the instruction fetch reads ``lengths[depth]`` bursts there at most: aligned blocks of as many bytes as
-    the longest burst has, from the one with the first instruction on. An instruction behind them is outside
-    (``WINDOW``), as is one outside the code window; a ``Select`` or an :class:`End` that comes earlier ends the
+    here, and the instruction fetch reads ``lengths[depth]`` instructions there at most. An instruction behind them is
+    outside (``WINDOW``), as is one outside the code window; a ``Select`` or an :class:`End` that comes earlier ends the
     reading, too.
     """
 
@@ -452,7 +451,7 @@ class Select(Instruction):
         SEGMENT_OFFSET_BITS, "distance of each depth's segment, instructions", signed=True, count=len(Depth)
     )
     lengths: tuple[int, ...] = _field(
-        SEGMENT_LENGTH_BITS, "bursts of each depth's segment; 0: not known", count=len(Depth)
+        SEGMENT_LENGTH_BITS, "instructions of each depth's segment; 0: not known", count=len(Depth)
     )
 
     @property

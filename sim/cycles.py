@@ -347,7 +347,9 @@ class _Fetch:
         last = self._instructions - 1
         if last // INSTRUCTIONS_PER_BURST < len(self._begin) and (self._bounded or time >= self.available(last)):
             return
-        self._begin.append(self.bus.serve(time, INSTRUCTIONS_PER_BURST * self._cycles))
+        left = self._instructions - len(self._begin) * INSTRUCTIONS_PER_BURST
+        count = min(left, INSTRUCTIONS_PER_BURST) if self._bounded else INSTRUCTIONS_PER_BURST
+        self._begin.append(self.bus.serve(time, count * self._cycles))
 
 
 @dataclass

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from tessera.rtl import legality
-from tessera.rtl.config import AXI_ADDRESS_BITS, AXI_BURST_BYTES, NpuConfig
+from tessera.rtl.config import AXI_ADDRESS_BITS, NpuConfig
 from tessera.rtl.isa import (
     INDEX_BITS,
     INSTRUCTION_BYTES,
@@ -107,7 +107,7 @@ def scan(
     faults: dict[type[Instruction] | None, Fault] = {}
     indices: list[int] = []
     position = 0
-    segment = MemoryWindow()
+    segment = _segment(address, length=0)
     while not instructions or not isinstance(instructions[-1], End):
         index, step = position % (1 << INDEX_BITS), len(instructions)
         place = address + position * INSTRUCTION_BYTES
@@ -130,12 +130,10 @@ def scan(
     return Scan(tuple(instructions), tuple(indices), tuple(depths), by_step)
 
 
-def _segment(address: int, length: int) -> MemoryWindow:
-    """Where a segment's instructions may lie; 0: its length is not known."""
-    if not length:
-        return MemoryWindow()
-    first = address % (1 << AXI_ADDRESS_BITS) // AXI_BURST_BYTES
-    return MemoryWindow(first * AXI_BURST_BYTES, (first + length) * AXI_BURST_BYTES)
+def _segment(address: int, length: int) -> range:
+    """Where a segment's bytes may lie; length 0: it is not known."""
+    first = address % (1 << AXI_ADDRESS_BITS)
+    return range(first, first + length * INSTRUCTION_BYTES) if length else range(1 << AXI_ADDRESS_BITS)
 
 
 @dataclass(frozen=True)
@@ -147,12 +145,15 @@ class _Refusal:
 
 
 def _fetch(
-    read: Callable[[int, int], bytes], address: int, config: NpuConfig, window: MemoryWindow, segment: MemoryWindow
+    read: Callable[[int, int], bytes], address: int, config: NpuConfig, window: MemoryWindow, segment: range
 ) -> Instruction | _Refusal:
     address %= 1 << AXI_ADDRESS_BITS
-    for name, allowed in (("code window", window), ("segment", segment)):
-        if not allowed.contains(address, INSTRUCTION_BYTES):
-            reason = f"the instruction at {address:#x} lies outside the {name} {allowed.base:#x}..{allowed.limit:#x}"
+    for name, inside, base, limit in (
+        ("code window", window.contains(address, INSTRUCTION_BYTES), window.base, window.limit),
+        ("segment", address in segment, segment.start, segment.stop),
+    ):
+        if not inside:
+            reason = f"the instruction at {address:#x} lies outside the {name} {base:#x}..{limit:#x}"
             return _Refusal(ErrorCode.WINDOW, reason)
     word = read(address, INSTRUCTION_BYTES)
     if len(word) < INSTRUCTION_BYTES:

@@ -237,12 +237,12 @@ def _last(
     if number == layers - 1:
         return End()
     burst = AXI_BURST_BYTES // INSTRUCTION_BYTES
-    offsets, lengths = [rng.randint(-9, 9) for _ in Depth], [rng.randrange(3) for _ in Depth]
+    offsets, lengths = [rng.randint(-9, 9) for _ in Depth], [rng.randrange(20) for _ in Depth]
     variants = [Depth(depth) for following, depth in places if following == number + 1]
     for depth in variants:
         place = places[number + 1, depth]
-        blocks = (place + len(bodies[number + 1, depth])) // burst - place // burst + 1
-        offsets[depth], lengths[depth] = place - here, rng.choice((blocks, blocks, blocks + 1, 0))
+        size = len(bodies[number + 1, depth]) + 1
+        offsets[depth], lengths[depth] = place - here, rng.choice((size, size, size + rng.randint(1, 2 * burst), 0))
     low, high = sorted((rng.choice(list(Depth)), rng.choice(list(Depth))))
     return Select(
         operation=rng.randrange(OPERATIONS),

@@ -150,13 +150,23 @@ def test_segments_follow_one_another_as_they_say() -> None:
         trace = random_trace(rng, network)
         assert program.path(trace) == linear(segments, program.choices(trace))
     assert len(segments) == len(program.segments)
-    sizes = {segment.start: segment.bursts for segment in program.segments}
+    sizes = {segment.start: len(segment.steps) for segment in program.segments}
     for segment in program.segments:
         select = segment.steps[-1].instruction
         if isinstance(select, Select):
             at = segment.start + len(segment.steps) - 1
             for depth in select.variants:
                 assert select.lengths[depth] == sizes[at + select.offsets[depth]]
+
+
+def test_a_run_in_one_piece() -> None:
+    """It is the path of the run without what chooses, as safe as that."""
+    network = adaptive_network(*separable_network(np.random.default_rng(4)))
+    program = lower_adaptive(network, TINY)
+    trace = random_trace(np.random.default_rng(5), network)
+    joined = program.joined(trace)
+    assert joined.instructions == tuple(each for each in program.path(trace) if not isinstance(each, Select))
+    check_program(joined)
 
 
 def test_segments_are_bound_by_the_layer_before() -> None:

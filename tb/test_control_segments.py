@@ -48,7 +48,7 @@ def lay_out(bodies):
                 operation=layer,
                 depths=sum(1 << depth for depth in following),
                 offsets=tuple(places[following[d]] - here if d in following else 0 for d in Depth),
-                lengths=tuple(-(-size // INSTRUCTIONS_PER_BURST) for size in sizes),
+                lengths=tuple(sizes),
             )
         code = isa.encode_stream([*body, last])
         first = places[layer, depth] * isa.INSTRUCTION_BYTES
@@ -152,15 +152,16 @@ def test_random_segments(seed):
     executed = linear(segments_of(image), [depth for _, depth in traced])
     check_against_stream(units, executed)
     # The first segment's length is not known, so reading may run past it; that of every other one is.
-    blocks = {block for key, body in bodies.items() for block in range(*_blocks(places[key], len(body) + 1))}
-    first = _blocks(0, len(bodies[0, Depth.A4]) + 1)[1]
-    blocks |= set(range(first, first + InstructionFetch.PREFETCH_BURSTS))
-    assert {(start - ADDRESS) // AXI_BURST_BYTES for start, _ in model.bursts} <= blocks
+    inside = {places[key] + index for key, body in bodies.items() for index in range(len(body) + 1)}
+    inside |= set(range(len(bodies[0, Depth.A4]) + 1 + (1 + InstructionFetch.PREFETCH_BURSTS) * INSTRUCTIONS_PER_BURST))
+    assert set(_read(model)) <= inside
 
 
-def _blocks(place, instructions):
-    """First block of a burst's size, and the one behind the last."""
-    return place // INSTRUCTIONS_PER_BURST, (place + instructions - 1) // INSTRUCTIONS_PER_BURST + 1
+def _read(model):
+    """Indices of the instructions that were read."""
+    for start, beats in model.bursts:
+        first = (start - ADDRESS) // isa.INSTRUCTION_BYTES
+        yield from range(first, first + beats * model.beat_bytes // isa.INSTRUCTION_BYTES)
 
 
 def two_layers(*, length=1, first=3):
@@ -280,7 +281,7 @@ def test_errors_behind_a_select(broken):
     expected = {
         "opcode": (ErrorCode.BAD_OPCODE, chosen + 1),
         "operand": (ErrorCode.BAD_OPERAND, 3),
-        "length": (ErrorCode.WINDOW, chosen + INSTRUCTIONS_PER_BURST),
+        "length": (ErrorCode.WINDOW, chosen + 3),
         "window": (ErrorCode.WINDOW, 0x1000),
         "fetch": (ErrorCode.FETCH_ERROR, chosen + 2),
     }[broken]
@@ -296,7 +297,7 @@ def test_errors_behind_a_select(broken):
     elif broken == "operand":
         put(3, isa.encode(replace(end_of_first, depths=0)))
     elif broken == "length":
-        put(3, isa.encode(replace(end_of_first, lengths=(1,) * len(Depth))))
+        put(3, isa.encode(replace(end_of_first, lengths=(3,) * len(Depth))))
     elif broken == "window":
         put(3, isa.encode(replace(end_of_first, offsets=(0x1000 - 3,) * len(Depth))))
     else:

@@ -15,10 +15,9 @@ from tessera.compiler.stream_checker import segment_violations, violations
 from tessera.firmware.driver import Npu, Phase
 from tessera.firmware.modelled.adaptation import depth_settings
 from tessera.firmware.modelled.bus import ModelBus
-from tessera.rtl.config import AXI_BURST_BYTES, NpuConfig
+from tessera.rtl.config import NpuConfig
 from tessera.rtl.control.register_map import register_map
 from tessera.rtl.isa import (
-    INSTRUCTION_BYTES,
     Advance,
     Depth,
     End,
@@ -195,12 +194,11 @@ def test_faults_behind_a_select() -> None:
 
 
 def test_segments_end_at_their_length() -> None:
-    """Instructions behind the bursts that a ``Select`` names are not there."""
-    per_burst = AXI_BURST_BYTES // INSTRUCTION_BYTES
-    body = [load()] * per_burst
-    for length, expected in ((1, [(ErrorCode.WINDOW, 2 * per_burst)]), (2, []), (0, [])):
-        select = Select(depths=1, offsets=(per_burst, 0, 0, 0), lengths=(length, 0, 0, 0))
-        code = encode_stream([select, *[End()] * (per_burst - 1), *body, End()])
+    """Instructions behind as many as a ``Select`` names are not there."""
+    body = [load()] * 9
+    for length, expected in ((9, [(ErrorCode.WINDOW, 12)]), (10, []), (11, []), (0, [])):
+        select = Select(depths=1, offsets=(3, 0, 0, 0), lengths=(length, 0, 0, 0))
+        code = encode_stream([select, End(), End(), *body, End()])
         faults = scan(lambda a, n, code=code: code[a : a + n], 0, TINY, MemoryWindows(), decisions=follow([0])).faults
         assert [(fault.code, fault.index) for fault in faults] == expected
 

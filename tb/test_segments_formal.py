@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 from amaranth.hdl import Module
 from amaranth.lib import data
+from amaranth.utils import exact_log2
 from rtl_solver import Rtl, integer, prove, z3
 
 from tessera.rtl.axi import address_layout
@@ -18,9 +19,12 @@ from tessera.rtl.config import AXI_BURST_BYTES, NpuConfig
 from tessera.rtl.control import fetch
 from tessera.rtl.control.fetch import BurstRequests
 from tessera.rtl.control.queue import PendingAdvance
+from tessera.rtl.isa import INSTRUCTION_BYTES
 from tessera.rtl.window import window_layout
 
 pytestmark = pytest.mark.formal
+
+TINY = NpuConfig.preset("tiny")
 
 BITS = 8
 """Holds numbers of instructions and bursts, and their sums."""
@@ -116,7 +120,7 @@ def prove_bounds(component: BurstRequests, folder: Path) -> None:
     prove(z3.And(sound(then), z3.ULE(asked, 1)), given)
     issued = asked == 1
     length = now["left"].size()
-    used = z3.If(issued, z3.BitVecVal(1, length), z3.BitVecVal(0, length))
+    used = z3.If(issued, z3.ZeroExt(length - BITS, requested_by(then)), z3.BitVecVal(0, length))
     bounded = z3.And(now["limited"] == 1, now["seek"] == 0)
     # What is left of a segment falls by what is asked for, from its length on, and never below 0.
     prove(z3.Implies(bounded, z3.And(z3.UGE(now["left"], used), then["left"] == now["left"] - used)), given)
@@ -145,6 +149,12 @@ def address_of(values: Values) -> object:
     return field(values["ar__payload"], address_layout(), "addr")
 
 
+def requested_by(values: Values) -> object:
+    """The instructions that the burst asks for."""
+    beats = z3.ZeroExt(1, field(values["ar__payload"], address_layout(), "len")) + 1
+    return z3.Extract(BITS - 1, 0, z3.LShR(beats, exact_log2(INSTRUCTION_BYTES // TINY.beat_bytes)))
+
+
 def field(vector: object, layout: data.StructLayout, name: str) -> object:
     low = layout[name].offset
     return z3.Extract(low + layout[name].width - 1, low, vector)
@@ -156,11 +166,11 @@ def sound(values: Values) -> object:
 
 
 def test_bounds_of_the_fetch(tmp_path: Path) -> None:
-    prove_bounds(BurstRequests(NpuConfig.preset("tiny"), axi_id=0, instructions=24, bursts=BURSTS), tmp_path)
+    prove_bounds(BurstRequests(TINY, axi_id=0, instructions=24, bursts=BURSTS), tmp_path)
 
 
 def test_a_read_outside_the_window_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(fetch, "is_inside", lambda window, address: window.base != address)
-    component = BurstRequests(NpuConfig.preset("tiny"), axi_id=0, instructions=24, bursts=BURSTS)
+    component = BurstRequests(TINY, axi_id=0, instructions=24, bursts=BURSTS)
     with pytest.raises(AssertionError, match="disproved, for example by "):
         prove_bounds(component, tmp_path)

@@ -228,7 +228,7 @@ def _select(mapping: AdaptiveMapping, index: int, segment: Segment, keys: dict[K
         target = keys[_key(name, depth, state)]
         code = Depth.of(depth)
         offsets[code] = target.start - position
-        lengths[code] = target.bursts if target.bursts < 1 << SEGMENT_LENGTH_BITS else 0
+        lengths[code] = len(target.steps) if len(target.steps) < 1 << SEGMENT_LENGTH_BITS else 0
     allowed = mapping.allowed(name)
     try:
         return Select(

@@ -10,7 +10,7 @@ from tessera.compiler.lowering.builder import Step
 from tessera.compiler.lowering.mapping import align
 from tessera.compiler.lowering.synchronise import synchronise_steps
 from tessera.rtl.config import AXI_BURST_BYTES
-from tessera.rtl.isa import INSTRUCTION_BYTES, OPERATIONS, Depth, End, Instruction, encode_stream
+from tessera.rtl.isa import INSTRUCTION_BYTES, OPERATIONS, Depth, End, Instruction, Select, encode_stream
 from tessera.sim.program import Program
 
 BURST_INSTRUCTIONS = AXI_BURST_BYTES // INSTRUCTION_BYTES
@@ -107,7 +107,16 @@ class AdaptiveProgram(Program):
         """The program of a run with these depths as a stream without choices: the same work in the same order, with
         the waits that it needs."""
         work = [step for segment in self.run_of(trace) for step in segment.work]
-        steps = [*synchronise_steps(work, self.config), Step(End(), "end")]
+        return self._straight([*synchronise_steps(work, self.config), Step(End(), "end")])
+
+    def joined(self, trace: Trace) -> Program:
+        """The program of a run with these depths as a stream without choices: the same instructions in one piece, but
+        for each ``Select``."""
+        steps = [step for segment in self.run_of(trace) for step in segment.steps]
+        return self._straight([step for step in steps if not isinstance(step.instruction, Select)])
+
+    def _straight(self, steps: Sequence[Step]) -> Program:
+        """The program with other code, which makes no choices."""
         instructions = tuple(step.instruction for step in steps)
         image = self.image[: self.code_address - self.address] + encode_stream(instructions)
         return Program(

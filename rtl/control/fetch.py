@@ -63,8 +63,8 @@ class InstructionFetch(wiring.Component):
     choice
         Asks for the depth of a ``Select`` that arrives.
     redirect, target, length
-        Goes on at the instruction with index ``target``, in a segment of ``length`` bursts (0: not known), when 1 for a
-        cycle; nothing that was read before is offered any more from the next cycle on.
+        Goes on at the instruction with index ``target``, in a segment of ``length`` instructions (0: not known), when 1
+        for a cycle; nothing that was read before is offered any more from the next cycle on.
     stop
         Ends the reading and drops what has been read, when 1 for a cycle.
     idle
@@ -199,7 +199,7 @@ class BurstRequests(wiring.Component):
     enable
         Bursts may be asked for.
     seek, address, length
-        Goes on at a byte address, with at most ``length`` bursts (0: any number), when 1 for a cycle in which
+        Goes on at a byte address, with at most ``length`` instructions (0: any number), when 1 for a cycle in which
         ``enable`` is 0.
     window
         Where bursts may lie.
@@ -246,12 +246,13 @@ class BurstRequests(wiring.Component):
         limited = Signal()
         reserved = Signal.like(self.stored)
 
-        # A burst ends at the next multiple of its size, so only the first one of a segment is shorter.
+        # A burst ends at the next multiple of its size or with the segment.
         first = address[_ALIGNMENT : exact_log2(AXI_BURST_BYTES)]
-        count = Signal(range(INSTRUCTIONS_PER_BURST + 1))
+        most, count = Signal(range(INSTRUCTIONS_PER_BURST + 1)), Signal(range(INSTRUCTIONS_PER_BURST + 1))
         room, issue = Signal(), Signal()
         m.d.comb += [
-            count.eq(INSTRUCTIONS_PER_BURST - first),
+            most.eq(INSTRUCTIONS_PER_BURST - first),
+            count.eq(Mux(limited & (left < most), left, most)),
             room.eq((reserved + count <= self._instructions) & (self.in_flight != self._bursts)),
             self.inside.eq(is_inside(self.window, address) & ~(limited & (left == 0))),
             issue.eq(self.enable & room & self.inside & (~self.ar.valid | self.ar.ready)),
@@ -265,7 +266,7 @@ class BurstRequests(wiring.Component):
                 self.ar.payload.addr.eq(address),
                 self.ar.payload.len.eq(count * beats - 1),
                 address.eq((address & -AXI_BURST_BYTES) + AXI_BURST_BYTES),
-                left.eq(left - 1),
+                left.eq(left - count),
             ]
         in_flight = self.in_flight + issue - self.landed
         m.d.sync += [

@@ -18,6 +18,7 @@ from tessera.rtl.adaptation import DepthSource
 from tessera.rtl.isa import OPERATIONS, Depth
 from tessera.sim.adaptation import DepthSettings
 from tessera.sim.cosim.load_profile import LoadProfile, LoadStep
+from tessera.sim.program import Program
 
 STEPS = LoadProfile(
     tuple(LoadStep(23_456 + 1_000 * index, share) for index, share in enumerate((0.0, 0.8, 0.3, 0.6, 0.1, 0.9)))
@@ -97,24 +98,33 @@ def _work(network: Prepared, run: AdaptiveRun, index: int) -> dict[str, Operatio
 
 
 def measure_selects(case: Case) -> Iterator[Row]:
-    """Cycles that choosing adds per layer where the depths stay the same, against the same work without choices."""
+    """Cycles per layer that its ``Select`` adds where the depths stay the same: against the same instructions without
+    it, in one piece. Beside it the whole price of a choice: against the same work as
+    `AdaptiveProgram.linear` has it, with no more waits than it needs where all depths are known."""
     network = prepared(case)
-    added = {depth: _select_cycles(network, depth) for depth in DEPTHS}
-    worst = max(added.values())
+    added = {depth: _added_cycles(network, depth) for depth in DEPTHS}
+    worst = max(selects for selects, _ in added.values())
     yield Row("adapt/select_cycles", round(worst, 2), "cycles per select", "lower", aim=MOST_SELECT_CYCLES)
-    for depth, cycles in added.items():
-        yield Row(f"adapt/select_cycles_at_depth/{depth}", round(cycles, 2), "cycles per select", "lower")
+    for depth, (selects, choices) in added.items():
+        yield Row(f"adapt/select_cycles_at_depth/{depth}", round(selects, 2), "cycles per select", "lower")
+        yield Row(f"adapt/choice_cycles_at_depth/{depth}", round(choices, 2), "cycles per layer", "lower")
 
 
-def _select_cycles(network: Prepared, depth: int) -> float:
-    program, layers = network.program, network.program.network.layers
+def _added_cycles(network: Prepared, depth: int) -> tuple[float, float]:
+    """Per layer, the cycles that selects add, and those that choosing adds in all."""
+    program, layers = network.program, len(network.program.network.layers)
     trace = program.network.uniform(depth)
-    inputs = host_before(network.quantized, network.images(1)).integers
     pinned = DepthSettings(source=DepthSource.LAYER, layer_depths=(Depth.of(depth),) * OPERATIONS)
-    cycles = []
-    for each, settings in ((program, pinned), (program.linear(trace), None)):
-        starts = [replace(start, depths=settings) for start in program_starts(each, inputs)]
-        results, _ = simulate(program.config, starts)
-        (run,) = checked_runs(results, "sample", network.case.name, each.operation_numbers.items())
-        cycles.append(run.cycles)
-    return (cycles[0] - cycles[1]) / len(layers)
+    chosen = _cycles(network, program, pinned)
+    return (
+        (chosen - _cycles(network, program.joined(trace), None)) / layers,
+        (chosen - _cycles(network, program.linear(trace), None)) / layers,
+    )
+
+
+def _cycles(network: Prepared, program: Program, settings: DepthSettings | None) -> int:
+    inputs = host_before(network.quantized, network.images(1)).integers
+    starts = [replace(start, depths=settings) for start in program_starts(program, inputs)]
+    results, _ = simulate(program.config, starts)
+    (run,) = checked_runs(results, "sample", network.case.name, program.operation_numbers.items())
+    return run.cycles
