@@ -19,7 +19,7 @@ from tessera.compiler.fixed_point import (
 from tessera.compiler.functions import Function, domain, operand_scale
 from tessera.compiler.graph import CANONICAL, CONCATENATION, CONVOLUTION, SELECTION, Graph, Node, Placement
 from tessera.compiler.integer import residual_shift_limit
-from tessera.compiler.paired_execution import PairedExecution
+from tessera.compiler.paired_execution import PairedExecution, mean_moments
 from tessera.compiler.precision import DepthLimits, DepthRange
 from tessera.compiler.quantized import (
     QuantizedConvolution,
@@ -261,7 +261,9 @@ class _OperationMaker:
         self._graph, self._ranges, self._tensors = graph, calibration.ranges, tensors
         self._variants = variants
         self._refinements = refinements
-        self._pair = PairedExecution(graph, calibration.data, tensors) if refinements.rounding else None
+        # The weights are those of all variants, and fit each one's activations alike.
+        runs = (variants[1:] or variants) if refinements.rounding else []
+        self._pairs = [PairedExecution(graph, calibration.data, each) for each in runs]
 
     def make(self, node: Node, weight_depth: int) -> QuantizedOperation:
         """The operation of a node."""
@@ -291,8 +293,8 @@ class _OperationMaker:
             dilation=node.attributes["dilation"],
             groups=node.attributes["groups"],
         )
-        if self._pair is not None:
-            self._pair.replace(node, convolution)
+        for pair in self._pairs:
+            pair.replace(node, convolution)
         return convolution
 
     def _function(self, node: Node, weight_depth: int) -> QuantizedFunction | None:
@@ -345,8 +347,8 @@ class _OperationMaker:
         """Integer weights and real bias (float64) of a convolution."""
         corrects = self._refinements.bias_correction
         is_free = weights[0].size <= LARGEST_FAN_IN and not on_grid(weights, scales, depth)
-        if self._pair is not None and is_free:
-            moments = self._pair.moments(node)
+        if self._pairs and is_free:
+            moments = mean_moments([pair.moments(node) for pair in self._pairs])
             return round_layer(weights, bias, scales, largest_weight(depth), moments, free_bias=corrects)
         integers = quantize_weights(weights, scales, depth)
         if corrects:

@@ -32,7 +32,7 @@ def adaptive_network(
     rng = np.random.default_rng(0)
     data = {name: rng.normal(size=(6, *graph.shapes[name][1:])).astype(np.float32) for name in graph.inputs}
     overrides = {name: LayerDepths(depth) for name, depth in (fixed or {}).items()}
-    ranges = calibrate(graph, data)
+    ranges = calibrate(graph, data, adaptive=depths)
     return AdaptiveNetwork.of(quantize(graph, ranges, max(depths), weight_depth, overrides, adaptive=depths))
 
 

@@ -212,7 +212,9 @@ def quantize(
     samples = load_inputs(calibration, graph.inputs, graph.shapes)
     if refinements.equalisation:
         graph = equalise(graph, samples)
-    ranges = calibrate(graph, samples, power_of_two_io=power_of_two_io, refinements=refinements)
+    ranges = calibrate(
+        graph, samples, power_of_two_io=power_of_two_io, refinements=refinements, adaptive=adaptive_depths
+    )
     if show:
         _show(ranges.format())
     if output is not None and not chooses:
