@@ -357,7 +357,8 @@ def test_what_is_refused(tmp_path: Path) -> None:
         AdaptiveNetwork.of(replace(quantized, tensors=tensors))
     (output,) = quantized.npu_outputs
     fine = replace(quantized.tensors[output], base_scale=quantized.tensors[output].base_scale / (1 << 18))
-    with pytest.raises(CompilerError, match="with 4 bits: .* larger scale, or leave that depth out"):
+    remedy = f"layer {second!r} cannot have 4 bits, .* limit it with --depth-range {second}=6..16$"
+    with pytest.raises(CompilerError, match=remedy):
         AdaptiveNetwork.of(replace(quantized, tensors={**quantized.tensors, output: fine})).integer(4)
 
 

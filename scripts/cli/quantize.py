@@ -10,7 +10,7 @@ from typing import Annotated
 import numpy as np
 import typer
 
-from tessera.cli.adaptive import find_sensitivities, limited, parse_adaptive, parse_ranges
+from tessera.cli.adaptive import check_variants, find_sensitivities, parse_adaptive, parse_ranges
 from tessera.cli.console import UsageError, check_output, console, output_file, write_json
 from tessera.cli.database import standing_files
 from tessera.cli.depths import BUDGETS, CostSource, DepthChoice, DepthRequest, choose, find_depth_limits, parse_budgets
@@ -227,9 +227,10 @@ def quantize(
             layers,
             refinements=refinements,
             adaptive=adaptive_depths,
+            depth_ranges=depth_ranges,
         )
         if adaptive_depths:
-            quantized = limited(quantized, depth_ranges)
+            check_variants(quantized)
             profile = find_sensitivities(graph, ranges, samples, _labels(calibration, samples), method)
             quantized = replace(quantized, sensitivity=profile)
         _write(network, output, quantized, json, show=show)
