@@ -45,7 +45,7 @@ from tessera.compiler.calibration_data import load_labels
 from tessera.compiler.mixed_precision import Judge, Quantizer
 from tessera.compiler.passes import PIPELINE
 from tessera.compiler.quantized import QuantizedNetwork
-from tessera.compiler.sensitivity import DEFAULT_METHOD, METHODS
+from tessera.compiler.sensitivity import DEFAULT_METHOD, METHODS, check_request
 from tessera.rtl.config import NpuConfig
 
 MIXED = "Mixed precision"
@@ -210,6 +210,10 @@ def quantize(
     request = DepthRequest(NpuConfig.load(npu), budgets, max_loss, method, costs, limit_loss, layers, wants_front=front)
     graph = _prepare(import_onnx(network, input_shapes=shapes), show=show)
     samples = load_inputs(calibration, graph.inputs, graph.shapes)
+    labels = None
+    if chooses or adaptive_depths:  # All that follows takes minutes for a large network.
+        labels = _labels(calibration, samples)
+        check_request(method, _count(samples))
     if refinements.equalisation:
         graph = equalise(graph, samples)
     ranges = calibrate(
@@ -231,11 +235,10 @@ def quantize(
         )
         if adaptive_depths:
             check_variants(quantized)
-            profile = find_sensitivities(graph, ranges, samples, _labels(calibration, samples), method)
+            profile = find_sensitivities(graph, ranges, samples, labels, method)
             quantized = replace(quantized, sensitivity=profile)
         _write(network, output, quantized, json, show=show)
         return
-    labels = _labels(calibration, samples)
     judged = samples if validation is None else load_inputs(validation, graph.inputs, graph.shapes)
     judge = Judge(graph, judged, labels if validation is None else _labels(validation, judged))
     found = choose(request, Quantizer(graph, ranges, refinements), samples, labels, judge)
@@ -303,7 +306,11 @@ def _check_request(
 
 
 def _labels(path: Path, samples: Mapping[str, np.ndarray]) -> np.ndarray | None:
-    return load_labels(path, len(next(iter(samples.values()))))
+    return load_labels(path, _count(samples))
+
+
+def _count(samples: Mapping[str, np.ndarray]) -> int:
+    return len(next(iter(samples.values())))
 
 
 def _prepare(graph: Graph, *, show: bool) -> Graph:
