@@ -179,10 +179,10 @@ class AdaptiveNetwork:
 
     def _without(self, layer: str, depth: int) -> str:
         """What to do so that a layer does not get a depth."""
-        others = [each for each in self.variants(layer) if each != depth]
-        if others and depth < others[0]:
-            return f"limit it with --depth-range {layer}={others[0]}..{others[-1]}"
-        return f"leave {depth} out of --adaptive, or quantise the network for this depth alone"
+        deeper = [each for each in self.depths if each > depth]
+        if deeper:
+            return f"limit it with --depth-range {layer}={deeper[0]}..{deeper[-1]}"
+        return "add a greater depth to --adaptive"
 
     @cached_property
     def _kept(self) -> Mapping[str, int]:
