@@ -5,12 +5,16 @@ two, so that a change of depth is a rounding shift. For each depth the exponent 
 that minimises the mean squared error over the calibration data: with few bits it is better to clip rare large
 values than to step coarsely. The base scale itself may be up to twice as large as 16 bits need; it is chosen
 in that interval such that the exponents suit the shallow depths, which costs 16 bits nothing that matters.
+
+A network that will run at one depth may get any, so each depth's error counts the same, in decibels. Where layers
+choose while the network runs, tensors of several depths meet in one run and the errors themselves add up; so their
+sum counts, which is nearly the shallowest depth's alone.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
@@ -111,6 +115,7 @@ def calibrate(
     *,
     power_of_two_io: bool = False,
     refinements: Refinements = DEFAULT_REFINEMENTS,
+    adaptive: Sequence[int] = (),
 ) -> Calibration:
     """Runs the float network on calibration data and chooses the scales of its activations.
 
@@ -125,6 +130,8 @@ def calibrate(
         that it may be floating point in DRAM. At worst this doubles a step, which is one bit of precision.
     refinements
         Whether ranges are searched (``clip_search``).
+    adaptive
+        Activation depths among which layers may choose while the network runs, as in :func:`tessera.compiler.quantize`.
 
     Raises
     ------
@@ -144,7 +151,7 @@ def calibrate(
     for group in _scale_groups(graph, names):
         quantiles = np.concatenate([value for name in group for value in observed[name].quantiles])
         group_signed = any(signed[name] for name in group)
-        scale, shifts = choose_scales(quantiles, group_signed, clip_search=refinements.clip_search)
+        scale, shifts = choose_scales(quantiles, group_signed, clip_search=refinements.clip_search, adaptive=adaptive)
         if power_of_two_io and not exchanged.isdisjoint(group):
             scale = 2.0 ** math.ceil(math.log2(scale))
         for name in group:
@@ -201,12 +208,15 @@ def function_operands(graph: Graph) -> tuple[str, ...]:
     return tuple(node.outputs[1] for node in graph.placed(Placement.NPU) if node.function is not None)
 
 
-def choose_scales(values: np.ndarray, signed: bool, *, clip_search: bool = True) -> tuple[float, dict[int, int]]:
+def choose_scales(
+    values: np.ndarray, signed: bool, *, clip_search: bool = True, adaptive: Sequence[int] = ()
+) -> tuple[float, dict[int, int]]:
     """Base scale (a float32 number) and clip shifts with the least error for a sample of a tensor.
 
     The base scale minimises the product over the shallow depths of the mean squared errors, so that each
-    depth's error in decibels counts the same. Without ``clip_search`` every depth just covers all values. A tensor that
-    is zero everywhere gets the range 0..1.
+    depth's error in decibels counts the same; if layers choose among ``adaptive`` depths, the sum over the shallow ones
+    of these. Without ``clip_search`` every depth just covers all values. A tensor that is zero everywhere gets the
+    range 0..1.
     """
     low, high = float(values.min(initial=0.0)), float(values.max(initial=0.0))
     if max(-low, high) < _SMALLEST_RANGE:
@@ -219,10 +229,16 @@ def choose_scales(values: np.ndarray, signed: bool, *, clip_search: bool = True)
     best: tuple[float, dict[int, int]] = (high, {})
     for base in _base_candidates(low, high, signed):
         found = {depth: _best_shift(values, base, depth, signed) for depth in _SHALLOW_DEPTHS}
-        cost = sum(np.log(error + negligible) for _, error in found.values())
+        cost = _cost({depth: error + negligible for depth, (_, error) in found.items()}, adaptive)
         if cost < best_cost:
             best_cost, best = cost, (base, {depth: shift for depth, (shift, _) in found.items()})
     return best
+
+
+def _cost(errors: Mapping[int, float], adaptive: Sequence[int]) -> float:
+    """What a base scale is judged by, from the mean squared errors at the shallow depths."""
+    chosen = [errors[depth] for depth in adaptive if depth in errors]
+    return sum(chosen) if chosen else sum(map(math.log, errors.values()))
 
 
 def _base_candidates(low: float, high: float, signed: bool) -> list[float]:

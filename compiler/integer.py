@@ -25,25 +25,46 @@ from tessera.sim.golden.network import (
 )
 
 
-def to_integer(quantized: QuantizedNetwork) -> IntegerNetwork:
+class ScaleError(CompilerError):
+    """Scales of an operation that the machine's multipliers, shifts or biases cannot express.
+
+    Parameters
+    ----------
+    operation
+        Its name.
+    problem
+        What is wrong, with value and limit; part of a sentence.
+    remedy
+        What to change.
+    """
+
+    def __init__(self, operation: str, problem: str, remedy: str) -> None:
+        super().__init__(f"operation {operation!r}: {problem}; {remedy}")
+        self.problem = problem
+
+
+def to_integer(quantized: QuantizedNetwork, operations: tuple[Operation, ...] | None = None) -> IntegerNetwork:
     """The integer network of a quantised network; the same input gives the same integers on every machine.
 
-    Per output channel, the multiplier and shift are those nearest to ``scale of the sums / scale of the
-    output``, where a sum's scale is input scale x weight scale (convolution) or input scale / divisor
-    (window). The bias is rounded half to even to the scale of the sums.
+    Parameters
+    ----------
+    quantized
+        The network.
+    operations
+        Its operations if they are known; default what `integer_operation` makes of each.
 
     Raises
     ------
     CompilerError
-        Scales that the machine's multipliers, shifts or biases cannot express. A network that this compiler
-        quantised never has such scales.
+        Scales that the machine's multipliers, shifts or biases cannot express (`ScaleError`). A network that this
+        compiler quantised never has such scales at its own depths.
     """
     network = IntegerNetwork(
         name=quantized.name,
         tensors={name: tensor.type for name, tensor in quantized.tensors.items()},
         inputs=quantized.npu_inputs,
         outputs=quantized.npu_outputs,
-        operations=tuple(_integer_operation(quantized, operation) for operation in quantized.operations),
+        operations=operations or tuple(integer_operation(quantized, each) for each in quantized.operations),
         parts=dict(quantized.parts),
     )
     try:
@@ -61,7 +82,18 @@ def sum_scales(quantized: QuantizedNetwork, operation: QuantizedOperation) -> np
     return np.full(source.type.channels, source.scale / operation.divisor)
 
 
-def _integer_operation(quantized: QuantizedNetwork, operation: QuantizedOperation) -> Operation:
+def integer_operation(quantized: QuantizedNetwork, operation: QuantizedOperation) -> Operation:
+    """The integer form of one operation of a quantised network.
+
+    Per output channel, the multiplier and shift are those nearest to ``scale of the sums / scale of the
+    output``, where a sum's scale is input scale x weight scale (convolution) or input scale / divisor
+    (window). The bias is rounded half to even to the scale of the sums.
+
+    Raises
+    ------
+    ScaleError
+        The machine cannot express its scales.
+    """
     post = _post_processing(quantized, operation)
     if isinstance(operation, QuantizedConvolution):
         return Convolution(
@@ -96,9 +128,11 @@ def _post_processing(quantized: QuantizedNetwork, operation: QuantizedOperation)
     step = quantized.result_scale(operation)
     ratio = scales / step
     if not (ratio > 0).all() or ratio.max() > LARGEST_RATIO + 0.5:
-        raise CompilerError(
-            f"operation {operation.name!r}: a step of its sums is {ratio.min():g}..{ratio.max():g} steps of "
-            f"its output, but must lie between 0 and {LARGEST_RATIO:g}; give the output a larger scale"
+        raise ScaleError(
+            operation.name,
+            f"a step of its sums is {ratio.min():g}..{ratio.max():g} steps of its output, but must lie between 0 and "
+            f"{LARGEST_RATIO:g}",
+            "give the output a larger scale",
         )
     multiplier, shift = fixed_point(ratio)
     low, high = (_clamp_limit(limit, step) for limit in operation.activation)
@@ -126,10 +160,11 @@ def _integer_bias(operation: QuantizedOperation, scales: np.ndarray) -> np.ndarr
     bias = np.rint(operation.bias.astype(np.float64) / scales)
     if np.abs(bias).max() >= MAX_BIAS:
         channel = int(np.abs(bias).argmax())
-        raise CompilerError(
-            f"operation {operation.name!r}: the bias of channel {channel} is {bias[channel]:.0f} steps of "
-            f"its sums, but its magnitude must be less than {MAX_BIAS}; give the channel a larger weight "
-            "scale"
+        raise ScaleError(
+            operation.name,
+            f"the bias of channel {channel} is {bias[channel]:.0f} steps of its sums, but its magnitude must be less "
+            f"than {MAX_BIAS}",
+            "give the channel a larger weight scale",
         )
     return bias.astype(np.int64)
 
@@ -140,12 +175,20 @@ def _residual(quantized: QuantizedNetwork, operation: QuantizedOperation, shift:
         return 0, 0
     ratio = quantized.tensors[operation.residual].scale / quantized.result_scale(operation)
     multiplier, residual_shift = fixed_point(np.array(ratio), int(shift.min()))
+    if ratio > LARGEST_RATIO:
+        raise ScaleError(
+            operation.name,
+            f"a step of its residual operand {operation.residual!r} is {ratio:g} steps of its output, but at most "
+            f"{LARGEST_RATIO:g} can be expressed",
+            "give the output a larger scale",
+        )
     alignment = int(shift.max() - residual_shift)
-    if ratio > LARGEST_RATIO or residual_shift < 0 or alignment > MAX_RESIDUAL_ALIGNMENT:
-        raise CompilerError(
-            f"operation {operation.name!r}: its residual operand needs an alignment of {alignment} bits to "
-            f"the products, but the machine has {MAX_RESIDUAL_ALIGNMENT}; give its weights or its output a "
-            "larger scale"
+    if alignment > MAX_RESIDUAL_ALIGNMENT:
+        raise ScaleError(
+            operation.name,
+            f"its residual operand {operation.residual!r} must be shifted by {alignment} bits to be added to the "
+            f"products, but the machine shifts by at most {MAX_RESIDUAL_ALIGNMENT}",
+            "give its weights a larger scale",
         )
     return int(multiplier), int(residual_shift)
 

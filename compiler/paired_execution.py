@@ -6,7 +6,7 @@ are quantised. Whoever quantises a layer so that its output is right must know b
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -51,6 +51,15 @@ class Moments:
     patch_patch: np.ndarray
     target_patch: np.ndarray
     count: int
+
+
+def mean_moments(moments: Sequence[Moments]) -> Moments:
+    """The mean of a convolution's moments in several quantised networks that have the same weights."""
+    patch, target, patch_patch, target_patch = (
+        sum(getattr(each, name) for each in moments) / len(moments)
+        for name in ("patch", "target", "patch_patch", "target_patch")
+    )
+    return Moments(patch, target, patch_patch, target_patch, moments[0].count)
 
 
 class PairedExecution:

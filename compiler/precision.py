@@ -5,7 +5,7 @@ Both name a layer by its operation, or, for what the NPU is given, by the tensor
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from tessera.compiler.errors import CompilerError
@@ -78,6 +78,16 @@ class DepthRange:
         """The depth in the range that is next to ``depth``."""
         return min(max(depth, self.minimum), self.maximum)
 
+    def among(self, depths: Sequence[int]) -> tuple[int, ...]:
+        """Those of rising ``depths`` that are in the range."""
+        return tuple(depth for depth in depths if depth in self)
+
+    def nearest(self, depth: int, depths: Sequence[int]) -> int:
+        """What a layer of this range takes of rising ``depths`` where ``depth`` is asked for: the deepest in the range
+        that is no deeper, or else the shallowest in the range, of which there must be one."""
+        allowed = self.among(depths)
+        return max((each for each in allowed if each <= depth), default=allowed[0])
+
 
 @dataclass(frozen=True)
 class DepthLimits:
@@ -108,3 +118,32 @@ class DepthLimits:
             name: DepthRange(min(allowed.minimum, depth), max(allowed.maximum, depth)) for name, depth in depths.items()
         }
         return DepthLimits(allowed, layers)
+
+    def with_ranges(self, network: str, ranges: Mapping[str, DepthRange]) -> DepthLimits:
+        """These with other ranges for some layers of a network, by name; the name "" stands for the network, and for
+        all layers that are not named.
+
+        Raises
+        ------
+        CompilerError
+            There is no such layer.
+        """
+        for name in ranges:
+            if name and name not in self.layers:
+                raise CompilerError(
+                    f"network {network!r} has no layer {name!r} whose range of depths could be set; it has "
+                    f"{', '.join(self.layers)}"
+                )
+        whole = ranges.get("", self.network)
+        layers = {name: ranges.get(name, whole if "" in ranges else each) for name, each in self.layers.items()}
+        return DepthLimits(whole, layers)
+
+    def empty_ranges(self, layers: Iterable[str], depths: Sequence[int]) -> Iterator[str]:
+        """For each of some layers whose range has none of ``depths`` what is wrong."""
+        for layer in layers:
+            allowed = self.layers[layer]
+            if not allowed.among(depths):
+                yield (
+                    f"layer {layer!r} may have {allowed.minimum} to {allowed.maximum} bits, but there are variants of "
+                    f"{', '.join(map(str, depths))}; change its range or the depths"
+                )

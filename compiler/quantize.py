@@ -19,7 +19,7 @@ from tessera.compiler.fixed_point import (
 from tessera.compiler.functions import Function, domain, operand_scale
 from tessera.compiler.graph import CANONICAL, CONCATENATION, CONVOLUTION, SELECTION, Graph, Node, Placement
 from tessera.compiler.integer import residual_shift_limit
-from tessera.compiler.paired_execution import PairedExecution
+from tessera.compiler.paired_execution import PairedExecution, mean_moments
 from tessera.compiler.precision import DepthLimits, DepthRange
 from tessera.compiler.quantized import (
     QuantizedConvolution,
@@ -32,6 +32,7 @@ from tessera.compiler.quantized import (
 )
 from tessera.compiler.refinements import DEFAULT_REFINEMENTS, Refinements
 from tessera.compiler.rounding import LARGEST_FAN_IN, round_layer
+from tessera.compiler.variants import Variants
 from tessera.rtl.config import ACTIVATION_DEPTHS, WEIGHT_DEPTHS
 from tessera.sim.golden.network import MAX_BIAS, Part
 
@@ -70,6 +71,7 @@ def quantize(
     *,
     refinements: Refinements = DEFAULT_REFINEMENTS,
     adaptive: Sequence[int] = (),
+    depth_ranges: Mapping[str, DepthRange] | None = None,
 ) -> QuantizedNetwork:
     """The quantised network.
 
@@ -88,11 +90,15 @@ def quantize(
     adaptive
         Activation depths among which layers may choose while the network runs, the deepest of which is
         ``activation_depth``: its scales then suit all of them (see `tessera.compiler.adaptive`).
+    depth_ranges
+        Between which of them layers may choose, by the name of an operation, where that is not between all; the name ""
+        stands for the network. Scales need not suit what a layer may not choose.
 
     Raises
     ------
     CompilerError
-        A depth does not exist, or an override names nothing; or the deepest of the adaptive ones is another.
+        A depth does not exist, or an override or a range names nothing; the deepest of the adaptive ones is another, or
+        the range of a layer has none of them.
     """
     overrides = dict(overrides or {})
     _check_calibration(graph, calibration)
@@ -100,20 +106,21 @@ def quantize(
     depths = _tensor_depths(graph, activation_depth, overrides)
     tensors = {name: _tensor(graph, name, calibration.ranges[name], depth) for name, depth in depths.items()}
     weight_depths = {name: depths.weight for name, depths in overrides.items() if depths.weight is not None}
-    variants = _variants(graph, tensors, activation_depth, adaptive)
+    variants = _variants(graph, tensors, activation_depth, adaptive, depth_ranges or {})
     maker = _OperationMaker(graph, calibration, tensors, refinements, variants)
     operations = [maker.make(node, weight_depths.get(node.name, weight_depth)) for node in computed(graph)]
     network = assemble(graph, tensors, tuple(operations))
-    if not adaptive:
-        return network
-    limits = DepthLimits.within(DepthRange(min(adaptive), max(adaptive)), network.layer_depths())
-    return replace(network, adaptive_depths=tuple(sorted(adaptive)), limits=limits)
+    return replace(network, adaptive_depths=variants.depths, limits=variants.limits) if adaptive else network
 
 
 def _variants(
-    graph: Graph, tensors: dict[str, QuantizedTensor], depth: int, adaptive: Sequence[int]
-) -> list[dict[str, QuantizedTensor]]:
-    """The tensors as they are, and at each of the adaptive depths, at which what leaves the NPU keeps its own."""
+    graph: Graph,
+    tensors: dict[str, QuantizedTensor],
+    depth: int,
+    adaptive: Sequence[int],
+    ranges: Mapping[str, DepthRange],
+) -> Variants:
+    """The variants, in all of which what leaves the NPU, and what shares storage with it, keeps its depth."""
     for each in adaptive:
         _check_depth("a variant", LayerDepths(each))
     if adaptive and max(adaptive) != depth:
@@ -123,13 +130,15 @@ def _variants(
         )
     leaving = {name for name in tensors if leaves_npu(graph, name)}
     kept = leaving.union(*(group for group in storage_groups(graph) if not leaving.isdisjoint(group)))
-    return [
-        tensors,
-        *(
-            {name: each if name in kept else replace(each, depth=other) for name, each in tensors.items()}
-            for other in adaptive
-        ),
-    ]
+    depths, layers = tuple(sorted(set(adaptive))), {node.name: tensors[node.output].depth for node in computed(graph)}
+    made = {node.output for node in graph.placed(Placement.NPU)}
+    given = {name: each.depth for name, each in tensors.items() if name not in made}
+    limits = DepthLimits.at_least(given | layers)
+    if depths:
+        limits = DepthLimits.within(DepthRange(depths[0], depths[-1]), given | layers).with_ranges(graph.name, ranges)
+    for problem in limits.empty_ranges(layers, depths) if depths else ():
+        raise CompilerError(f"network {graph.name!r}: {problem}")
+    return Variants(graph, tensors, frozenset(kept), depths, limits)
 
 
 def depths_of(network: QuantizedNetwork) -> dict[str, LayerDepths]:
@@ -256,12 +265,14 @@ class _OperationMaker:
         calibration: Calibration,
         tensors: Mapping[str, QuantizedTensor],
         refinements: Refinements,
-        variants: Sequence[Mapping[str, QuantizedTensor]],
+        variants: Variants,
     ) -> None:
         self._graph, self._ranges, self._tensors = graph, calibration.ranges, tensors
         self._variants = variants
         self._refinements = refinements
-        self._pair = PairedExecution(graph, calibration.data, tensors) if refinements.rounding else None
+        # The weights are those of all variants, and fit each one's activations alike.
+        runs = variants.runs() if refinements.rounding else []
+        self._pairs = [PairedExecution(graph, calibration.data, each) for each in runs]
 
     def make(self, node: Node, weight_depth: int) -> QuantizedOperation:
         """The operation of a node."""
@@ -291,8 +302,8 @@ class _OperationMaker:
             dilation=node.attributes["dilation"],
             groups=node.attributes["groups"],
         )
-        if self._pair is not None:
-            self._pair.replace(node, convolution)
+        for pair in self._pairs:
+            pair.replace(node, convolution)
         return convolution
 
     def _function(self, node: Node, weight_depth: int) -> QuantizedFunction | None:
@@ -303,8 +314,9 @@ class _OperationMaker:
             return None
         measured = self._ranges[node.outputs[1]]
         low, high = (float(limit) for limit in np.clip((measured.minimum, measured.maximum), *node.activation))
-        term = max(self._largest_term(node, weight_depth, tensors) for tensors in self._variants)
-        step = min(tensors[node.output].scale for tensors in self._variants)
+        variants = self._variants.of(node.name)
+        term = max(self._largest_term(node, weight_depth, tensors) for tensors in variants)
+        step = min(tensors[node.output].scale for tensors in variants)
         return QuantizedFunction(function, operand_step(function, (low, high), step, term))
 
     def _largest_term(self, node: Node, weight_depth: int, tensors: Mapping[str, QuantizedTensor]) -> float:
@@ -318,6 +330,7 @@ class _OperationMaker:
         self, node: Node, scales: np.ndarray, bias: np.ndarray, function: QuantizedFunction | None
     ) -> np.ndarray:
         """The least `machine_scales` that suit all variants. What one of them raises may raise another's."""
+        variants = self._variants.of(node.name)
         while True:
             raised = np.max(
                 [
@@ -328,11 +341,11 @@ class _OperationMaker:
                         tensors,
                         tensors[node.output].scale if function is None else function.operand_scale,
                     )
-                    for tensors in self._variants
+                    for tensors in variants
                 ],
                 axis=0,
             )
-            if len(self._variants) == 1 or np.array_equal(raised, scales):
+            if len(variants) == 1 or np.array_equal(raised, scales):
                 return raised
             scales = raised
 
@@ -345,8 +358,8 @@ class _OperationMaker:
         """Integer weights and real bias (float64) of a convolution."""
         corrects = self._refinements.bias_correction
         is_free = weights[0].size <= LARGEST_FAN_IN and not on_grid(weights, scales, depth)
-        if self._pair is not None and is_free:
-            moments = self._pair.moments(node)
+        if self._pairs and is_free:
+            moments = mean_moments([pair.moments(node) for pair in self._pairs])
             return round_layer(weights, bias, scales, largest_weight(depth), moments, free_bias=corrects)
         integers = quantize_weights(weights, scales, depth)
         if corrects:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,7 @@ from random_networks import random_values
 
 from tessera.compiler import LayerDepths, calibrate, import_onnx, prepare, quantize
 from tessera.compiler.adaptive import AdaptiveNetwork, AdaptiveProgram, evaluate_adaptive
+from tessera.compiler.precision import DepthRange
 from tessera.sim.segments import follow
 from tessera.sim.stream import StreamModel
 
@@ -25,6 +26,7 @@ def adaptive_network(
     depths: Sequence[int] = ALL_DEPTHS,
     weight_depth: int = 4,
     fixed: dict[str, int] | None = None,
+    ranges: Mapping[str, DepthRange] | None = None,
 ) -> AdaptiveNetwork:
     """A float network, calibrated with random data; ``fixed`` has depths of inputs and outputs by their layers."""
     with tempfile.TemporaryDirectory() as folder:
@@ -32,8 +34,9 @@ def adaptive_network(
     rng = np.random.default_rng(0)
     data = {name: rng.normal(size=(6, *graph.shapes[name][1:])).astype(np.float32) for name in graph.inputs}
     overrides = {name: LayerDepths(depth) for name, depth in (fixed or {}).items()}
-    ranges = calibrate(graph, data)
-    return AdaptiveNetwork.of(quantize(graph, ranges, max(depths), weight_depth, overrides, adaptive=depths))
+    found = calibrate(graph, data, adaptive=depths)
+    quantized = quantize(graph, found, max(depths), weight_depth, overrides, adaptive=depths, depth_ranges=ranges)
+    return AdaptiveNetwork.of(quantized)
 
 
 def separable_network(rng: np.random.Generator, side: int = 8) -> tuple[OnnxBuilder, str]:
@@ -47,6 +50,22 @@ def separable_network(rng: np.random.Generator, side: int = 8) -> tuple[OnnxBuil
         x, channels = net.node("Relu", net.conv(x, channels, wider, (1, 1))), wider
     x = net.node("Flatten", net.node("GlobalAveragePool", x))
     return net, net.gemm(x, channels, 5)
+
+
+def uneven_network(rng: np.random.Generator) -> tuple[OnnxBuilder, str]:
+    """Residual additions of operands of different magnitude, some with limits far below them, so that scales meet what
+    the machine can express; the last one leaves the NPU."""
+    net = OnnxBuilder(rng, (1, 3, 4, 4))
+    x = net.conv("x", 3, 4)
+    for _ in range(int(rng.integers(1, 4))):
+        gain = 10.0 ** rng.uniform(-4.5, 4.5)
+        weights, bias = (net.constant(gain * rng.normal(size=shape)) for shape in ((4, 4, 1, 1), (4,)))
+        branch = net.node("Conv", x, weights, bias)
+        x = net.node("Add", *((x, branch) if rng.integers(2) else (branch, x)))
+        kind = ("Clip", "Relu", "HardSwish", "")[rng.integers(4)]
+        limits = [net.constant(value) for value in (0.0, 10.0 ** rng.uniform(-3, 1))] if kind == "Clip" else []
+        x = net.node(kind, x, *limits) if kind else x
+    return net, x
 
 
 def joined_network(channels: Sequence[int], side: int = 6, *, returned: bool) -> tuple[OnnxBuilder, list[str]]:

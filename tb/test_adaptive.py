@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import itertools
+import re
+from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +19,7 @@ from adaptive_networks import (
     random_inputs,
     random_trace,
     separable_network,
+    uneven_network,
 )
 from agreement import assert_adaptive_agree
 from drawn_random import DrawnRandom
@@ -116,6 +120,65 @@ def test_random_networks_on_the_stream_model(config: NpuConfig, data: st.DataObj
     program = lower_adaptive(network, config, dram_address=data.draw(st.sampled_from([0, 0x1234])))
     rng = DrawnRandom(data)
     assert_agree(program, random_inputs(np.random.default_rng(seed), network), random_trace(rng, network))
+
+
+_MAKERS = [random_network, separable_network, residual_network, uneven_network]
+"""What makes the networks of random ranges."""
+
+
+def _refusal(network: AdaptiveNetwork) -> str | None:
+    """Why a network does not have all its variants."""
+    try:
+        for depth in network.depths:
+            network.integer(depth)
+    except CompilerError as error:
+        return str(error)
+    return None
+
+
+def _remedied(make: Callable[[], AdaptiveNetwork], ranges: dict[str, DepthRange]) -> AdaptiveNetwork:
+    """The network with all its variants; where one is refused ``ranges`` becomes what the sentence asks for, which may
+    not be what it is."""
+    while (refusal := _refusal(network := make())) is not None:
+        found = re.search(r"limit it with --depth-range (\S+)=(\d+)\.\.(\d+)$", refusal)
+        assert found is not None, refusal
+        allowed = DepthRange(int(found[2]), int(found[3]))
+        before = ranges.get(found[1], DepthRange())
+        assert allowed.minimum > before.minimum, refusal
+        ranges[found[1]] = allowed
+    return network
+
+
+def test_remedies_of_refused_variants() -> None:
+    """Networks at the limits of the machine's scales: what a layer then may not have is neither computed nor asked
+    for."""
+    refused = 0
+    for seed in range(16):
+        net, output = uneven_network(np.random.default_rng(seed))
+        ranges: dict[str, DepthRange] = {}
+        _remedied(partial(adaptive_network, net, output, ranges=ranges), ranges)
+        refused += bool(ranges)
+    assert 0 < refused < 16
+
+
+@settings(max_examples=8)
+@given(data=st.data())
+def test_random_ranges(data: st.DataObject) -> None:
+    """Any network with any ranges is quantised and compiled, or refused with a sentence whose remedy works; the
+    operations are exact at the depths that remain, and no others count."""
+    seed = data.draw(st.integers(0, 1 << 16))
+    net, output = data.draw(st.sampled_from(_MAKERS))(np.random.default_rng(seed))
+    depths, weight_depth = data.draw(st.sampled_from([ALL_DEPTHS, (4, 16), (6, 8)])), data.draw(st.sampled_from([4, 8]))
+    make = partial(adaptive_network, net, output, depths=depths, weight_depth=weight_depth)
+    pairs = st.tuples(st.sampled_from(depths), st.sampled_from(depths)).map(sorted)
+    drawn = data.draw(st.dictionaries(st.sampled_from(make().layers), pairs))
+    ranges = {layer: DepthRange(*pair) for layer, pair in drawn.items()}
+    network = _remedied(partial(make, ranges=ranges), ranges)
+    assert {layer: network.range_of(layer) for layer in ranges} == ranges
+    rng = DrawnRandom(data)
+    assert_agree(
+        lower_adaptive(network, TINY), random_inputs(np.random.default_rng(seed), network), random_trace(rng, network)
+    )
 
 
 @pytest.mark.parametrize("config", [TINY, SMALL], ids=lambda config: config.name)
@@ -367,7 +430,8 @@ def test_what_is_refused(tmp_path: Path) -> None:
         AdaptiveNetwork.of(replace(quantized, tensors=tensors))
     (output,) = quantized.npu_outputs
     fine = replace(quantized.tensors[output], base_scale=quantized.tensors[output].base_scale / (1 << 18))
-    with pytest.raises(CompilerError, match="with 4 bits: .* larger scale, or leave that depth out"):
+    remedy = f"layer {second!r} cannot have 4 bits, .* limit it with --depth-range {second}=6..16$"
+    with pytest.raises(CompilerError, match=remedy):
         AdaptiveNetwork.of(replace(quantized, tensors={**quantized.tensors, output: fine})).integer(4)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import os
 import re
@@ -452,6 +453,28 @@ def test_adaptive_mistakes(tessera: Command, tmp_path: Path, options: list[objec
     np.savez(path, input=np.random.default_rng(1).random((8, 1, 8, 8), np.float32))
     _assert_refused(tessera("quantize", MLP, "-c", path, "-o", tmp_path / "mlp.onnx", *options), sentence)
     assert not (tmp_path / "mlp.onnx").exists()
+
+
+@pytest.mark.parametrize("options", [["--adaptive", "4,16"], ["--budget", "cycles=50%"]], ids=["adaptive", "budget"])
+def test_what_sensitivities_need_is_checked_first(
+    tessera: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, options: list[object]
+) -> None:
+    """Before the work that takes minutes: the method, the number of samples, and the labels."""
+
+    def too_late(*_: object, **__: object) -> None:
+        raise AssertionError("the work has begun")
+
+    for name in ("equalise", "calibrate"):
+        monkeypatch.setattr(importlib.import_module("tessera.cli.quantize"), name, too_late)
+    path = tmp_path / "samples.npz"
+    images = np.random.default_rng(1).random((8, 1, 8, 8), np.float32)
+    call = ("quantize", MLP, "-c", path, "-o", tmp_path / "mlp.onnx", *options)
+    np.savez(path, input=images)
+    _assert_refused(tessera(*call, "--method", "guess"), r"no sensitivity method 'guess'; use one of hessian")
+    np.savez(path, input=images[:7])
+    _assert_refused(tessera(*call), r"7 samples are too few .* at least 8")
+    np.savez(path, input=images, labels=np.zeros(8))
+    _assert_refused(tessera(*call), r"one integer for each of the 8 samples")
 
 
 def test_two_networks(tessera: Command, samples: Path, tmp_path: Path) -> None:

@@ -422,7 +422,13 @@ def test_scales_beyond_the_machine(one_convolution: QuantizedNetwork) -> None:
     mixed = with_operation(
         one_convolution, weight_scales=np.array([1e-9, *scales[1:]], np.float32), bias=0 * operation.bias
     )
-    assert "needs an alignment of" in refusal(lambda: to_integer(mixed))
+    assert refusal(lambda: to_integer(mixed)).endswith("at most 15; give its weights a larger scale")
+    residual = one_convolution.tensors[operation.residual]
+    coarse = {operation.residual: replace(residual, base_scale=residual.base_scale * 2.0**40)}
+    same_sums = with_operation(one_convolution, weight_scales=scales * np.float32(2.0**-40), bias=0 * operation.bias)
+    assert refusal(lambda: to_integer(replace(same_sums, tensors={**same_sums.tensors, **coarse}))).endswith(
+        "steps of its output, but at most 65535 can be expressed; give the output a larger scale"
+    )
 
 
 def test_limits_of_a_machine(one_convolution: QuantizedNetwork) -> None:

@@ -19,12 +19,12 @@ from dataclasses import dataclass, replace
 from functools import cache, cached_property
 
 from tessera.compiler.errors import CompilerError
-from tessera.compiler.integer import to_integer
-from tessera.compiler.precision import DepthLimits, DepthRange
+from tessera.compiler.integer import ScaleError, integer_operation, to_integer
+from tessera.compiler.precision import DepthRange
 from tessera.compiler.quantized import QuantizedNetwork, QuantizedOperation
 from tessera.rtl.config import ACTIVATION_DEPTHS
 from tessera.rtl.isa import INTEGER_SHIFT_BITS
-from tessera.sim.golden.network import IntegerNetwork
+from tessera.sim.golden.network import IntegerNetwork, Operation
 
 MAX_STATES = 64
 """Combinations of the depths of a layer and of the stored tensors that are alive while it runs."""
@@ -84,13 +84,12 @@ class AdaptiveNetwork:
 
     def variants(self, layer: str) -> tuple[int, ...]:
         """The depths that a layer can have, rising; one alone if it cannot choose."""
-        return tuple(depth for depth in self.depths if depth in self.range_of(layer))
+        return self.range_of(layer).among(self.depths)
 
     def nearest(self, layer: str, depth: int) -> int:
         """What the machine chooses for a layer where ``depth`` is asked for: the depth is limited to the layer's range,
         and the deepest variant is taken that is no deeper, or else the shallowest."""
-        limited = self.range_of(layer).clamp(depth)
-        return max((each for each in self.variants(layer) if each <= limited), default=self.variants(layer)[0])
+        return self.range_of(layer).nearest(depth, self.depths)
 
     def uniform(self, depth: int) -> dict[str, int]:
         """The trace of a run in which one depth is asked for by all layers."""
@@ -111,13 +110,18 @@ class AdaptiveNetwork:
     @cache  # noqa: B019 (as many as there are depths, and they live as long as the network)
     def integer(self, depth: int) -> IntegerNetwork:
         """The network N_d: every tensor has ``depth`` bits, but for what leaves the NPU, and what shares storage with
-        it."""
-        quantized = self.quantized
-        depths = {name: self._kept.get(name, depth) for name in quantized.tensors}
-        try:
-            return to_integer(quantized.with_activation_depths(depths))
-        except CompilerError as error:
-            raise CompilerError(f"network {self.name!r} with {depth} bits: {error}, or leave that depth out") from None
+        it.
+
+        Of a layer that may not have this depth only shapes and weights mean something; its parameters are those of the
+        depth that it would choose, since those of this one may be beyond the machine.
+
+        Raises
+        ------
+        CompilerError
+            A layer that may have this depth cannot have it.
+        """
+        operations = (self._operation(each, self.nearest(each.name, depth)) for each in self.quantized.operations)
+        return to_integer(self._at(depth), tuple(operations))
 
     @cached_property
     def stored(self) -> IntegerNetwork:
@@ -158,6 +162,28 @@ class AdaptiveNetwork:
         """For each tensor that a layer makes, its name."""
         return {operation.output: operation.name for operation in self.quantized.operations}
 
+    @cache  # noqa: B019 (as `integer`)
+    def _at(self, depth: int) -> QuantizedNetwork:
+        depths = {name: self._kept.get(name, depth) for name in self.quantized.tensors}
+        return self.quantized.with_activation_depths(depths)
+
+    @cache  # noqa: B019 (as `integer`)
+    def _operation(self, operation: QuantizedOperation, depth: int) -> Operation:
+        try:
+            return integer_operation(self._at(depth), operation)
+        except ScaleError as error:
+            raise CompilerError(
+                f"network {self.name!r}: layer {operation.name!r} cannot have {depth} bits, since {error.problem}; "
+                f"{self._without(operation.name, depth)}"
+            ) from None
+
+    def _without(self, layer: str, depth: int) -> str:
+        """What to do so that a layer does not get a depth."""
+        deeper = [each for each in self.depths if each > depth]
+        if deeper:
+            return f"limit it with --depth-range {layer}={deeper[0]}..{deeper[-1]}"
+        return "add a greater depth to --adaptive"
+
     @cached_property
     def _kept(self) -> Mapping[str, int]:
         """Depths of the tensors that have the same in all N_d: outputs, with what shares storage with them."""
@@ -195,16 +221,7 @@ def with_ranges(quantized: QuantizedNetwork, ranges: Mapping[str, DepthRange]) -
     CompilerError
         There is no such layer.
     """
-    limits = quantized.depth_limits
-    for name in ranges:
-        if name and name not in limits.layers:
-            raise CompilerError(
-                f"network {quantized.name!r} has no layer {name!r} whose range of depths could be set; it has "
-                f"{', '.join(limits.layers)}"
-            )
-    network = ranges.get("", limits.network)
-    layers = {name: ranges.get(name, network if "" in ranges else each) for name, each in limits.layers.items()}
-    return replace(quantized, limits=DepthLimits(network, layers))
+    return replace(quantized, limits=quantized.depth_limits.with_ranges(quantized.name, ranges))
 
 
 def _operands(operation: QuantizedOperation) -> tuple[str, ...]:
@@ -222,13 +239,7 @@ def _problems(network: AdaptiveNetwork) -> Iterator[str]:
     ):
         for layer in () if layers is None else sorted(known.keys() - layers.keys()):
             yield f"{what} lack the layer {layer!r}; quantise it again"
-    for layer in network.layers:
-        if not network.variants(layer):
-            allowed = network.range_of(layer)
-            yield (
-                f"layer {layer!r} may have {allowed.minimum} to {allowed.maximum} bits, but there are variants of "
-                f"{', '.join(map(str, network.depths))}; change its range or the depths"
-            )
+    yield from limits.empty_ranges(network.layers, network.depths)
     limit = (1 << INTEGER_SHIFT_BITS - 1) - 1
     for name, tensor in quantized.tensors.items():
         exponents = [tensor.exponent_at(depth) for depth in {*network.depths, tensor.depth}]

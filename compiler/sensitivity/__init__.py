@@ -8,7 +8,7 @@ sensitivity profile of a network, by one of several methods.
 from tessera.compiler.sensitivity.curvature import Curvature, HessianOptions
 from tessera.compiler.sensitivity.loss import Loss, make_loss
 from tessera.compiler.sensitivity.probe import Probe
-from tessera.compiler.sensitivity.profile import DEFAULT_METHOD, METHODS, analyse
+from tessera.compiler.sensitivity.profile import DEFAULT_METHOD, METHODS, analyse, check_request
 
 __all__ = [
     "DEFAULT_METHOD",
@@ -18,5 +18,6 @@ __all__ = [
     "Loss",
     "Probe",
     "analyse",
+    "check_request",
     "make_loss",
 ]

@@ -10,12 +10,14 @@ import numpy as np
 
 from tessera.compiler.calibrate import Calibration
 from tessera.compiler.errors import CompilerError
+from tessera.compiler.float_execution import batch_size
 from tessera.compiler.graph import Graph, Node
 from tessera.compiler.precision import LayerSensitivity, SensitivityProfile
 from tessera.compiler.quantize import quantize_weights, weight_scales
 from tessera.compiler.sensitivity.curvature import Curvature, HessianOptions
 from tessera.compiler.sensitivity.derivatives import Derivatives
 from tessera.compiler.sensitivity.probe import Probe
+from tessera.compiler.torch_extra import load_torch
 from tessera.rtl.config import ACTIVATION_DEPTHS, WEIGHT_DEPTHS
 from tessera.sim.golden.arithmetic import depth_range
 
@@ -72,13 +74,8 @@ def analyse(
         same for all of them; or the network's loss is not finite. For ``gradient`` also: there are no labels, or
         PyTorch is not installed.
     """
-    if method not in METHODS:
-        raise CompilerError(f"there is no sensitivity method {method!r}; use one of {', '.join(METHODS)}")
+    check_request(method, batch_size(graph.shapes, graph.inputs, data))
     probe = Probe(graph, data, labels)
-    if probe.samples < MIN_SAMPLES:
-        raise CompilerError(
-            f"{probe.samples} samples are too few to estimate sensitivities; give at least {MIN_SAMPLES}"
-        )
     _check_variety(probe)
     maker = METHODS[method](probe, calibration, hessian or HessianOptions())
     layers = {}
@@ -89,6 +86,22 @@ def analyse(
         progress(node.name)
         layers[node.name] = LayerSensitivity(dict(maker.weights(node)), dict(maker.activations(node.output)))
     return SensitivityProfile(method, layers, probe.samples)
+
+
+def check_request(method: str, samples: int) -> None:
+    """Refuses what `analyse` would refuse whatever the network is, for callers with much to do before.
+
+    Raises
+    ------
+    CompilerError
+        The method is unknown, or needs PyTorch, which is not installed; or there are too few samples.
+    """
+    if method not in METHODS:
+        raise CompilerError(f"there is no sensitivity method {method!r}; use one of {', '.join(METHODS)}")
+    if samples < MIN_SAMPLES:
+        raise CompilerError(f"{samples} samples are too few to estimate sensitivities; give at least {MIN_SAMPLES}")
+    if METHODS[method] is _Gradient:
+        load_torch()
 
 
 def _check_variety(probe: Probe) -> None:

@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from tessera.cli.console import UsageError, progress_bar
-from tessera.compiler.adaptive import AdaptiveNetwork, with_ranges
+from tessera.compiler.adaptive import AdaptiveNetwork
 from tessera.compiler.calibrate import Calibration
 from tessera.compiler.errors import CompilerError
 from tessera.compiler.graph import Graph
@@ -73,16 +73,15 @@ def parse_ranges(texts: Sequence[str] | None) -> dict[str, DepthRange]:
     return ranges
 
 
-def limited(quantized: QuantizedNetwork, ranges: Mapping[str, DepthRange]) -> QuantizedNetwork:
-    """An adaptive network with its ranges.
+def check_variants(quantized: QuantizedNetwork) -> None:
+    """Checks that all variants of an adaptive network can be computed.
 
     Raises
     ------
     CompilerError
-        A layer does not exist or has no depth left, or a variant cannot be computed by the machine; or a depth was
-        given to a layer that chooses.
+        A variant cannot be computed by the machine; or a depth was given to a layer that chooses.
     """
-    network = AdaptiveNetwork.of(with_ranges(quantized, ranges))
+    network = AdaptiveNetwork.of(quantized)
     for operation in quantized.operations:
         given, deepest = quantized.tensors[operation.output].depth, network.depths[-1]
         if operation.output not in network.pinned and given != deepest:
@@ -92,7 +91,6 @@ def limited(quantized: QuantizedNetwork, ranges: Mapping[str, DepthRange]) -> Qu
             )
     for depth in network.depths:
         network.integer(depth)
-    return network.quantized
 
 
 def find_sensitivities(

@@ -10,7 +10,7 @@ from typing import Annotated
 import numpy as np
 import typer
 
-from tessera.cli.adaptive import find_sensitivities, limited, parse_adaptive, parse_ranges
+from tessera.cli.adaptive import check_variants, find_sensitivities, parse_adaptive, parse_ranges
 from tessera.cli.console import UsageError, check_output, console, output_file, write_json
 from tessera.cli.database import standing_files
 from tessera.cli.depths import BUDGETS, CostSource, DepthChoice, DepthRequest, choose, find_depth_limits, parse_budgets
@@ -45,7 +45,7 @@ from tessera.compiler.calibration_data import load_labels
 from tessera.compiler.mixed_precision import Judge, Quantizer
 from tessera.compiler.passes import PIPELINE
 from tessera.compiler.quantized import QuantizedNetwork
-from tessera.compiler.sensitivity import DEFAULT_METHOD, METHODS
+from tessera.compiler.sensitivity import DEFAULT_METHOD, METHODS, check_request
 from tessera.rtl.config import NpuConfig
 
 MIXED = "Mixed precision"
@@ -210,9 +210,15 @@ def quantize(
     request = DepthRequest(NpuConfig.load(npu), budgets, max_loss, method, costs, limit_loss, layers, wants_front=front)
     graph = _prepare(import_onnx(network, input_shapes=shapes), show=show)
     samples = load_inputs(calibration, graph.inputs, graph.shapes)
+    labels = None
+    if chooses or adaptive_depths:  # All that follows takes minutes for a large network.
+        labels = _labels(calibration, samples)
+        check_request(method, _count(samples))
     if refinements.equalisation:
         graph = equalise(graph, samples)
-    ranges = calibrate(graph, samples, power_of_two_io=power_of_two_io, refinements=refinements)
+    ranges = calibrate(
+        graph, samples, power_of_two_io=power_of_two_io, refinements=refinements, adaptive=adaptive_depths
+    )
     if show:
         _show(ranges.format())
     if output is not None and not chooses:
@@ -225,14 +231,14 @@ def quantize(
             layers,
             refinements=refinements,
             adaptive=adaptive_depths,
+            depth_ranges=depth_ranges,
         )
         if adaptive_depths:
-            quantized = limited(quantized, depth_ranges)
-            profile = find_sensitivities(graph, ranges, samples, _labels(calibration, samples), method)
+            check_variants(quantized)
+            profile = find_sensitivities(graph, ranges, samples, labels, method)
             quantized = replace(quantized, sensitivity=profile)
         _write(network, output, quantized, json, show=show)
         return
-    labels = _labels(calibration, samples)
     judged = samples if validation is None else load_inputs(validation, graph.inputs, graph.shapes)
     judge = Judge(graph, judged, labels if validation is None else _labels(validation, judged))
     found = choose(request, Quantizer(graph, ranges, refinements), samples, labels, judge)
@@ -300,7 +306,11 @@ def _check_request(
 
 
 def _labels(path: Path, samples: Mapping[str, np.ndarray]) -> np.ndarray | None:
-    return load_labels(path, len(next(iter(samples.values()))))
+    return load_labels(path, _count(samples))
+
+
+def _count(samples: Mapping[str, np.ndarray]) -> int:
+    return len(next(iter(samples.values())))
 
 
 def _prepare(graph: Graph, *, show: bool) -> Graph:

@@ -79,7 +79,7 @@ def prepared(case: Case) -> Prepared:
     graph = prepare(import_onnx(ROOT / "models" / f"{case.name}.onnx"))
     samples = dict.fromkeys(graph.inputs, split.calibration.images)
     graph = equalise(graph, samples)
-    calibration = calibrate(graph, samples)
+    calibration = calibrate(graph, samples, adaptive=ACTIVATION_DEPTHS)
     inputs = {name: LayerDepths(activation=INPUT_DEPTH) for name in graph.inputs}
     network = quantize(graph, calibration, max(ACTIVATION_DEPTHS), WEIGHT_DEPTH, inputs, adaptive=ACTIVATION_DEPTHS)
     few = {name: values[:SENSITIVITY_SAMPLES] for name, values in samples.items()}
