@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import enum
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from tessera.firmware.adaptation.errors import AdaptationError
@@ -42,6 +43,25 @@ class Metric(enum.StrEnum):
 
 
 @dataclass(frozen=True)
+class Progress:
+    """How far an inference has come.
+
+    Attributes
+    ----------
+    cycles
+        Since it began.
+    moved_bytes
+        Bytes that it has moved on the memory's bus, instructions included.
+    chosen
+        The depth in bits of each layer whose depth has been chosen in it, by the layer's name.
+    """
+
+    cycles: int
+    moved_bytes: int
+    chosen: Mapping[str, int] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
 class Observation:
     """What was seen at one moment, of the time since the last one.
 
@@ -55,12 +75,15 @@ class Observation:
         The monitor's section.
     values
         The other metrics that are known.
+    progress
+        How far the inference has come that is under way; ``None`` before one, whose depths can all be chosen yet.
     """
 
     cycle: int
     available: float
     section: int
     values: dict[Metric, float] = field(default_factory=dict)
+    progress: Progress | None = None
 
 
 @dataclass(frozen=True)
