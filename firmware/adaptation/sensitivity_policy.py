@@ -199,9 +199,13 @@ class SensitivityPolicy(Policy):
             f"with {self._outlook.share:.0%} of the bus {self._whose} takes no more than {allowed:,.0f} cycles even "
             "so, within its target and margin"
         )
-        return _Wish(
-            "raised", reason, lambda group: group.nearest(self.start), cycles, lambda depths: cycles(depths) <= allowed
-        )
+        return _Wish("raised", reason, self._ceiling, cycles, lambda depths: cycles(depths) <= allowed)
+
+    def _ceiling(self, group: Group) -> int:
+        """How far bits come back: while an inference runs only those that it gave up to catch up, since what it has to
+        spare soon is little and the next one begins with its own plan."""
+        planned = self._predicts and self._outlook.progress is not None
+        return self._plan[group.name] if planned else group.nearest(self.start)
 
     def _contention_ended(self, observation: Observation) -> _Wish | None:
         free = self._section == self.settings.sections - 1

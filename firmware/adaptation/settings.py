@@ -102,8 +102,8 @@ class Settings:
     steps: int = 1
     raise_after: int = 4
     target_cycles: int | None = None
-    margin: float = 0.05
-    foresight: int = 8
+    margin: float = 0.03
+    foresight: int = 32
     saturation_share: float = 0.05
 
     def __post_init__(self) -> None:
