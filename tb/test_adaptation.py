@@ -268,8 +268,8 @@ def test_a_whole_fall_at_once(network, share, target, data):
 
 
 def test_what_is_left_must_make_up_for_what_was_lost():
-    """Half of the layers have run, slowly: the others give up more bits than a whole inference would need, for this
-    inference only."""
+    """A quarter of the bytes has moved, slowly: the layers that are left give up more bits than a whole inference would
+    need, for this inference only."""
     network = chain(8)
     rate, deep = 0.5 * BUS_BYTES, network.uniform(16)
     target = round(1.1 * network.cycles(deep, rate))
@@ -278,17 +278,17 @@ def test_what_is_left_must_make_up_for_what_was_lost():
     manager.started(0)
     assert manager.observe(Observation(0, 0.5, section)) == ()
     names = [layer.name for layer in network.layers]
-    moved = network.moved_bytes(deep) - sum(bytes_ for _, bytes_ in list(network._traffic(deep))[2:])
-    late = Progress(round(target - 0.5 * network.cycles(deep, rate, moved)), moved, dict.fromkeys(names[:3], 16))
+    moved = network.moved_bytes(deep) // 4
+    late = Progress(round(target - 0.8 * network.cycles(deep, rate, moved)), moved, dict.fromkeys(names[:3], 16))
     lowered = manager.observe(Observation(1, 0.5, section, progress=late))
     assert {each.kind for each in lowered} == {"lowered"}
     assert not {layer for each in lowered for layer in each.layers} & set(names[:3]), "they have run, or begun"
     assert "this inference takes about" in lowered[0].reason
     manager.finished(2, target, {}, manager.depths)
     manager.started(3)
-    restored = manager.observe(Observation(3, 0.5, section))
-    assert {each.kind for each in restored} == {"restored"}
-    assert manager.depths == deep
+    restored = [each for each in manager.observe(Observation(3, 0.5, section)) if each.kind == "restored"]
+    assert {name for each in restored for name in each.layers} == {name for each in lowered for name in each.layers}
+    assert {each.after for each in restored} == {16}
 
 
 def test_a_bandwidth_that_was_seen_may_come_back():
@@ -334,7 +334,8 @@ def test_each_section_has_a_correction_of_its_own():
 
 @given(networks(), SHARES, st.floats(0, 1))
 def test_what_is_left_falls_with_what_was_moved(network, share, part):
-    """From the whole inference to nothing."""
+    """From the whole inference to nothing, but for layers that move nothing."""
+    network = replace(network, layers=tuple(replace(layer, constant_bytes=64) for layer in network.layers))
     depths, rate = network.uniform(16), share * BUS_BYTES
     total = network.moved_bytes(depths)
     whole, left, nothing = (network.cycles(depths, rate, moved) for moved in (0, part * total, total))

@@ -27,7 +27,8 @@ class Metric(enum.StrEnum):
     LANES = "lanes"
     """Share of the lanes' cycles in which they multiply."""
     BUFFERS = "buffers"
-    """Share of the accesses to the activation banks that they could serve."""
+    """How busy the on-chip buffers are: words read from and written to the activation banks, as a share of those that
+    they could serve."""
     POWER = "power"
     """Estimated power in picojoules per cycle: milliwatts at 1 GHz."""
 

@@ -74,9 +74,7 @@ SaturationOption = Annotated[
     _option(
         DEPTHS,
         "--saturation-share",
-        "Share of a layer's values that may saturate before it is kept above that depth.",
-        min=0.0,
-        max=1.0,
+        "Share of a layer's values that may saturate before it is kept above that depth, 0 to 1.",
         metavar="SHARE",
     ),
 ]
@@ -104,9 +102,8 @@ HysteresisOption = Annotated[
     _option(
         BANDWIDTH,
         "--hysteresis",
-        "Share of the bus by which a threshold must be exceeded to come back above it; with the highest less than 1.",
-        min=0.0,
-        max=1.0,
+        "Share of the bus by which a threshold must be exceeded to come back above it, from 0 on; with the highest "
+        "threshold less than 1.",
         metavar="SHARE",
     ),
 ]
@@ -115,9 +112,7 @@ WindowOption = Annotated[
     _option(
         BANDWIDTH,
         "--window",
-        "Cycles in which the monitor counts bytes, a power of two.",
-        min=1 << LEAST_WINDOW,
-        max=1 << MOST_WINDOW,
+        f"Cycles in which the monitor counts bytes, a power of two from {1 << LEAST_WINDOW} to {1 << MOST_WINDOW}.",
         metavar="CYCLES",
     ),
 ]
@@ -127,9 +122,7 @@ PeriodOption = Annotated[
     _option(
         BANDWIDTH,
         "--period-cycles",
-        "Cycles for which a section holds with --sampling period.",
-        min=1,
-        max=(1 << PERIOD_BITS) - 1,
+        f"Cycles for which a section holds with --sampling period, 1 to {(1 << PERIOD_BITS) - 1}.",
         metavar="CYCLES",
     ),
 ]
@@ -138,24 +131,21 @@ PollOption = Annotated[
     _option(
         BANDWIDTH,
         "--poll-cycles",
-        "Cycles after which the manager looks, if no change of the section calls it.",
-        min=1,
+        "Cycles after which the manager looks, if no change of the section calls it, from 1 on.",
         metavar="CYCLES",
     ),
 ]
 
 TargetOption = Annotated[
     int | None,
-    _option(SENSITIVITY, "--target", "Latency that an inference should have at most.", min=1, metavar="CYCLES"),
+    _option(SENSITIVITY, "--target", "Latency that an inference should have at most, from 1 on.", metavar="CYCLES"),
 ]
 MarginOption = Annotated[
     float,
     _option(
         SENSITIVITY,
         "--margin",
-        "Share of the target that stays free when an operation is raised, and half of it at all times.",
-        min=0.0,
-        max=1.0,
+        "Share of the target that stays free when an operation is raised, and half of it at all times, 0 to 1.",
         metavar="SHARE",
     ),
 ]
@@ -164,8 +154,7 @@ ForesightOption = Annotated[
     _option(
         SENSITIVITY,
         "--foresight",
-        "Inferences for which the busiest bus that was seen is expected to come back; 0: it is not.",
-        min=0,
+        "Inferences for which the busiest bus that was seen is expected to come back, from 0 (it is not) on.",
         metavar="N",
     ),
 ]
@@ -174,15 +163,17 @@ RaiseAfterOption = Annotated[
     _option(
         SENSITIVITY,
         "--raise-after",
-        "Times in a row that the manager must find contention ended before it gives bits back.",
-        min=1,
+        "Times in a row that the manager must find contention ended before it gives bits back, from 1 on.",
         metavar="N",
     ),
 ]
 StepsOption = Annotated[
     int,
     _option(
-        SENSITIVITY, "--steps", "Operations that change at a time, where no target says how many.", min=1, metavar="N"
+        SENSITIVITY,
+        "--steps",
+        "Operations that change at a time, if no target says how many, from 1 on.",
+        metavar="N",
     ),
 ]
 LimitOption = Annotated[
