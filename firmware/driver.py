@@ -349,6 +349,10 @@ class Npu:
             packed = sum(depth << DEPTH_BITS * n for n, depth in enumerate(depths[first : first + _DEPTHS_PER_WORD]))
             await self._adaptation.write_fields(f"layer_depths[{word}]", depths=packed)
 
+    async def depth_choices(self) -> int:
+        """How many depths have been chosen since the last start."""
+        return await self._adaptation.read("selects")
+
     async def chosen_depths(self) -> tuple[Depth, ...]:
         """The depth that was last chosen for each operation number, since the reset of the whole NPU."""
         chosen: list[Depth] = []

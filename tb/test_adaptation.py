@@ -26,10 +26,13 @@ from tessera.firmware.adaptation import (
     Observation,
     PolicyName,
     PrecisionManager,
+    Progress,
     Settings,
     StoredTensor,
     Work,
 )
+from tessera.firmware.adaptation.outlook import COMMITTED
+from tessera.firmware.adaptation.prediction import Bandwidth, LatencyModel
 from tessera.rtl.adaptation import DepthSource
 from tessera.rtl.config import ACTIVATION_DEPTHS, NpuConfig
 from tessera.rtl.isa import Depth, Select
@@ -69,18 +72,22 @@ def test_depths_stay_within_limits(network, policy, mode, shares, data):
 
 @given(networks(), st.lists(SHARES, max_size=40), st.one_of(st.none(), st.integers(1, 5000)))
 def test_one_operation_by_one_step(network, shares, target):
+    """Each decision is one; only a target, whose prediction says how many it takes, asks for several at a look."""
     manager, settings = manager_of(network, target_cycles=target)
     section = None
     for share in shares:
-        before = manager.depths
+        depths = manager.depths
         section = settings.section(share, section)
         decisions = manager.observe(Observation(0, share, section))
-        assert len(decisions) <= 1
-        changed = {name: (before[name], depth) for name, depth in manager.depths.items() if depth != before[name]}
-        assert changed == {decision.layers[0]: (decision.before, decision.after) for decision in decisions}
-        for name, (old, new) in changed.items():
-            between = [depth for depth in network.by_name[name].allowed if min(old, new) < depth < max(old, new)]
-            assert not between
+        assert len(decisions) <= 1 or target is not None
+        assert len({decision.kind for decision in decisions}) <= 1
+        for decision in decisions:
+            [name] = decision.layers
+            low, high = sorted((decision.before, decision.after))
+            assert depths[name] == decision.before
+            assert not [depth for depth in network.by_name[name].allowed if low < depth < high]
+            depths |= {name: decision.after}
+        assert depths == manager.depths
 
 
 @given(networks(), SHARES, st.lists(st.floats(-1, 1), min_size=1, max_size=60), st.booleans())
@@ -131,7 +138,7 @@ def test_what_is_raised_leaves_a_margin(network, before, share, target):
         raised = [
             each for each in observe(manager, [share], settings, settings.section(share)) if each.kind == "raised"
         ]
-        assert not raised or network.cycles(manager.depths, share * BUS_BYTES) <= 0.96 * target
+        assert not raised or network.cycles(manager.depths, share * BUS_BYTES) <= 0.98 * target
 
 
 @given(networks(), SHARES, st.integers(1, 20_000))
@@ -249,6 +256,91 @@ def test_long_inferences_correct_the_prediction():
         assert observe(manager, [FREE], settings) == [] or network.moved_bytes(manager.depths) > 0
         manager.finished(0, round(2 * predicted), {}, manager.depths)
     assert "lowered" in {each.kind for each in manager.log}
+
+
+@given(networks(), SHARES, st.integers(1, 20_000), st.data())
+def test_a_whole_fall_at_once(network, share, target, data):
+    """What a target asks for is done at the first look; a second one with the same bandwidth finds nothing."""
+    manager, settings = manager_of(network, target_cycles=target, raise_after=1000)
+    section = settings.section(share)
+    manager.observe(Observation(0, share, section))
+    assert manager.observe(Observation(1, share, section)) == ()
+
+
+def test_what_is_left_must_make_up_for_what_was_lost():
+    """A quarter of the bytes has moved, slowly: the layers that are left give up more bits than a whole inference would
+    need, for this inference only."""
+    network = chain(8)
+    rate, deep = 0.5 * BUS_BYTES, network.uniform(16)
+    target = round(1.1 * network.cycles(deep, rate))
+    manager, settings = manager_of(network, target_cycles=target)
+    section = settings.section(0.5)
+    manager.started(0)
+    assert manager.observe(Observation(0, 0.5, section)) == ()
+    names = [layer.name for layer in network.layers]
+    moved = network.moved_bytes(deep) // 4
+    late = Progress(round(target - 0.8 * network.cycles(deep, rate, moved)), moved, dict.fromkeys(names[:3], 16))
+    lowered = manager.observe(Observation(1, 0.5, section, progress=late))
+    assert {each.kind for each in lowered} == {"lowered"}
+    assert not {layer for each in lowered for layer in each.layers} & set(names[:3]), "they have run, or begun"
+    assert "this inference takes about" in lowered[0].reason
+    manager.finished(2, target, {}, manager.depths)
+    manager.started(3)
+    restored = [each for each in manager.observe(Observation(3, 0.5, section)) if each.kind == "restored"]
+    assert {name for each in restored for name in each.layers} == {name for each in lowered for name in each.layers}
+    assert {each.after for each in restored} == {16}
+
+
+def test_a_bandwidth_that_was_seen_may_come_back():
+    """On a free bus as many bits are given back as still let the target be met, should others come back at any moment;
+    all of them once that is forgotten."""
+    network = chain(8)
+    rate = 0.2 * BUS_BYTES
+    target = round(1.5 * network.cycles(network.uniform(4), rate))
+    found = {}
+    for foresight in (0, 60):
+        manager, settings = manager_of(network, target_cycles=target, foresight=foresight, raise_after=1)
+        observe(manager, [0.2] * 10, settings)
+        observe(manager, [FREE] * 30, settings, 0)
+        found[foresight] = manager.depths
+        reasons = [each.reason for each in manager.log]
+    assert network.cycles(found[0], BUS_BYTES) <= target
+    assert found[0] == network.uniform(16) != found[60]
+    # Others come back when the third layer is chosen: those behind it have no bits left, and still it is in time.
+    names = [layer.name for layer in network.layers]
+    for first in range(len(names)):
+        mixed = network.uniform(4) | {name: found[60][name] for name in names[: first + COMMITTED]}
+        passed = sum(network.layer_cycles(found[60], BUS_BYTES)[:first])
+        assert passed + sum(network.layer_cycles(mixed, rate)[first:]) <= 1.05 * target
+    observe(manager, [FREE] * 60, settings)
+    assert manager.depths == network.uniform(16)
+    assert any("should others leave" in reason for reason in reasons) or found[60] != network.uniform(16)
+
+
+def test_each_section_has_a_correction_of_its_own():
+    """Inferences that take twice as long as predicted on a busy bus say nothing of a free one."""
+    network = chain()
+    model = LatencyModel(network)
+    depths = network.uniform(16)
+    for _ in range(12):
+        model.started()
+        model.looked(Observation(0, 0.2, 0), depths)
+        model.finished(round(2 * network.cycles(depths, 0.2 * BUS_BYTES)), depths)
+    assert model.corrections == {0: pytest.approx(2, rel=1e-2)}
+    free, busy = (sum(model.layers(depths, Bandwidth(*each))) for each in ((1.0, 3), (0.2, 0)))
+    assert free == pytest.approx(network.cycles(depths, BUS_BYTES))
+    assert busy == pytest.approx(2 * network.cycles(depths, 0.2 * BUS_BYTES), rel=1e-2)
+
+
+@given(networks(), SHARES, st.floats(0, 1))
+def test_what_is_left_falls_with_what_was_moved(network, share, part):
+    """From the whole inference to nothing, but for layers that move nothing."""
+    network = replace(network, layers=tuple(replace(layer, constant_bytes=64) for layer in network.layers))
+    depths, rate = network.uniform(16), share * BUS_BYTES
+    total = network.moved_bytes(depths)
+    whole, left, nothing = (network.cycles(depths, rate, moved) for moved in (0, part * total, total))
+    assert nothing <= left <= whole == network.cycles(depths, rate)
+    assert nothing == pytest.approx(0, abs=1e-6 * max(1.0, whole))
 
 
 def test_raising_needs_patience():

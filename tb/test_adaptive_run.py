@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import dataclasses
 import json
+from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
 
@@ -78,13 +79,17 @@ def pretend(monkeypatch: pytest.MonkeyPatch, *shares: float) -> None:
     seen = iter(shares)
     share = [1.0]
 
-    async def observe(self: Observer) -> Observation:
+    async def observe(self: Observer, chosen: Mapping[str, int]) -> Observation:
         share[0] = next(seen, share[0])
         return Observation(
             await self._bus.present_cycle(), share[0], Settings().section(share[0]), {Metric.STALLS: 0.9}
         )
 
+    async def bandwidth(self: Observer) -> Observation:
+        return Observation(await self._bus.present_cycle(), share[0], Settings().section(share[0]))
+
     monkeypatch.setattr(Observer, "observe", observe)
+    monkeypatch.setattr(Observer, "bandwidth", bandwidth)
 
 
 def chosen(result: AdaptiveRun) -> list[set[int]]:

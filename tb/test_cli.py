@@ -19,7 +19,7 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from tessera.cli import main
-from tessera.cli.run import check_waves
+from tessera.cli.simulation import check_waves
 from tessera.compiler import read_qonnx
 from tessera.compiler.planning.profile_database import UNKNOWN_MARGIN
 from tessera.compiler.quantized import QuantizedNetwork

@@ -58,6 +58,21 @@ def test_packages_import_only_earlier_ones(package: str) -> None:
     assert not wrong, "\n".join(wrong)
 
 
+def test_commands_do_not_import_each_other() -> None:
+    """What several share has a module of its own."""
+    known = dict(modules("cli"))
+    found = {name for _, name in imports("tessera.cli.app", known["tessera.cli.app"]) if name in known}
+    commands = found - {"tessera.cli.console"}
+    assert "tessera.cli.run" in commands
+    wrong = [
+        f"{command} imports {name}"
+        for command in sorted(commands)
+        for _, name in imports(command, known[command])
+        if any(name == other or name.startswith(f"{other}.") for other in commands - {command})
+    ]
+    assert not wrong, "\n".join(wrong)
+
+
 @pytest.mark.parametrize(
     ("lower", "upper"),
     [

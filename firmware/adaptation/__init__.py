@@ -3,7 +3,7 @@
 from tessera.firmware.adaptation.errors import AdaptationError
 from tessera.firmware.adaptation.log import Decision, DecisionLog
 from tessera.firmware.adaptation.manager import POLICIES, PrecisionManager
-from tessera.firmware.adaptation.metrics import EnergyCoefficients, Limit, Metric, Observation, Work
+from tessera.firmware.adaptation.metrics import EnergyCoefficients, Limit, Metric, Observation, Progress, Work
 from tessera.firmware.adaptation.network import AdaptableNetwork, Layer, StoredTensor
 from tessera.firmware.adaptation.policies import Policy
 from tessera.firmware.adaptation.saturation import DatabaseMemory, Forgetful, Memory
@@ -27,6 +27,7 @@ __all__ = [
     "Policy",
     "PolicyName",
     "PrecisionManager",
+    "Progress",
     "Settings",
     "StoredTensor",
     "Work",

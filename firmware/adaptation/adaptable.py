@@ -10,6 +10,7 @@ from tessera.compiler.quantized import QuantizedOperation
 from tessera.firmware.adaptation.network import AdaptableNetwork, Layer, StoredTensor
 from tessera.rtl.config import NpuConfig
 from tessera.rtl.isa import INSTRUCTION_BYTES, Instruction, LaneProgram, Load, PostProcess, Source, Store, Unit, Window
+from tessera.sim.cycles import predict
 from tessera.sim.occupancy import lane_cycles, post_cycles
 from tessera.sim.transfers import row_bytes
 
@@ -24,6 +25,7 @@ def adaptable(program: AdaptiveProgram) -> AdaptableNetwork:
     for depth in network.depths:
         for segment in program.run_of(network.uniform(depth)):
             segments.setdefault((segment.operation, segment.depth), segment)
+    alone = {depth: _alone_cycles(program, depth) for depth in network.depths}
     layers = []
     for operation in quantized.operations:
         inputs = _inputs(operation)
@@ -41,6 +43,7 @@ def adaptable(program: AdaptiveProgram) -> AdaptableNetwork:
                 limits=network.range_of(operation.name),
                 constant_bytes=max(0, _moved_bytes(segment, program.config) - stored),
                 lane_cycles={d: _busy_cycles(segments[operation.name, d], program.config) for d in variants},
+                alone_cycles={d: alone[d][operation.name] for d in variants},
             )
         )
     return AdaptableNetwork(
@@ -85,6 +88,24 @@ def _moved_bytes(segment: Segment, config: NpuConfig) -> int:
             transfer = step.instruction
             beats += transfer.rows * transfer.planes * -(-row_bytes(transfer, config) // config.beat_bytes)
     return beats * config.beat_bytes + INSTRUCTION_BYTES * len(segment.steps)
+
+
+def _alone_cycles(program: AdaptiveProgram, depth: int) -> dict[str, float]:
+    """Cycles from the end of the layer before to the end of each layer, where all have one depth and nobody else uses
+    the bus, as the cycle model predicts them in one pass."""
+    steps = [
+        (segment.operation, step.instruction)
+        for segment in program.run_of(program.network.uniform(depth))
+        for step in segment.steps
+    ]
+    ends: dict[str, int] = {}
+    times = predict([instruction for _, instruction in steps], program.config, passes=1)
+    for (operation, _), end in zip(steps, times.end, strict=True):
+        ends[operation] = max(ends.get(operation, 0), int(end))
+    found, before = {}, 0
+    for operation, end in ends.items():
+        found[operation], before = float(max(0, end - before)), max(before, end)
+    return found
 
 
 def _busy_cycles(segment: Segment, config: NpuConfig) -> float:

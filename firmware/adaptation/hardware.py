@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import astuple
 
-from tessera.firmware.adaptation.metrics import Observation, Work
+from tessera.firmware.adaptation.metrics import Metric, Observation, Progress, Work
 from tessera.firmware.adaptation.settings import Settings
-from tessera.firmware.bandwidth import Activity, Monitor
+from tessera.firmware.bandwidth import Activity, Findings, Monitor
 from tessera.firmware.bus import TimedBus
 from tessera.firmware.register_access import RegisterAccess
 from tessera.rtl.config import NpuConfig
@@ -47,17 +48,29 @@ class Observer:
         """A stream is started, so that all counts begin at 0."""
         self._before = Work(0)
 
-    async def observe(self) -> Observation:
-        """What happened since the last call, or since the start of the stream."""
+    async def observe(self, chosen: Mapping[str, int]) -> Observation:
+        """What happened since the last call, or since the start of the stream, in which these layers have their depths
+        in bits."""
         found = await self._monitor.findings()
         beats = await self._stream.read("read_beats") + await self._stream.read("write_beats")
-        before, self._before = self._before, _work(found.activity, beats * self._config.beat_bytes)
+        before, now = self._before, _work(found.activity, beats * self._config.beat_bytes)
+        self._before = now
         cycle = await self._bus.present_cycle()
-        values = _difference(before, self._before).metrics(self._config)
+        values = _difference(before, now).metrics(self._config)
+        return self._observation(cycle, found, values, Progress(now.cycles, now.dram_bytes, chosen))
+
+    async def bandwidth(self) -> Observation:
+        """What others leave of the bus, before a stream is started."""
+        return self._observation(await self._bus.present_cycle(), await self._monitor.findings(), {}, None)
+
+    def _observation(
+        self, cycle: int, found: Findings, values: dict[Metric, float], progress: Progress | None
+    ) -> Observation:
         if not found.windows:
-            return Observation(cycle, 1.0, self._settings.sections - 1, values)
+            return Observation(cycle, 1.0, self._settings.sections - 1, values, progress)
         section = max(0, found.section - (MOST_SECTIONS - self._settings.sections))
-        return Observation(cycle, min(1.0, found.available_rate / self._config.beat_bytes), section, values)
+        share = min(1.0, found.available_rate / self._config.beat_bytes)
+        return Observation(cycle, share, section, values, progress)
 
     async def acknowledge(self) -> None:
         """Lowers the monitor's interrupt."""

@@ -25,11 +25,6 @@ POLICIES: dict[PolicyName, type[Policy]] = {
 }
 """The policies by name."""
 
-LARGEST_CORRECTION = 8.0
-"""Inferences that take more than so many times the predicted cycles, or less than the inverse, correct no further."""
-
-_TRUST = 0.5  # weight of the latest inference in the correction
-
 
 class PrecisionManager:
     """Decides from observations how deep each layer of a network runs. It touches no hardware: `AdaptiveRunner` does.
@@ -64,7 +59,6 @@ class PrecisionManager:
         recalled = {layer.name: self._memory.recall(self._key, layer.name) for layer in network.layers}
         self._minimums = {name: min(depth, self._deepest) if self._adapts else 0 for name, depth in recalled.items()}
         self._policy = POLICIES[self.settings.policy](self._limited, self.settings)
-        self._predicted: list[float] = []  # cycles, at each look since the inference began
 
     @property
     def depths(self) -> dict[str, int]:
@@ -97,7 +91,7 @@ class PrecisionManager:
 
     def started(self, cycle: int) -> None:
         """An inference begins."""
-        self._predicted = []
+        self._policy.latencies.started()
         depths = sorted(set(self.depths.values()), reverse=True)
         self.log.add(
             Decision(
@@ -110,8 +104,8 @@ class PrecisionManager:
 
     def observe(self, observation: Observation) -> tuple[Decision, ...]:
         """Decides on what was seen; the decisions are in the log too."""
-        rate = self._network.bus_bytes * observation.available
-        self._predicted.append(self._network.cycles(self.depths, rate))
+        chosen = {} if observation.progress is None else observation.progress.chosen
+        self._policy.latencies.looked(observation, {**self.depths, **chosen})
         decisions = tuple(self._policy.decide(observation))
         for decision in decisions:
             self.log.add(decision)
@@ -137,7 +131,7 @@ class PrecisionManager:
         self.log.add(
             Decision(cycle, "finished", f"an inference took {cycles:,} cycles{verdict}", values={"cycles": cycles})
         )
-        self._correct(cycles)
+        self._policy.latencies.finished(cycles, chosen)
         learned = tuple(self._learn(cycle, saturations, chosen)) if self._adapts else ()
         for decision in learned:
             self.log.add(decision)
@@ -151,14 +145,6 @@ class PrecisionManager:
     @property
     def _limited(self) -> AdaptableNetwork:
         return self._network.with_minimums(self._minimums)
-
-    def _correct(self, cycles: int) -> None:
-        """Learns how long inferences take compared with what was predicted while they ran."""
-        if not self._predicted:
-            return
-        predicted = sum(self._predicted) / len(self._predicted)
-        ratio = min(max(cycles / max(1.0, predicted), 1 / LARGEST_CORRECTION), LARGEST_CORRECTION)
-        self._policy.correction += _TRUST * (ratio - self._policy.correction)
 
     def _learn(self, cycle: int, saturations: Mapping[str, int], chosen: Depths) -> list[Decision]:
         """Raises layers that saturated too much, for good."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import enum
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from tessera.firmware.adaptation.errors import AdaptationError
@@ -26,7 +27,8 @@ class Metric(enum.StrEnum):
     LANES = "lanes"
     """Share of the lanes' cycles in which they multiply."""
     BUFFERS = "buffers"
-    """Share of the accesses to the activation banks that they could serve."""
+    """How busy the on-chip buffers are: words read from and written to the activation banks, as a share of those that
+    they could serve."""
     POWER = "power"
     """Estimated power in picojoules per cycle: milliwatts at 1 GHz."""
 
@@ -39,6 +41,25 @@ class Metric(enum.StrEnum):
             )
         if self is not Metric.POWER and limit.threshold > 1:
             raise AdaptationError(f"the metric {self.value!r} is a share, so that {limit.threshold:g} is never passed")
+
+
+@dataclass(frozen=True)
+class Progress:
+    """How far an inference has come.
+
+    Attributes
+    ----------
+    cycles
+        Since it began.
+    moved_bytes
+        Bytes that it has moved on the memory's bus, instructions included.
+    chosen
+        The depth in bits of each layer whose depth has been chosen in it, by the layer's name.
+    """
+
+    cycles: int
+    moved_bytes: int
+    chosen: Mapping[str, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -55,12 +76,15 @@ class Observation:
         The monitor's section.
     values
         The other metrics that are known.
+    progress
+        How far the inference has come that is under way; ``None`` before one, whose depths can all be chosen yet.
     """
 
     cycle: int
     available: float
     section: int
     values: dict[Metric, float] = field(default_factory=dict)
+    progress: Progress | None = None
 
 
 @dataclass(frozen=True)

@@ -64,6 +64,9 @@ class Layer:
         Bytes that one execution moves whatever the depths: weights, parameters, code, and tensors of one depth.
     lane_cycles
         Cycles of its computation alone, by depth; 0 where nothing is said.
+    alone_cycles
+        Cycles that it adds to an inference while nobody else uses the bus, by depth; where nothing is said, its
+        computation.
     """
 
     name: str
@@ -74,8 +77,13 @@ class Layer:
     limits: DepthRange = DepthRange()
     constant_bytes: int = 0
     lane_cycles: Mapping[int, float] = field(default_factory=dict)
+    alone_cycles: Mapping[int, float] = field(default_factory=dict)
 
-    @property
+    def least_cycles(self, depth: int) -> float:
+        """Cycles that it takes however much of the bus is left."""
+        return self.alone_cycles.get(depth, self.lane_cycles.get(depth, 0.0))
+
+    @cached_property
     def allowed(self) -> tuple[int, ...]:
         """The depths at which it can and may run, rising."""
         return tuple(depth for depth in self.depths if depth in self.limits)
@@ -175,8 +183,9 @@ class AdaptableNetwork:
         """Cycles of all computations alone."""
         return sum(layer.lane_cycles.get(depths[layer.name], 0.0) for layer in self.layers)
 
-    def cycles(self, depths: Depths, bytes_per_cycle: float) -> float:
-        """Cycles of one inference at least: each layer as long as its computation or its traffic, whichever is longer.
+    def cycles(self, depths: Depths, bytes_per_cycle: float, moved_bytes: float = 0.0) -> float:
+        """Cycles of one inference, or of what is left of it: each layer as long as it takes alone on the bus or as its
+        traffic, whichever is longer.
 
         Parameters
         ----------
@@ -184,12 +193,20 @@ class AdaptableNetwork:
             Of each layer.
         bytes_per_cycle
             What others leave of the bus.
+        moved_bytes
+            Bytes that the inference has moved already; layers move theirs one after the other.
         """
+        return sum(self.layer_cycles(depths, bytes_per_cycle, moved_bytes))
+
+    def layer_cycles(self, depths: Depths, bytes_per_cycle: float, moved_bytes: float = 0.0) -> list[float]:
+        """The same for each layer."""
         rate = max(min(bytes_per_cycle, self.bus_bytes), _LEAST_RATE * self.bus_bytes)
-        return sum(
-            max(layer.lane_cycles.get(depths[layer.name], 0.0), bytes_ / rate)
-            for layer, bytes_ in self._traffic(depths)
-        )
+        found, moved = [], moved_bytes
+        for layer, bytes_ in self._traffic(depths):
+            left = 1.0 if moved <= 0 else max(0.0, 1 - moved / max(1, bytes_))
+            found.append(left * max(layer.least_cycles(depths[layer.name]), bytes_ / rate))
+            moved -= bytes_
+        return found
 
     def harm(self, depths: Depths) -> float:
         """What the result suffers, in the unit of the sensitivity profile: the sum over the tensors."""
@@ -202,15 +219,21 @@ class AdaptableNetwork:
 
     def _harms(self, depths: Depths) -> Iterator[tuple[float, float]]:
         """For each tensor what its producer's depth and what the least depth of its consumers does to it."""
-        consumers: dict[str, int] = {}
-        for layer in self.layers:
-            for name in layer.inputs:
-                consumers[name] = min(consumers.get(name, depths[layer.name]), depths[layer.name])
-        for name in self.tensors:
-            writer, reader = self._producers.get(name), consumers.get(name)
-            written = 0.0 if writer is None else self._sensitivity(name, depths[writer])
-            read = 0.0 if reader is None else self._sensitivity(name, reader)
-            yield written, read
+        for harms, writer, readers in self._touched:
+            written = harms[depths[writer]] if writer else 0.0
+            yield written, harms[min(depths[reader] for reader in readers)] if readers else 0.0
+
+    @cached_property
+    def _touched(self) -> list[tuple[dict[int, float], str, tuple[str, ...]]]:
+        """For each tensor what every depth does to it, who writes it (empty: nobody), and who reads it."""
+        return [
+            (
+                {depth: self._sensitivity(name, depth) for depth in self.depths},
+                self._producers.get(name, ""),
+                tuple(layer.name for layer in self.layers if name in layer.inputs),
+            )
+            for name in self.tensors
+        ]
 
     def _sensitivity(self, name: str, depth: int) -> float:
         """Never negative, and never less than at more bits: what noise makes better by chance counts as harmless."""
@@ -219,13 +242,21 @@ class AdaptableNetwork:
 
     def _traffic(self, depths: Depths) -> Iterator[tuple[Layer, int]]:
         """Each layer with the bytes that it moves."""
-        for layer in self.layers:
-            tensors = (*layer.inputs, layer.output)
-            yield layer, layer.constant_bytes + sum(self._stored_bytes(name, depths) for name in tensors)
+        for layer, stored in self._moved:
+            yield layer, layer.constant_bytes + sum([by_depth[depths[writer]] for by_depth, writer in stored])
 
-    def _stored_bytes(self, name: str, depths: Depths) -> int:
-        tensor = self.tensors[name]
-        return tensor.bytes_at(depths[self._producers[name]]) if tensor.depth is None else 0
+    @cached_property
+    def _moved(self) -> list[tuple[Layer, list[tuple[dict[int, int], str]]]]:
+        """Each layer with the bytes at every depth, and the writers, of its tensors that have their writers' depths."""
+
+        def stored(name: str) -> tuple[dict[int, int], str]:
+            tensor = self.tensors[name]
+            return {depth: tensor.bytes_at(depth) for depth in self.depths}, self._producers[name]
+
+        return [
+            (layer, [stored(name) for name in (*layer.inputs, layer.output) if self.tensors[name].depth is None])
+            for layer in self.layers
+        ]
 
     @cached_property
     def _producers(self) -> dict[str, str]:

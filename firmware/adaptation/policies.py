@@ -10,6 +10,7 @@ from tessera.firmware.adaptation.errors import AdaptationError
 from tessera.firmware.adaptation.log import Decision
 from tessera.firmware.adaptation.metrics import Observation
 from tessera.firmware.adaptation.network import AdaptableNetwork, Layer
+from tessera.firmware.adaptation.prediction import LatencyModel
 from tessera.firmware.adaptation.settings import Mode, Settings
 
 
@@ -88,13 +89,13 @@ class Policy(ABC):
     ----------
     chosen
         The depth of each group, in bits.
-    correction
-        Cycles that inferences take over those that `AdaptableNetwork.cycles` predicts.
+    latencies
+        What is known of how long inferences take.
     """
 
     def __init__(self, network: AdaptableNetwork, settings: Settings):
         self.settings = settings
-        self.correction = 1.0
+        self.latencies = LatencyModel(network)
         self.start = network.default_depth if settings.depth is None else settings.depth
         self.network, self.groups = network, groups_of(network, settings.mode)
         self.chosen = {group.name: group.nearest(self.start) for group in self.groups}

@@ -100,6 +100,7 @@ class AdaptiveRunner:
             await self._bus.write_memory(tensor.address, tensor.pack(inputs[name], config))
         begin = await self._bus.present_cycle()
         self._manager.started(begin)
+        await self._tell(await self._observer.bandwidth())
         self._observer.restart()
         windows = program.windows
         await self._npu.start(
@@ -122,14 +123,23 @@ class AdaptiveRunner:
                 if state.phase is not Phase.RUNNING:
                     state.raise_error()
                     return observations
-            observations.append(await self._observer.observe())
-            if self._manager.observe(observations[-1]):
-                await self._npu.set_layer_depths(self._manager.hardware.layer_depths)
+            observations.append(await self._observer.observe(await self._chosen()))
+            await self._tell(observations[-1])
             if observations[-1].cycle > deadline:
                 await self._npu.reset()
                 raise AdaptationTimeout(
                     f"an inference of {self._program.name} has not ended by cycle {deadline:,}; give it more time"
                 )
+
+    async def _chosen(self) -> dict[str, int]:
+        """The depths in bits that have been chosen in this inference: one layer after the other has its turn."""
+        count, depths = await self._npu.depth_choices(), self._program.trace_of(await self._npu.chosen_depths())
+        return {layer: depths[layer] for layer in self._program.network.layers[:count]}
+
+    async def _tell(self, observation: Observation) -> None:
+        """Lets the manager decide, and the hardware know."""
+        if self._manager.observe(observation):
+            await self._npu.set_layer_depths(self._manager.hardware.layer_depths)
 
     async def _ended(self, begin: int, observations: list[Observation]) -> Inference:
         """Reads what came of an inference, and tells the manager."""

@@ -8,14 +8,12 @@ from dataclasses import dataclass
 from tessera.firmware.adaptation.log import Decision
 from tessera.firmware.adaptation.metrics import Metric, Observation
 from tessera.firmware.adaptation.network import AdaptableNetwork
+from tessera.firmware.adaptation.outlook import Outlook
 from tessera.firmware.adaptation.policies import Group, Policy
 from tessera.firmware.adaptation.settings import Settings
 
 LONGEST_WAIT = 64
 """Factor by which the patience before an operation is raised grows at most."""
-
-SMOOTHING = 0.25
-"""Weight of the latest window in the available bandwidth that predictions assume, while the section stays the same."""
 
 _NEGLIGIBLE = 1e-9
 """Share of the largest harm that is added to every harm, so that what is harmless can be compared."""
@@ -46,33 +44,69 @@ class SensitivityPolicy(Policy):
         self._calm = 0  # observations, one after another, that ask for more bits
         self._patience = settings.raise_after
         self._last_raised = ""
-        self._available: float | None = None
+        self._outlook = Outlook(self.latencies, settings.section, self._section, settings.foresight)
+        self._feared = 1.0, self._outlook.cycles  # the share that may come back, and what an inference then takes
+        self._plan = dict(self.chosen)  # depths for a whole inference, without what one of them had to catch up
+
+    def limit(self, network: AdaptableNetwork) -> None:
+        """The same network has other limits from now on."""
+        super().limit(network)
+        self._plan = {group.name: group.nearest(self._plan[group.name]) for group in self.groups}
 
     def decide(self, observation: Observation) -> Iterator[Decision]:
-        """Lowers or raises up to ``steps`` operations."""
+        """Lowers or raises operations: with a target as many as the prediction asks for, else up to ``steps``, whose
+        effect is seen first."""
         if observation.section != self._section:
             self._section, self._patience, self._last_raised = observation.section, self.settings.raise_after, ""
-            self._available = None
-        self._smooth(observation.available)
-        for _ in range(self.settings.steps):
+        if observation.progress is None and not observation.values and self.settings.limits:
+            return  # between inferences, limited metrics say nothing
+        self._see(observation)
+        if observation.progress is None:
+            yield from self._return_to_plan(observation)
+        yield from self._changes(observation)
+        if observation.progress is None or not self._predicts:
+            self._plan = dict(self.chosen)
+
+    def _see(self, observation: Observation) -> None:
+        """Takes over the bandwidth, and with a target what is to be expected of it."""
+        self._outlook.see(observation)
+        if self.settings.target_cycles is not None:
+            allowed = self.settings.target_cycles * (1 - self.settings.margin)
+            share = self._outlook.least_share(self.network, allowed)
+            self._feared = share, self._outlook.guarded(self.network, share)
+
+    def _changes(self, observation: Observation) -> Iterator[Decision]:
+        """One operation by one step after the other, while there is something to wish for."""
+        first, count = None, 0
+        while self._predicts or count < self.settings.steps:
             wish = self._wish(observation)
-            if wish is None or not self._may(wish):
+            if wish is None or wish.kind != (first or wish.kind) or (first is None and not self._may(wish)):
                 return
+            first = wish.kind
             found = self._lower(wish) if wish.kind == "lowered" else self._raise(wish)
             if found is None:
                 return
             group, depth = found
+            count += 1
             yield self._change(observation, wish, group, depth)
 
-    def _smooth(self, available: float) -> None:
-        """A single window tells the bandwidth with too much noise: others take their beats at random."""
-        before = available if self._available is None else self._available
-        self._available = before + SMOOTHING * (available - before)
-
     @property
-    def _share(self) -> float:
-        """Share of the bus that predictions assume to be available."""
-        return 1.0 if self._available is None else self._available
+    def _predicts(self) -> bool:
+        """Whether decisions rest on predictions alone, so that their effect is known beforehand."""
+        return self.settings.target_cycles is not None and not self.settings.limits
+
+    def _return_to_plan(self, observation: Observation) -> Iterator[Decision]:
+        """What an inference had to catch up is not the next one's."""
+        steps: dict[tuple[int, int], list[Group]] = {}
+        for group in self.groups:
+            before, after = self.chosen[group.name], self._plan[group.name]
+            if before != after:
+                steps.setdefault((before, after), []).append(group)
+        self.chosen = dict(self._plan)
+        for (before, after), groups in steps.items():
+            names = tuple(layer.name for group in groups for layer in group.layers)
+            reason = "a new inference has its whole time yet"
+            yield Decision(observation.cycle, "restored", reason, names, before, after)
 
     def _may(self, wish: _Wish) -> bool:
         """Whether it is time: operations are lowered at once, and raised after some patience."""
@@ -135,15 +169,22 @@ class SensitivityPolicy(Policy):
         return None
 
     def _missed_target(self, target: int) -> _Wish | None:
-        cycles = self._cycles()
-        predicted = cycles(self.depths)
-        if predicted <= target:
+        """A wish for fewer bits because the inference takes too long, or could if the bus got as busy as before."""
+        outlook, limit = self._outlook, target * (1 - self.settings.margin / 2)
+        share, expected = self._feared
+        predicted, feared = outlook.cycles(self.depths), expected(self.depths)
+        if max(predicted, feared) <= limit:
             return None
-        reason = (
-            f"with {self._share:.0%} of the bus an inference takes about {predicted:,.0f} cycles, more than "
-            f"its target of {target:,}"
-        )
-        return _Wish("lowered", reason, lambda group: group.steps[0], cycles)
+        if predicted > limit:
+            reason = f"with {outlook.share:.0%} of the bus {self._whose} takes about {predicted:,.0f} cycles"
+        else:
+            reason = f"should others leave {share:.0%} of the bus again, {self._whose} takes about {feared:,.0f} cycles"
+        reason += f", too many for its target of {target:,}"
+        return _Wish("lowered", reason, lambda group: group.steps[0], expected)
+
+    @property
+    def _whose(self) -> str:
+        return "this inference" if self._outlook.progress else "an inference"
 
     def _less(self, observation: Observation) -> _Wish | None:
         """A wish for more bits because nothing is scarce any more."""
@@ -153,14 +194,18 @@ class SensitivityPolicy(Policy):
         target = self.settings.target_cycles
         if target is None:
             return self._contention_ended(observation)
-        cycles, allowed = self._cycles(), target * (1 - self.settings.margin)
+        (_, cycles), allowed = self._feared, target * (1 - self.settings.margin)
         reason = (
-            f"with {self._share:.0%} of the bus an inference takes no more than {allowed:,.0f} cycles even "
+            f"with {self._outlook.share:.0%} of the bus {self._whose} takes no more than {allowed:,.0f} cycles even "
             "so, within its target and margin"
         )
-        return _Wish(
-            "raised", reason, lambda group: group.nearest(self.start), cycles, lambda depths: cycles(depths) <= allowed
-        )
+        return _Wish("raised", reason, self._ceiling, cycles, lambda depths: cycles(depths) <= allowed)
+
+    def _ceiling(self, group: Group) -> int:
+        """How far bits come back: while an inference runs only those that it gave up to catch up, since what it has to
+        spare soon is little and the next one begins with its own plan."""
+        planned = self._predicts and self._outlook.progress is not None
+        return self._plan[group.name] if planned else group.nearest(self.start)
 
     def _contention_ended(self, observation: Observation) -> _Wish | None:
         free = self._section == self.settings.sections - 1
@@ -172,9 +217,9 @@ class SensitivityPolicy(Policy):
         )
         return _Wish("raised", reason, lambda group: group.nearest(depth), self.network.moved_bytes)
 
-    def _cycles(self) -> Callable[[dict[str, int]], float]:
-        rate = self._share * self.network.bus_bytes
-        return lambda depths: self.correction * self.network.cycles(depths, rate)
+    def _open(self, group: Group) -> bool:
+        """Whether a change of a group's depth still matters to the inference that is under way."""
+        return not self._predicts or any(layer.name not in self._outlook.chosen for layer in group.layers)
 
     def _use(self, metric: Metric) -> Callable[[dict[str, int]], float]:
         """What a metric measures the use of."""
@@ -185,13 +230,13 @@ class SensitivityPolicy(Policy):
     def _lower(self, wish: _Wish) -> tuple[Group, int] | None:
         """The group and step with the most use saved for the harm done; the first one of equals."""
         now, best, found = self.depths, 0.0, None
-        use, harm = wish.use(now), self.network.harm(now)
+        use, harm, negligible = wish.use(now), self.network.harm(now), self._negligible
         for group in self.groups:
             depth = group.below(self.chosen[group.name])
-            if depth is None or depth < wish.bound(group):
+            if depth is None or depth < wish.bound(group) or not self._open(group):
                 continue
-            then = self.depths_with(group, depth)
-            score = (use - wish.use(then)) / (max(0.0, self.network.harm(then) - harm) + self._negligible)
+            then = now | group.depths(depth)
+            score = (use - wish.use(then)) / (max(0.0, self.network.harm(then) - harm) + negligible)
             if score > best:
                 best, found = score, (group, depth)
         return found
@@ -203,9 +248,9 @@ class SensitivityPolicy(Policy):
         use, harm, potential = wish.use(now), self.network.harm(now), self.network.shared_harm(now)
         for group in self.groups:
             depth = group.above(self.chosen[group.name])
-            if depth is None or depth > wish.bound(group):
+            if depth is None or depth > wish.bound(group) or not self._open(group):
                 continue
-            then = self.depths_with(group, depth)
+            then = now | group.depths(depth)
             if not wish.fits(then):
                 continue
             cost = max(0.0, wish.use(then) - use) + _NEGLIGIBLE * max(1.0, use)

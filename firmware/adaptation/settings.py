@@ -68,13 +68,17 @@ class Settings:
     limits
         For metrics besides the available bandwidth: where they count as passed, and as released.
     steps
-        Operations that the sensitivity policy lowers or raises by one step each time that it looks, at most.
+        Operations that the sensitivity policy lowers or raises by one step each time that it looks, at most; with a
+        target and without limits as many as the prediction asks for.
     raise_after
         Times that the manager must find contention ended, one after another, before it raises an operation.
     target_cycles
         Latency that an inference should have at most, in cycles; ``None``: no target.
     margin
-        Share of the target that must stay free when an operation is raised.
+        Share of the target that must stay free when an operation is raised, and half of it at all times.
+    foresight
+        Inferences for which the least bandwidth that was seen is expected to come back at any moment, so that a target
+        can still be met; 0: it is not.
     saturation_share
         Share of a layer's output values that may saturate; at more the layer is raised, and that is remembered.
 
@@ -98,7 +102,8 @@ class Settings:
     steps: int = 1
     raise_after: int = 4
     target_cycles: int | None = None
-    margin: float = 0.05
+    margin: float = 0.03
+    foresight: int = 32
     saturation_share: float = 0.05
 
     def __post_init__(self) -> None:
@@ -108,6 +113,8 @@ class Settings:
         for name in ("period_cycles", "poll_cycles", "steps", "raise_after"):
             if getattr(self, name) < 1:
                 raise AdaptationError(f"{name} must be at least 1, not {getattr(self, name)}")
+        if self.foresight < 0:
+            raise AdaptationError(f"foresight must be at least 0, not {self.foresight}")
         for name in ("margin", "saturation_share"):
             if not 0 <= getattr(self, name) <= 1:
                 raise AdaptationError(f"{name} is a share, from 0 to 1, not {getattr(self, name):g}")

@@ -4,12 +4,40 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from fractions import Fraction
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
+from tessera.cli.adapt_options import (
+    DEFAULT_THRESHOLDS,
+    JSON_LINES,
+    DepthOption,
+    ForesightOption,
+    HysteresisOption,
+    LimitOption,
+    LoadOption,
+    LogOption,
+    MarginOption,
+    ModeOption,
+    PeriodOption,
+    PolicyOption,
+    PollOption,
+    RaiseAfterOption,
+    SamplingName,
+    SamplingOption,
+    SaturationOption,
+    SectionDepthsOption,
+    StepsOption,
+    TargetOption,
+    ThresholdsOption,
+    WarmUpOption,
+    WindowOption,
+    parse_depths,
+    parse_limits,
+    parse_load,
+    parse_shares,
+)
 from tessera.cli.console import (
     ResultError,
     UsageError,
@@ -23,16 +51,13 @@ from tessera.cli.console import (
 from tessera.cli.database import open_database, standing_files
 from tessera.cli.networks import host_operations, load_quantized
 from tessera.cli.options import DatabaseOption, JsonOption, NpuOption, SimulatorOption
-from tessera.cli.planning import BandwidthOption, LatencyOption, dram
-from tessera.cli.run import check_waves, simulated_memory
+from tessera.cli.simulation import BandwidthOption, LatencyOption, WavesOption, check_waves, dram, simulated_memory
 from tessera.compiler import QuantizedNetwork, is_quantized, load_inputs
 from tessera.compiler.calibration_data import load_labels
 from tessera.compiler.errors import check_file
 from tessera.firmware.adaptation import (
     Decision,
     DecisionLog,
-    Limit,
-    Metric,
     Mode,
     PolicyName,
     PrecisionManager,
@@ -41,89 +66,12 @@ from tessera.firmware.adaptation import (
 from tessera.firmware.adaptation.adaptable import adaptable
 from tessera.firmware.adaptation.inference import compile_adaptive, run_adaptive
 from tessera.firmware.adaptation.scenario import AdaptiveScenario
-from tessera.firmware.adaptation.settings import THRESHOLDS
 from tessera.firmware.adaptation.summary import adaptive_summary
 from tessera.firmware.cosimulation import Options
-from tessera.rtl.adaptation import Sampling
 from tessera.rtl.config import NpuConfig
 from tessera.sim.cosim import Simulator
 from tessera.sim.cosim.load_profile import LoadProfile
 from tessera.sim.cycles import DEFAULT_MEMORY
-
-JSON_LINES = (".json", ".jsonl")
-"""Suffixes of a log for programs; others are for people."""
-
-PolicyOption = Annotated[PolicyName, typer.Option("--policy", help="Who chooses depths.")]
-DepthOption = Annotated[
-    int | None,
-    typer.Option(
-        "--depth",
-        help="Depth in bits of policy fixed, and at which the others start.",
-        metavar="BITS",
-        show_default="the network's",
-    ),
-]
-LoadOption = Annotated[
-    str | None,
-    typer.Option(
-        "--load",
-        help="What others take of the bus: a share such as 0.8 or 80%, random:SEED, or a file of lines CYCLES,SHARE.",
-        metavar="SHARE|random:SEED|FILE",
-    ),
-]
-TargetOption = Annotated[
-    int | None,
-    typer.Option("--target", help="Latency that an inference should have at most.", metavar="CYCLES"),
-]
-ThresholdsOption = Annotated[
-    str,
-    typer.Option(
-        "--thresholds",
-        help="Shares of the bus at which sections begin, falling.",
-        metavar="S,S,...",
-    ),
-]
-SectionDepthsOption = Annotated[
-    str | None,
-    typer.Option(
-        "--section-depths",
-        help="Depths in bits of the sections of policy table, falling.",
-        metavar="BITS,BITS,...",
-        show_default="16,8,6,4 or those next to them",
-    ),
-]
-SamplingOption = Annotated[str, typer.Option("--sampling", help="When policy table looks: layer, period or run.")]
-ModeOption = Annotated[Mode, typer.Option("--mode", help="Whether each layer has a depth of its own.")]
-WindowOption = Annotated[
-    int,
-    typer.Option("--window", help="Cycles of the monitor's window, a power of two.", metavar="CYCLES"),
-]
-LimitOption = Annotated[
-    list[str] | None,
-    typer.Option(
-        "--limit",
-        help=f"Where policy sensitivity takes bits, and gives them back below RELEASE; metrics: {', '.join(Metric)}.",
-        metavar="METRIC=VALUE[:RELEASE]",
-    ),
-]
-StepsOption = Annotated[
-    int,
-    typer.Option("--steps", help="Operations that policy sensitivity changes at a time.", metavar="N"),
-]
-WarmUpOption = Annotated[
-    int,
-    typer.Option("--warm-up", min=0, help="Inferences before those that count.", metavar="N"),
-]
-LogOption = Annotated[
-    Path | None,
-    typer.Option(
-        "--log",
-        help=f"Decisions with their reasons: text, or JSON lines if the name ends in {' or '.join(JSON_LINES)}.",
-        metavar="FILE",
-    ),
-]
-
-DEFAULT_THRESHOLDS = ",".join(str(Fraction(share)) for share in THRESHOLDS)
 
 
 def adapt(
@@ -131,24 +79,29 @@ def adapt(
     samples: Annotated[Path, typer.Option("--input", "-i", help="Samples (.npz or .npy).", metavar="FILE")],
     npu: NpuOption = "edge",
     policy: PolicyOption = PolicyName.SENSITIVITY,
-    depth: DepthOption = None,
-    load: LoadOption = None,
-    target: TargetOption = None,
-    thresholds: ThresholdsOption = DEFAULT_THRESHOLDS,
-    section_depths: SectionDepthsOption = None,
-    sampling: SamplingOption = "layer",
     mode: ModeOption = Mode.LAYER,
+    depth: DepthOption = None,
+    section_depths: SectionDepthsOption = None,
+    saturation_share: SaturationOption = Settings.saturation_share,
+    load: LoadOption = None,
+    thresholds: ThresholdsOption = DEFAULT_THRESHOLDS,
+    hysteresis: HysteresisOption = Settings.hysteresis,
     window: WindowOption = Settings.window_cycles,
-    limit: LimitOption = None,
+    sampling: SamplingOption = SamplingName.LAYER,
+    period_cycles: PeriodOption = Settings.period_cycles,
+    poll_cycles: PollOption = Settings.poll_cycles,
+    target: TargetOption = None,
+    margin: MarginOption = Settings.margin,
+    foresight: ForesightOption = Settings.foresight,
+    raise_after: RaiseAfterOption = Settings.raise_after,
     steps: StepsOption = Settings.steps,
+    limit: LimitOption = None,
     warm_up: WarmUpOption = 0,
     bandwidth: BandwidthOption = None,
     latency: LatencyOption = DEFAULT_MEMORY.latency,
     count: Annotated[int | None, typer.Option("--samples", "-n", min=1, help="Use only the first N samples.")] = None,
     simulator: SimulatorOption = Simulator.VERILATOR,
-    waves: Annotated[
-        Path | None, typer.Option("--waves", help="Waveforms: .vcd (Verilator), .fst (Icarus).", metavar="FILE")
-    ] = None,
+    waves: WavesOption = None,
     database: DatabaseOption = None,
     log: LogOption = None,
     json: JsonOption = None,
@@ -162,21 +115,26 @@ def adapt(
     check_output(log, waves)
     check_waves(waves, simulator)
     check_file(samples)
-    options = adaptive_options(
+    settings = Settings(
         policy=policy,
         mode=mode,
-        sampling=sampling,
+        sampling=sampling.sampling,
         depth=depth,
-        thresholds=thresholds,
-        section_depths=section_depths,
-        window=window,
-        target=target,
-        load=load,
-        limits=limit,
+        thresholds=tuple(parse_shares("--thresholds", thresholds)),
+        section_depths=None if section_depths is None else tuple(parse_depths("--section-depths", section_depths)),
+        hysteresis=hysteresis,
+        window_cycles=window,
+        period_cycles=period_cycles,
+        poll_cycles=poll_cycles,
+        limits=parse_limits(limit or []),
         steps=steps,
-        warm_up=warm_up,
-        log=log,
+        raise_after=raise_after,
+        target_cycles=target,
+        margin=margin,
+        foresight=foresight,
+        saturation_share=saturation_share,
     )
+    options = AdaptiveOptions(settings, None if load is None else parse_load(load), warm_up, log)
     config = NpuConfig.load(npu)
     memory = simulated_memory(dram(config, bandwidth, latency), config)
     simulation = Options(simulator=simulator, memory=memory, waveform=waves)
@@ -206,110 +164,6 @@ class AdaptiveOptions:
     load: LoadProfile | None
     warm_up: int
     log: Path | None
-
-
-def adaptive_options(
-    *,
-    policy: PolicyName,
-    mode: Mode,
-    sampling: str,
-    depth: int | None,
-    thresholds: str,
-    section_depths: str | None,
-    window: int,
-    target: int | None,
-    load: str | None,
-    limits: list[str] | None,
-    steps: int,
-    warm_up: int,
-    log: Path | None,
-) -> AdaptiveOptions:
-    """From the options of the command.
-
-    Raises
-    ------
-    UsageError
-        A text means nothing.
-    AdaptationError
-        The settings make no sense, whatever the network.
-    """
-    settings = Settings(
-        policy=policy,
-        mode=mode,
-        sampling=_sampling(sampling),
-        depth=depth,
-        thresholds=tuple(_shares("--thresholds", thresholds)),
-        section_depths=None if section_depths is None else tuple(_integers("--section-depths", section_depths)),
-        window_cycles=window,
-        target_cycles=target,
-        limits=_limits(limits or []),
-        steps=steps,
-    )
-    return AdaptiveOptions(settings, None if load is None else parse_load(load), warm_up, log)
-
-
-def parse_load(text: str) -> LoadProfile:
-    """The profile of ``--load``; raises `UsageError`."""
-    kind, _, seed = text.partition(":")
-    try:
-        if kind == "random" and seed:
-            return LoadProfile.random(int(seed))
-        share = float(text.removesuffix("%")) / (100 if text.endswith("%") else 1)
-    except ValueError:
-        share = None
-    try:
-        if share is not None:
-            return LoadProfile.constant(share)
-        check_file(Path(text))
-        return LoadProfile.from_file(Path(text), repeat=True)
-    except (ValueError, OSError, UnicodeDecodeError) as error:
-        raise UsageError(f"--load {text}: {error}") from None
-
-
-def _limits(texts: Iterable[str]) -> dict[Metric, Limit]:
-    """The limits of all ``--limit``; a metric may have one."""
-    found: dict[Metric, Limit] = {}
-    for text in texts:
-        metric, limit = _limit(text)
-        if metric in found:
-            raise UsageError(f"--limit {text}: there is another one for the metric {metric.value!r}; give one")
-        found[metric] = limit
-    return found
-
-
-def _limit(text: str) -> tuple[Metric, Limit]:
-    """A limit of ``--limit``; without a release it is released where it is passed."""
-    name, _, values = text.partition("=")
-    threshold, _, release = values.partition(":")
-    if name not in list(Metric):
-        raise UsageError(f"--limit {text}: there is no metric {name!r}; use one of {', '.join(Metric)}")
-    try:
-        return Metric(name), Limit(float(threshold), float(release or threshold))
-    except ValueError:
-        raise UsageError(f"--limit {text}: write numbers, such as {name}=0.5:0.4") from None
-
-
-def _sampling(text: str) -> Sampling:
-    names = {each.name.lower(): each for each in Sampling}
-    if text not in names:
-        raise UsageError(f"--sampling {text}: there is no such sampling; use one of {', '.join(names)}")
-    return names[text]
-
-
-def _shares(option: str, text: str) -> Iterable[float]:
-    for part in text.split(","):
-        try:
-            yield float(Fraction(part.strip()))
-        except (ValueError, ZeroDivisionError, OverflowError):
-            raise UsageError(f"{option} {text}: {part!r} is no number; write shares such as 3/4 or 0.75") from None
-
-
-def _integers(option: str, text: str) -> Iterable[int]:
-    for part in text.split(","):
-        try:
-            yield int(part)
-        except ValueError:
-            raise UsageError(f"{option} {text}: {part!r} is no depth in bits; write numbers such as 16,8,6,4") from None
 
 
 def run_adaptive_network(

@@ -96,7 +96,12 @@ def check_variants(quantized: QuantizedNetwork) -> None:
 def find_sensitivities(
     graph: Graph, ranges: Calibration, samples: Mapping[str, np.ndarray], labels: np.ndarray | None, method: str
 ) -> SensitivityProfile:
-    """The sensitivities of a network's layers, with a progress bar."""
+    """The sensitivities of a network's layers, with a progress bar.
+
+    They say how far the result moves from the float network's, so that those of several layers add up; by labels, which
+    only the method ``gradient`` needs, some would be negative by chance.
+    """
+    labels = labels if method == "gradient" else None
     done = itertools.count()
     with progress_bar("sensitivities", len(computed(graph)) + 1) as report:
         return analyse(graph, ranges, samples, method, labels=labels, progress=lambda _: report({"done": next(done)}))

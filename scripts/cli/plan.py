@@ -25,17 +25,14 @@ from tessera.cli.options import (
 from tessera.cli.planning import (
     PLANNING_PARAMETERS,
     ArrivalOption,
-    BandwidthOption,
     CostsOption,
     DeadlineOption,
     FaultOption,
     InferencesOption,
-    LatencyOption,
     ObjectiveName,
     ObjectiveOption,
     PriorityOption,
     SchedulerOption,
-    dram,
     load_planned,
     lower_stored,
     make_plan,
@@ -43,6 +40,7 @@ from tessera.cli.planning import (
     plan_options,
     was_given,
 )
+from tessera.cli.simulation import BandwidthOption, LatencyOption, dram
 from tessera.compiler.planning.plan_file import StoredPlan
 from tessera.compiler.planning.profile_database import DurationSource
 from tessera.compiler.planning.schedulers import DEFAULT

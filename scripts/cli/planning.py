@@ -32,9 +32,6 @@ from tessera.rtl.config import NpuConfig
 from tessera.rtl.isa import MemoryFormat
 from tessera.sim.cycles import DEFAULT_MEMORY, Memory
 
-MAX_LATENCY = 65535
-"""Cycles; what the simulated memory can do."""
-
 PLANNING_PARAMETERS = {"scheduler", "objective", "priority", "deadline", "arrival", "inferences", "costs", "fault"}
 """Parameters of a command that say how to plan, and so ask for a plan even of one network."""
 
@@ -75,13 +72,6 @@ ArrivalOption = Annotated[
 ]
 InferencesOption = Annotated[
     list[str] | None, typer.Option("--inferences", help="How often a network runs.", metavar="NAME=N")
-]
-BandwidthOption = Annotated[
-    float | None,
-    typer.Option("--bandwidth", help="Of the DRAM.", metavar="BYTES_PER_CYCLE", show_default="that of the bus"),
-]
-LatencyOption = Annotated[
-    int, typer.Option("--latency", min=2, max=MAX_LATENCY, help="Of the DRAM in cycles.", metavar="CYCLES")
 ]
 FaultOption = Annotated[
     list[str] | None,
@@ -152,16 +142,6 @@ def plan_options(
         by_network("--inferences", inferences, names, int, "a whole number"),
         parse_policies(fault or [], names),
     )
-
-
-def dram(config: NpuConfig, bandwidth: float | None, latency: int) -> Memory:
-    """The DRAM of ``--bandwidth`` and ``--latency``; raises `UsageError`."""
-    if bandwidth is not None and not 1 / 256 <= bandwidth <= config.beat_bytes:
-        raise UsageError(
-            f"--bandwidth {bandwidth:g}: the bus of configuration {config.name!r} moves {config.beat_bytes} bytes per "
-            f"cycle; give a number from 1/256 to {config.beat_bytes}"
-        )
-    return Memory(latency, bandwidth)
 
 
 def was_given(context: typer.Context, parameters: Iterable[str]) -> bool:

@@ -30,18 +30,15 @@ from tessera.cli.planned_run import run_successive, successive
 from tessera.cli.planning import (
     PLANNING_PARAMETERS,
     ArrivalOption,
-    BandwidthOption,
     CostsOption,
     DeadlineOption,
     FaultOption,
     InferencesOption,
-    LatencyOption,
     ObjectiveName,
     ObjectiveOption,
     PriorityOption,
     SchedulerOption,
     check_stored,
-    dram,
     load_planned,
     make_plan,
     name_networks,
@@ -49,6 +46,7 @@ from tessera.cli.planning import (
     refuse_given,
     was_given,
 )
+from tessera.cli.simulation import BandwidthOption, LatencyOption, WavesOption, check_waves, dram, simulated_memory
 from tessera.compiler import load_inputs
 from tessera.compiler.calibration_data import load_labels
 from tessera.compiler.errors import CompilerError, check_file
@@ -64,7 +62,7 @@ from tessera.rtl.config import NpuConfig
 from tessera.rtl.isa import CONTEXTS
 from tessera.sim.cosim import Simulator
 from tessera.sim.counts import Counts
-from tessera.sim.cycles import DEFAULT_MEMORY, Memory
+from tessera.sim.cycles import DEFAULT_MEMORY
 
 
 def run(
@@ -98,9 +96,7 @@ def run(
     samples: Annotated[int | None, typer.Option("--samples", "-n", min=1, help="Use only the first N samples.")] = None,
     simulator: SimulatorOption = Simulator.VERILATOR,
     io_format: IoFormatOption = "integer",
-    waves: Annotated[
-        Path | None, typer.Option("--waves", help="Waveforms: .vcd (Verilator), .fst (Icarus).", metavar="FILE")
-    ] = None,
+    waves: WavesOption = None,
     database: DatabaseOption = None,
     json: JsonOption = None,
 ) -> None:
@@ -183,26 +179,6 @@ def _check_arrivals(stored: StoredPlan) -> None:
                 f"network {network.name!r} arrives at cycle {network.arrival}, but a run begins with all networks; "
                 "leave its arrival out, or give the networks as requests of a scenario to tessera serve"
             )
-
-
-def simulated_memory(memory: Memory, config: NpuConfig) -> dict[str, float]:
-    """The simulated DRAM that is like one of the cycle model."""
-    return {
-        "read_latency": memory.latency,
-        "write_latency": memory.latency,
-        "bandwidth": memory.bytes_per_cycle or config.beat_bytes,
-    }
-
-
-def check_waves(waves: Path | None, simulator: Simulator) -> None:
-    """Makes the folder of a file of waveforms; raises `UsageError` if the simulator cannot write the file."""
-    if waves is None:
-        return
-    suffix = {Simulator.VERILATOR: ".vcd", Simulator.ICARUS: ".fst"}[simulator]
-    if waves.suffix != suffix:
-        raise UsageError(f"--waves {waves}: {simulator.value} writes {suffix} files; give a name that ends in {suffix}")
-    check_output(waves)
-    waves.parent.mkdir(parents=True, exist_ok=True)
 
 
 def match_inputs(names: Mapping[str, Path], texts: list[str]) -> dict[str, Path]:

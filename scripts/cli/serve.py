@@ -30,15 +30,12 @@ from tessera.cli.options import (
     parse_shapes,
 )
 from tessera.cli.planning import (
-    BandwidthOption,
-    LatencyOption,
     ObjectiveName,
     ObjectiveOption,
     SchedulerOption,
-    dram,
 )
-from tessera.cli.run import simulated_memory
 from tessera.cli.scenario import ChangeEntry, NetworkEntry, RequestEntry, read_scenario
+from tessera.cli.simulation import BandwidthOption, LatencyOption, dram, simulated_memory
 from tessera.compiler import load_inputs
 from tessera.compiler.calibration_data import load_labels
 from tessera.compiler.errors import check_file

@@ -83,7 +83,7 @@ def prepared(case: Case) -> Prepared:
     inputs = {name: LayerDepths(activation=INPUT_DEPTH) for name in graph.inputs}
     network = quantize(graph, calibration, max(ACTIVATION_DEPTHS), WEIGHT_DEPTH, inputs, adaptive=ACTIVATION_DEPTHS)
     few = {name: values[:SENSITIVITY_SAMPLES] for name, values in samples.items()}
-    profile = analyse(graph, calibration, few, labels=split.calibration.labels[:SENSITIVITY_SAMPLES])
+    profile = analyse(graph, calibration, few)
     return Prepared(case, compile_adaptive(replace(network, sensitivity=profile), NpuConfig.preset("edge")), split)
 
 

@@ -23,14 +23,11 @@ AIMED_LOAD = 80
 AIM = 1.2
 """Latency over that without load which is aimed at."""
 
-STEPS = 4
-"""Operations that the sensitivity policy changes at a time."""
-
 POLICIES: dict[str, Callable[[int | None], Settings]] = {
     "fixed16": lambda target: Settings(policy=PolicyName.FIXED, depth=16, target_cycles=target),
     "fixed8": lambda target: Settings(policy=PolicyName.FIXED, depth=8, target_cycles=target),
     "table": lambda target: Settings(policy=PolicyName.TABLE, target_cycles=target),
-    "sensitivity": lambda target: Settings(policy=PolicyName.SENSITIVITY, target_cycles=target, steps=STEPS),
+    "sensitivity": lambda target: Settings(policy=PolicyName.SENSITIVITY, target_cycles=target),
 }
 """The settings of each policy, given a latency target."""
 
