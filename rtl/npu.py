@@ -134,7 +134,8 @@ class Npu(wiring.Component):
         }
         self._connect_registers(m, registers, stream, increments)
         self._connect_adaptation(m, registers, stream)
-        progress = read_beat | write_beat | regulator.held.any()
+        # Code is no progress: a stream may select its own segments for ever.
+        progress = load.axi.r.valid & load.axi.r.ready | write_beat | regulator.held.any()
         self._connect_faults(m, registers, stream, load, store, bus_beat=progress)
         self._watch_bus(m, registers, stream, monitor, regulator)
         self._watch_units(m, stream, lanes, banks, post_processor, activity)

@@ -83,6 +83,9 @@ HANGING: dict[str, list[isa.Instruction]] = {
 }
 """Streams that never end, because they break a rule of the instruction set. None of them writes a bank."""
 
+CIRCLE: list[isa.Instruction] = [isa.Fence(), isa.Select(depths=0b1111, offsets=(-1, -1, 0, -1))]
+"""A stream that selects itself for ever, and does nothing else."""
+
 
 async def read_registers(bus: CosimBus) -> dict[str, int]:
     """All registers by name."""
@@ -152,6 +155,8 @@ async def disturbances(bus: CosimBus, *, image_file: str, code_address: int, res
         for name, stream in {"nothing": [], **HANGING}.items():
             if stream:
                 outcomes[name] = [await _hang(bus, npu, stream), await _fail(npu, stream), await _expire(npu, stream)]
+            else:
+                outcomes["circle"] = await _expire(npu, CIRCLE)
             await bus.write_memory(0, image)
             await npu.run(code_address, timeout_cycles=1_000_000)
             results.write(await bus.read_memory(0, len(image)))

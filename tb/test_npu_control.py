@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import npu_control_jobs as jobs
 import pytest
 from extreme_streams import ExtremeJob
@@ -96,6 +98,7 @@ def test_recovery(design, tmp_path):
     image.write_bytes(reference.dram)
     arguments = {"image_file": str(image), "result_file": str(results), "code_address": reference.code_address}
     outcomes = run_cosim(design, "npu_control_jobs:disturbances", arguments=arguments).value
+    assert re.fullmatch("WATCHDOG at [01]", outcomes["circle"])
     for name, stream in jobs.HANGING.items():
         expected = [[0b001, 0b000, 0], f"BAD_OPCODE at {len(stream)}", f"WATCHDOG at {len(stream)}"]
         assert outcomes[name] == expected, name

@@ -360,7 +360,7 @@ class _ConvolutionEmitter(_OperationEmitter):
             )
             self.builder.emit(load, f"{self.operation.name} weights", self.operation.name)
 
-    def _weight_shape(self, blocks: int, steps: int) -> dict[str, int]:
+    def _weight_shape(self, blocks: int, steps: int) -> dict[str, Any]:
         """Fields for the shape of a load of weights. Those of depthwise programs are without a gap in DRAM, and spread
         over the bank, where a weight block takes more beats than they use."""
         used = used_block_beats(depthwise=self.mapping.depthwise, config=self.config)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 
 from tessera.firmware.adaptation.log import Decision
@@ -45,7 +45,8 @@ class SensitivityPolicy(Policy):
         self._patience = settings.raise_after
         self._last_raised = ""
         self._outlook = Outlook(self.latencies, settings.section, self._section, settings.foresight)
-        self._feared = 1.0, self._outlook.cycles  # the share that may come back, and what an inference then takes
+        # The share that may come back, and what an inference then takes.
+        self._feared: tuple[float, Callable[[Mapping[str, int]], float]] = 1.0, self._outlook.cycles
         self._plan = dict(self.chosen)  # depths for a whole inference, without what one of them had to catch up
 
     def limit(self, network: AdaptableNetwork) -> None:
