@@ -103,24 +103,18 @@ def quantize(
     overrides = dict(overrides or {})
     _check_calibration(graph, calibration)
     check_depths(graph, activation_depth, weight_depth, overrides)
+    _check_adaptive(adaptive, activation_depth)
     depths = _tensor_depths(graph, activation_depth, overrides)
     tensors = {name: _tensor(graph, name, calibration.ranges[name], depth) for name, depth in depths.items()}
     weight_depths = {name: depths.weight for name, depths in overrides.items() if depths.weight is not None}
-    variants = _variants(graph, tensors, activation_depth, adaptive, depth_ranges or {})
+    variants = _variants(graph, tensors, adaptive, depth_ranges or {})
     maker = _OperationMaker(graph, calibration, tensors, refinements, variants)
     operations = [maker.make(node, weight_depths.get(node.name, weight_depth)) for node in computed(graph)]
     network = assemble(graph, tensors, tuple(operations))
     return replace(network, adaptive_depths=variants.depths, limits=variants.limits) if adaptive else network
 
 
-def _variants(
-    graph: Graph,
-    tensors: dict[str, QuantizedTensor],
-    depth: int,
-    adaptive: Sequence[int],
-    ranges: Mapping[str, DepthRange],
-) -> Variants:
-    """The variants, in all of which what leaves the NPU, and what shares storage with it, keeps its depth."""
+def _check_adaptive(adaptive: Sequence[int], depth: int) -> None:
     for each in adaptive:
         _check_depth("a variant", LayerDepths(each))
     if adaptive and max(adaptive) != depth:
@@ -128,17 +122,28 @@ def _variants(
             f"the network has activations of {depth} bits and variants of up to {max(adaptive)}; its own depth must be "
             "the deepest"
         )
+
+
+def _variants(
+    graph: Graph, tensors: dict[str, QuantizedTensor], adaptive: Sequence[int], ranges: Mapping[str, DepthRange]
+) -> Variants:
+    """The variants, in all of which what leaves the NPU, and what shares storage with it, keeps its depth."""
     leaving = {name for name in tensors if leaves_npu(graph, name)}
     kept = leaving.union(*(group for group in storage_groups(graph) if not leaving.isdisjoint(group)))
-    depths, layers = tuple(sorted(set(adaptive))), {node.name: tensors[node.output].depth for node in computed(graph)}
-    made = {node.output for node in graph.placed(Placement.NPU)}
-    given = {name: each.depth for name, each in tensors.items() if name not in made}
-    limits = DepthLimits.at_least(given | layers)
-    if depths:
-        limits = DepthLimits.within(DepthRange(depths[0], depths[-1]), given | layers).with_ranges(graph.name, ranges)
-    for problem in limits.empty_ranges(layers, depths) if depths else ():
+    depths = tuple(sorted(set(adaptive)))
+    limits = _depth_limits(graph, tensors, depths, ranges) if depths else DepthLimits(DepthRange(), {})
+    return Variants(computed(graph), tensors, frozenset(kept), depths, limits)
+
+
+def _depth_limits(
+    graph: Graph, tensors: dict[str, QuantizedTensor], depths: Sequence[int], ranges: Mapping[str, DepthRange]
+) -> DepthLimits:
+    """Between which of rising ``depths`` layers may choose."""
+    own = {layer: tensors[name].depth for layer, name in _layer_tensors(graph).items()}
+    limits = DepthLimits.within(DepthRange(depths[0], depths[-1]), own).with_ranges(graph.name, ranges)
+    for problem in limits.empty_ranges((node.name for node in computed(graph)), depths):
         raise CompilerError(f"network {graph.name!r}: {problem}")
-    return Variants(graph, tensors, frozenset(kept), depths, limits)
+    return limits
 
 
 def depths_of(network: QuantizedNetwork) -> dict[str, LayerDepths]:
@@ -200,9 +205,7 @@ def _check_calibration(graph: Graph, calibration: Calibration) -> None:
 
 def check_depths(graph: Graph, activation_depth: int, weight_depth: int, overrides: Mapping[str, LayerDepths]) -> None:
     """Raises `CompilerError` if a depth does not exist, or an override names nothing."""
-    nodes = computed(graph)
-    results = {node.output for node in graph.placed(Placement.NPU)}
-    known = [*(name for name in npu_tensors(graph) if name not in results), *(node.name for node in nodes)]
+    known = _layer_tensors(graph)
     _check_depth("the network", LayerDepths(activation_depth, weight_depth))
     for name, depths in overrides.items():
         if name not in known:
@@ -226,6 +229,13 @@ def _check_depth(name: str, depths: LayerDepths) -> None:
 def computed(graph: Graph) -> list[Node]:
     """The nodes of the NPU that become operations."""
     return [node for node in graph.placed(Placement.NPU) if node.op in CANONICAL]
+
+
+def _layer_tensors(graph: Graph) -> dict[str, str]:
+    """The tensor whose depth is a layer's, by the name of its operation, or of the tensor if the NPU is given it."""
+    results = {node.output for node in graph.placed(Placement.NPU)}
+    given = {name: name for name in npu_tensors(graph) if name not in results}
+    return given | {node.name: node.output for node in computed(graph)}
 
 
 def _tensor_depths(graph: Graph, depth: int, overrides: Mapping[str, LayerDepths]) -> dict[str, int]:

@@ -6,10 +6,10 @@ scales must suit each variant that the layer has, and they are rounded for all o
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from tessera.compiler.graph import CANONICAL, Graph, Node, Placement
+from tessera.compiler.graph import Node
 from tessera.compiler.precision import DepthLimits
 from tessera.compiler.quantized import QuantizedTensor
 
@@ -22,8 +22,8 @@ class Variants:
 
     Attributes
     ----------
-    graph
-        The prepared network.
+    layers
+        The nodes that become operations.
     tensors
         The tensors as the file has them, by name.
     kept
@@ -31,10 +31,10 @@ class Variants:
     depths
         The depths that there are variants of, rising; none if layers cannot choose.
     limits
-        Between which of them each layer may choose, by the name of its operation.
+        Between which of them each layer may choose, by the name of its operation; none is asked for without depths.
     """
 
-    graph: Graph
+    layers: Sequence[Node]
     tensors: Tensors
     kept: frozenset[str]
     depths: tuple[int, ...]
@@ -57,12 +57,13 @@ class Variants:
         return {name: self._tensor(name, depth) for name in self.tensors}
 
     def _run(self, depth: int) -> Tensors:
-        layers = [node for node in self.graph.placed(Placement.NPU) if node.op in CANONICAL]
-        chosen = {node.output: self._chosen(node, depth) for node in layers}
+        made = {node.output: self._chosen(node, depth) for node in self.layers}
+        run = {}
         for name in self.tensors:
-            readers = [self._chosen(node, depth) for node in layers if name in node.operands]
-            chosen[name] = min(chosen.get(name, max(readers, default=depth)), max(readers, default=depth))
-        return {name: self._tensor(name, chosen[name]) for name in self.tensors}
+            readers = [self._chosen(node, depth) for node in self.layers if name in node.operands]
+            needed = max(readers, default=self.depths[-1])
+            run[name] = self._tensor(name, min(made.get(name, needed), needed))
+        return run
 
     def _chosen(self, layer: Node, depth: int) -> int:
         return self.limits.layers[layer.name].nearest(depth, self.depths)

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from adaptive_networks import joined_network
 from onnx_networks import OnnxBuilder
 
 from tessera.compiler import calibrate, equalise, import_onnx, prepare, quantize
@@ -18,6 +19,7 @@ from tessera.compiler.float_execution import execute
 from tessera.compiler.graph import Graph
 from tessera.compiler.paired_execution import PairedExecution, mean_moments
 from tessera.compiler.precision import DepthLimits, DepthRange
+from tessera.compiler.quantize import computed
 from tessera.compiler.quantized import QuantizedNetwork, QuantizedTensor
 from tessera.compiler.quantized_execution import dequantize_values, host_before, quantize_values
 from tessera.compiler.variants import Variants
@@ -116,7 +118,7 @@ def test_tensors_in_runs_of_one_depth(tmp_path: Path) -> None:
     outputs = [node.output for node in graph.nodes]
     ranges = {first: DepthRange(8, 16), second: DepthRange(4, 6), third: DepthRange()}
     limits = DepthLimits(DepthRange(), {"x": DepthRange(), **ranges})
-    variants = Variants(graph, tensors, frozenset(outputs[2:]), (4, 6, 8, 16), limits)
+    variants = Variants(graph.nodes, tensors, frozenset(outputs[2:]), (4, 6, 8, 16), limits)
     names = ["x", *outputs]
     found = [[run[name].depth for name in names] for run in variants.runs()]
     assert found == [[8, 4, 4, 16], [8, 6, 6, 16], [8, 6, 6, 16], [16, 6, 6, 16]]
@@ -124,3 +126,16 @@ def test_tensors_in_runs_of_one_depth(tmp_path: Path) -> None:
     assert [each[outputs[2]].depth for each in variants.of(third)] == [16] * 5
     assert replace(variants, depths=()).runs() == [tensors]
     assert replace(variants, depths=()).of(first) == [tensors]
+
+
+def test_what_no_layer_reads_has_the_depth_of_its_layer(tmp_path: Path) -> None:
+    """The parts of a whole: nothing is lost that the run itself keeps."""
+    net, outputs = joined_network((8, 8), returned=False)
+    graph = prepare(import_onnx(net.save(tmp_path / "network.onnx", *outputs)))
+    data = {"x": np.random.default_rng(1).normal(size=(8, 3, 6, 6)).astype(np.float32)}
+    tensors = quantize(graph, calibrate(graph, data), 16, 8).tensors
+    layers = computed(graph)
+    deep, shallow, *_ = layers
+    limits = DepthLimits(DepthRange(), {node.name: DepthRange() for node in layers} | {deep.name: DepthRange(8, 16)})
+    run, _ = Variants(layers, tensors, frozenset(), (4, 16), limits).runs()
+    assert [run[node.output].depth for node in (deep, shallow)] == [16, 4]
