@@ -147,16 +147,18 @@ async def windows(bus: CosimBus) -> dict[str, Any]:
 
 
 async def disturbances(bus: CosimBus, *, image_file: str, code_address: int, result_file: str) -> dict[str, Any]:
-    """A reference stream, before and after each hanging or bad stream; writes the memory after each reference run."""
+    """A reference stream, before and after each hanging, circling or bad stream; writes the memory after each reference
+    run."""
     npu = Npu(bus)
     image = Path(image_file).read_bytes()
-    outcomes = {}
+    outcomes: dict[str, Any] = {}
     with Path(result_file).open("wb") as results:
-        for name, stream in {"nothing": [], **HANGING}.items():
-            if stream:
+        for name in ("nothing", "circle", *HANGING):
+            if name == "circle":
+                outcomes[name] = await _expire(npu, CIRCLE)
+            elif name in HANGING:
+                stream = HANGING[name]
                 outcomes[name] = [await _hang(bus, npu, stream), await _fail(npu, stream), await _expire(npu, stream)]
-            else:
-                outcomes["circle"] = await _expire(npu, CIRCLE)
             await bus.write_memory(0, image)
             await npu.run(code_address, timeout_cycles=1_000_000)
             results.write(await bus.read_memory(0, len(image)))

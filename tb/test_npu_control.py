@@ -105,7 +105,7 @@ def test_recovery(design, tmp_path):
 
     model = StreamModel(TINY, len(reference.dram))
     found = results.read_bytes()
-    for index, name in enumerate(["nothing", *jobs.HANGING]):
+    for index, name in enumerate(["nothing", "circle", *jobs.HANGING]):
         model.write_memory(0, reference.dram)
         model.execute(reference.instructions)
         expected = model.read_memory(0, len(reference.dram))
