@@ -49,7 +49,8 @@ class Variants:
         there is one, with the tensors as the file has them.
 
         A reader converts a tensor that is deeper than itself, and cannot win back what one that is shallower has lost;
-        so a tensor has the depth of the layer that makes it, or of the deepest one that reads it if this is less.
+        so a tensor has the depth of the layer that makes it, or of the deepest one that reads it if this is less or if
+        no layer makes it. (That an input may be stored with fewer bits does not count: it gains nothing clear.)
         """
         return [self._run(depth) for depth in self.depths] or [self.tensors]
 
