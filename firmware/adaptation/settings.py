@@ -30,7 +30,7 @@ class PolicyName(enum.StrEnum):
     TABLE = "table"
     """The hardware, at each layer, by the bandwidth that others leave."""
     SENSITIVITY = "sensitivity"
-    """The manager, one operation by one step at a time: the one that harms least and helps most."""
+    """The manager, one operation by one step after the other: the one that harms least and helps most."""
 
 
 class Mode(enum.StrEnum):
