@@ -253,13 +253,13 @@ def test_long_inferences_correct_the_prediction():
     manager, settings = manager_of(network, target_cycles=round(1.5 * predicted))
     for _ in range(8):
         manager.started(0)
-        assert observe(manager, [FREE], settings) == [] or network.moved_bytes(manager.depths) > 0
+        observe(manager, [FREE], settings)
         manager.finished(0, round(2 * predicted), {}, manager.depths)
     assert "lowered" in {each.kind for each in manager.log}
 
 
-@given(networks(), SHARES, st.integers(1, 20_000), st.data())
-def test_a_whole_fall_at_once(network, share, target, data):
+@given(networks(), SHARES, st.integers(1, 20_000))
+def test_a_whole_fall_at_once(network, share, target):
     """What a target asks for is done at the first look; a second one with the same bandwidth finds nothing."""
     manager, settings = manager_of(network, target_cycles=target, raise_after=1000)
     section = settings.section(share)
@@ -488,7 +488,19 @@ REFUSED = [
         "the depths of the sections, 16, 6, 8, 4, must fall with the bandwidth; swap them",
     ),
     ({"saturation_share": 2.0}, "saturation_share is a share, from 0 to 1, not 2"),
-    ({"target_cycles": 0}, "the latency target must be at least 1 cycle, not 0"),
+    (
+        {"target_cycles": 0},
+        "the latency target must be 1 to 4294967295 cycles, not 0; leave it out if any latency will do",
+    ),
+    (
+        {"target_cycles": 10**400},
+        f"the latency target must be 1 to 4294967295 cycles, not {10**400}; leave it out if any latency will do",
+    ),
+    (
+        {"poll_cycles": 1 << 32},
+        "poll_cycles must be at most 4294967295, not 4294967296; after that the counters wrap around",
+    ),
+    ({"foresight": -1}, "foresight must be at least 0, not -1"),
     (
         {"limits": {Metric.STALLS: Limit(0.3, 0.5)}},
         "the metric 'stalls' is released below 0.5, but passed above 0.3; release it at or below its threshold",
@@ -505,6 +517,13 @@ def test_settings_that_make_no_sense_are_refused(settings, sentence):
     with pytest.raises(AdaptationError) as caught:
         Settings(**settings)
     assert str(caught.value) == sentence
+
+
+def test_patience_and_memory_have_no_limit():
+    much = 10**40
+    manager, settings = manager_of(chain(), target_cycles=1000, foresight=much, raise_after=much, steps=much)
+    observe(manager, [BUSY, FREE], settings)
+    assert manager.depths == chain().uniform(4)
 
 
 def two_depths(**changes: object) -> AdaptableNetwork:

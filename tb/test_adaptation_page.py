@@ -126,6 +126,7 @@ REFUSED = {
     "window between powers": (["--window", "1000"], "the monitor's window must be a power of two"),
     "period of zero": (["--period-cycles", "0"], "period_cycles must be at least 1, not 0"),
     "polls that never come": (["--poll-cycles", "0"], "poll_cycles must be at least 1, not 0"),
+    "polls too far apart": (["--poll-cycles", "5000000000"], "poll_cycles must be at most 4294967295, not 5000000000"),
     "hysteresis above all": (["--hysteresis", "0.3"], "the hysteresis is a share of the bus, from 0 to less than what"),
     "margin beyond the target": (["--margin", "2"], "margin is a share, from 0 to 1, not 2"),
     "margin that is no number": (["--margin", "nan"], "margin is a share, from 0 to 1, not nan"),
@@ -144,7 +145,7 @@ REFUSED = {
     "release above the threshold": (["--limit", "stalls=0.3:0.5"], "the metric 'stalls' is released below 0.5"),
     "load above the bus": (["--load", "150%"], "--load 150%: the share of a step of a load profile is from 0 to 1"),
     "load that is not there": (["--load", "none.txt"], "--load none.txt: there is no file none.txt"),
-    "target of nothing": (["--target", "0"], "the latency target must be at least 1 cycle, not 0"),
+    "target of nothing": (["--target", "0"], "the latency target must be 1 to 4294967295 cycles, not 0"),
     "float network": ([], "is a float network; quantise it with tessera quantize --adaptive DEPTHS first"),
 }
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections import deque
 from collections.abc import Callable, Mapping
 
@@ -45,7 +46,7 @@ class Outlook:
         self.share, self.section = 1.0, section
         self.progress: Progress | None = None
         self._latencies, self._section_of = latencies, section_of
-        self._least: deque[float] = deque(maxlen=foresight)
+        self._least: deque[float] = deque(maxlen=min(foresight, sys.maxsize))
         self._seen = False
 
     def see(self, observation: Observation) -> None:
