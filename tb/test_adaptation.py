@@ -303,7 +303,6 @@ def test_a_bandwidth_that_was_seen_may_come_back():
         observe(manager, [0.2] * 10, settings)
         observe(manager, [FREE] * 30, settings, 0)
         found[foresight] = manager.depths
-        reasons = [each.reason for each in manager.log]
     assert network.cycles(found[0], BUS_BYTES) <= target
     assert found[0] == network.uniform(16) != found[60]
     # Others come back when the third layer is chosen: those behind it have no bits left, and still it is in time.
@@ -314,7 +313,21 @@ def test_a_bandwidth_that_was_seen_may_come_back():
         assert passed + sum(network.layer_cycles(mixed, rate)[first:]) <= 1.05 * target
     observe(manager, [FREE] * 60, settings)
     assert manager.depths == network.uniform(16)
-    assert any("should others leave" in reason for reason in reasons) or found[60] != network.uniform(16)
+
+
+def test_what_came_too_late_is_expected_in_the_next_inference():
+    """Others came when all depths had been chosen, so that nothing could be done; the next inference is ready for
+    them, on a bus that is free again."""
+    network = chain(8)
+    deep = network.uniform(16)
+    target = round(1.5 * network.cycles(network.uniform(4), 0.2 * BUS_BYTES))
+    manager, _ = manager_of(network, target_cycles=target)
+    assert manager.observe(Observation(0, FREE, 3)) == ()
+    late = Progress(target // 4, network.moved_bytes(deep) - 1, deep)
+    assert manager.observe(Observation(1, 0.2, 0, progress=late)) == ()
+    lowered = manager.observe(Observation(2, FREE, 3))
+    assert {each.kind for each in lowered} == {"lowered"}
+    assert lowered[0].reason.startswith("should others leave 20% of the bus again, an inference takes about ")
 
 
 def test_each_section_has_a_correction_of_its_own():
