@@ -55,8 +55,8 @@ class SensitivityPolicy(Policy):
         self._plan = {group.name: group.nearest(self._plan[group.name]) for group in self.groups}
 
     def decide(self, observation: Observation) -> Iterator[Decision]:
-        """Lowers or raises operations: with a target as many as the prediction asks for, else up to ``steps``, whose
-        effect is seen first."""
+        """Lowers or raises operations: with a target alone as many as the prediction asks for, else up to ``steps``,
+        whose effect is seen first."""
         if observation.section != self._section:
             self._section, self._patience, self._last_raised = observation.section, self.settings.raise_after, ""
         if observation.progress is None and not observation.values and self.settings.limits:

@@ -178,7 +178,7 @@ StepsOption = Annotated[
     _option(
         SENSITIVITY,
         "--steps",
-        "Operations that change at a time, if no target says how many, from 1 on.",
+        "Operations that change at a time, unless a target without limits says how many, from 1 on.",
         metavar="N",
     ),
 ]
