@@ -218,6 +218,19 @@ def test_least_harm_for_most_bytes_goes_first():
     assert set(manager.depths.values()) == {4}
 
 
+@pytest.mark.parametrize("harm", [0.0, 5e-324])
+def test_what_harms_nothing_is_lowered_too(harm):
+    """Also where a share of the harm is too small for a number."""
+    network = chain()
+    tensors = {
+        name: replace(each, sensitivity=dict.fromkeys(ACTIVATION_DEPTHS, harm))
+        for name, each in network.tensors.items()
+    }
+    manager, settings = manager_of(replace(network, tensors=tensors))
+    observe(manager, [BUSY] * LONG, settings)
+    assert set(manager.depths.values()) == {4}
+
+
 def test_a_tensor_is_worth_the_least_depth_of_those_who_touch_it():
     """By hand: `t0` harms 0.01 per bit below 16, `t1` twice as much; a shallow reader spoils what is stored deep."""
     network = chain(2)

@@ -267,4 +267,4 @@ class SensitivityPolicy(Policy):
         worst: dict[str, int] = {}
         for group in self.groups:
             worst |= group.depths(group.steps[0])
-        return _NEGLIGIBLE * (self.network.harm(worst) or 1.0)
+        return _NEGLIGIBLE * self.network.harm(worst) or 1.0
