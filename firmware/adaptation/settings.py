@@ -51,7 +51,8 @@ class Settings:
     policy, mode, sampling
         Who chooses depths, for what, and when the hardware looks.
     depth
-        In bits: of the policy ``fixed``, and at which the others start; ``None`` for the network's default.
+        In bits: of the policy ``fixed``, and at which ``sensitivity`` starts, which is as far as bits come back;
+        ``None`` for the network's default. The policy ``table`` has its depths from the sections alone.
     thresholds
         Shares of the bus above which a section begins, falling: THD1, THD2, THD3.
     section_depths

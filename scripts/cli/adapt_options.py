@@ -55,7 +55,7 @@ DepthOption = Annotated[
     _option(
         DEPTHS,
         "--depth",
-        "Depth in bits of policy fixed, and at which the others start.",
+        "Depth in bits of policy fixed, and at which policy sensitivity starts.",
         metavar="BITS",
         show_default="the network's",
     ),
