@@ -11,6 +11,7 @@ from typing import Any
 
 from tessera.firmware.bus import Bus
 from tessera.firmware.register_access import RegisterAccess
+from tessera.rtl.control.register_map import register_map
 from tessera.rtl.isa import MAX_LANES
 from tessera.rtl.traffic import (
     DEFAULT_WINDOW,
@@ -27,6 +28,9 @@ from tessera.sim.bandwidth import WindowSettings
 
 MASTERS = {source.name.lower(): source for source in TrafficSource if source.is_own}
 """The masters inside the NPU by the names that limits have for them."""
+
+COUNT_LIMIT = 1 << register_map()["activity.cycles"].fields["value"].width
+"""The counts of `Activity` are modulo this."""
 
 
 class MonitorError(RuntimeError):
@@ -143,7 +147,7 @@ def bytes_per_window(name: str, rate: float, window: int) -> int:
 
 @dataclass(frozen=True)
 class Activity:
-    """What the units have done since the start of the stream, each count modulo 2**32.
+    """What the units have done since the start of the stream, each count modulo `COUNT_LIMIT`.
 
     Attributes
     ----------

@@ -128,17 +128,16 @@ def test_without_a_target_the_section_is_the_limit(network, shares):
             assert manager.depths[layer.name] >= least
 
 
-@given(networks(), SHARES, SHARES, st.integers(1, 5000))
-def test_what_is_raised_leaves_a_margin(network, before, share, target):
-    """Once the manager knows the bandwidth."""
-    manager, settings = manager_of(network, target_cycles=target, raise_after=1)
-    observe(manager, [before] * LONG, settings)
-    observe(manager, [share] * (LONG // 2), settings, settings.section(before))
-    for _ in range(LONG // 2):
-        raised = [
-            each for each in observe(manager, [share], settings, settings.section(share)) if each.kind == "raised"
-        ]
-        assert not raised or network.cycles(manager.depths, share * BUS_BYTES) <= 0.98 * target
+@given(st.floats(0.05, 0.5), st.floats(1, 2), st.floats(0.5, 1), st.floats(0, 0.5))
+def test_what_is_raised_leaves_a_margin(before, growth, part, margin):
+    """When others leave more of the bus than before, so that the manager never believes in more than there is."""
+    network, share = chain(8), growth * before
+    target = round(part * network.cycles(network.uniform(16), share * BUS_BYTES))
+    manager, settings = manager_of(network, target_cycles=target, margin=margin, foresight=0, raise_after=1)
+    observe(manager, [before] * 10, settings)
+    decisions = observe(manager, [share] * 30, settings, settings.section(before))
+    if "raised" in {each.kind for each in decisions}:
+        assert network.cycles(manager.depths, share * BUS_BYTES) <= (1 - margin) * target * (1 + 1e-9)
 
 
 @given(networks(), SHARES, st.integers(1, 20_000))
@@ -219,6 +218,19 @@ def test_least_harm_for_most_bytes_goes_first():
     assert set(manager.depths.values()) == {4}
 
 
+@pytest.mark.parametrize("harm", [0.0, 5e-324])
+def test_what_harms_nothing_is_lowered_too(harm):
+    """Also where a share of the harm is too small for a number."""
+    network = chain()
+    tensors = {
+        name: replace(each, sensitivity=dict.fromkeys(ACTIVATION_DEPTHS, harm))
+        for name, each in network.tensors.items()
+    }
+    manager, settings = manager_of(replace(network, tensors=tensors))
+    observe(manager, [BUSY] * LONG, settings)
+    assert set(manager.depths.values()) == {4}
+
+
 def test_a_tensor_is_worth_the_least_depth_of_those_who_touch_it():
     """By hand: `t0` harms 0.01 per bit below 16, `t1` twice as much; a shallow reader spoils what is stored deep."""
     network = chain(2)
@@ -253,13 +265,13 @@ def test_long_inferences_correct_the_prediction():
     manager, settings = manager_of(network, target_cycles=round(1.5 * predicted))
     for _ in range(8):
         manager.started(0)
-        assert observe(manager, [FREE], settings) == [] or network.moved_bytes(manager.depths) > 0
+        observe(manager, [FREE], settings)
         manager.finished(0, round(2 * predicted), {}, manager.depths)
     assert "lowered" in {each.kind for each in manager.log}
 
 
-@given(networks(), SHARES, st.integers(1, 20_000), st.data())
-def test_a_whole_fall_at_once(network, share, target, data):
+@given(networks(), SHARES, st.integers(1, 20_000))
+def test_a_whole_fall_at_once(network, share, target):
     """What a target asks for is done at the first look; a second one with the same bandwidth finds nothing."""
     manager, settings = manager_of(network, target_cycles=target, raise_after=1000)
     section = settings.section(share)
@@ -303,7 +315,6 @@ def test_a_bandwidth_that_was_seen_may_come_back():
         observe(manager, [0.2] * 10, settings)
         observe(manager, [FREE] * 30, settings, 0)
         found[foresight] = manager.depths
-        reasons = [each.reason for each in manager.log]
     assert network.cycles(found[0], BUS_BYTES) <= target
     assert found[0] == network.uniform(16) != found[60]
     # Others come back when the third layer is chosen: those behind it have no bits left, and still it is in time.
@@ -314,7 +325,21 @@ def test_a_bandwidth_that_was_seen_may_come_back():
         assert passed + sum(network.layer_cycles(mixed, rate)[first:]) <= 1.05 * target
     observe(manager, [FREE] * 60, settings)
     assert manager.depths == network.uniform(16)
-    assert any("should others leave" in reason for reason in reasons) or found[60] != network.uniform(16)
+
+
+def test_what_came_too_late_is_expected_in_the_next_inference():
+    """Others came when all depths had been chosen, so that nothing could be done; the next inference is ready for
+    them, on a bus that is free again."""
+    network = chain(8)
+    deep = network.uniform(16)
+    target = round(1.5 * network.cycles(network.uniform(4), 0.2 * BUS_BYTES))
+    manager, _ = manager_of(network, target_cycles=target)
+    assert manager.observe(Observation(0, FREE, 3)) == ()
+    late = Progress(target // 4, network.moved_bytes(deep) - 1, deep)
+    assert manager.observe(Observation(1, 0.2, 0, progress=late)) == ()
+    lowered = manager.observe(Observation(2, FREE, 3))
+    assert {each.kind for each in lowered} == {"lowered"}
+    assert lowered[0].reason.startswith("should others leave 20% of the bus again, an inference takes about ")
 
 
 def test_each_section_has_a_correction_of_its_own():
@@ -488,7 +513,19 @@ REFUSED = [
         "the depths of the sections, 16, 6, 8, 4, must fall with the bandwidth; swap them",
     ),
     ({"saturation_share": 2.0}, "saturation_share is a share, from 0 to 1, not 2"),
-    ({"target_cycles": 0}, "the latency target must be at least 1 cycle, not 0"),
+    (
+        {"target_cycles": 0},
+        "the latency target must be 1 to 4294967295 cycles, not 0; leave it out if any latency will do",
+    ),
+    (
+        {"target_cycles": 10**400},
+        f"the latency target must be 1 to 4294967295 cycles, not {10**400}; leave it out if any latency will do",
+    ),
+    (
+        {"poll_cycles": 1 << 32},
+        "poll_cycles must be at most 4294967295, not 4294967296; after that the counters wrap around",
+    ),
+    ({"foresight": -1}, "foresight must be at least 0, not -1"),
     (
         {"limits": {Metric.STALLS: Limit(0.3, 0.5)}},
         "the metric 'stalls' is released below 0.5, but passed above 0.3; release it at or below its threshold",
@@ -505,6 +542,13 @@ def test_settings_that_make_no_sense_are_refused(settings, sentence):
     with pytest.raises(AdaptationError) as caught:
         Settings(**settings)
     assert str(caught.value) == sentence
+
+
+def test_patience_and_memory_have_no_limit():
+    much = 10**40
+    manager, settings = manager_of(chain(), target_cycles=1000, foresight=much, raise_after=much, steps=much)
+    observe(manager, [BUSY, FREE], settings)
+    assert manager.depths == chain().uniform(4)
 
 
 def two_depths(**changes: object) -> AdaptableNetwork:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import replace
 from pathlib import Path
 
@@ -40,6 +41,7 @@ TIMELINE = AdaptationTimeline(
     decisions=(
         Decision(0, "started", "policy sensitivity"),
         LOWERED,
+        Decision(1700, "restored", "a new inference has its whole time yet", ("conv",), 8, 16),
         Decision(2000, "finished", "it took 1,000 cycles"),
     ),
 )
@@ -55,13 +57,16 @@ def test_timelines_survive_json():
 
 
 def test_the_page_shows_bandwidth_section_and_depths():
-    page = Page(AdaptationReport(TIMELINE, "edge", NETWORK).html())
+    html = AdaptationReport(TIMELINE, "edge", NETWORK).html()
+    page = Page(html)
     looks = [str(attributes.get("class", "")) for tag, attributes in page.elements if tag == "rect"]
+    for look in {look.removeprefix("box ") for look in looks if look.startswith("box ")}:
+        assert re.search(rf"\.{look}\b[^}}]*{{", html), f"{look} has no colour"
     assert looks.count("box depth16") == 2  # of the layer that stays, and of the other one until it is lowered
     assert looks.count("box depth8") == 1
     assert looks.count("box section3") == looks.count("box section0") == 1
     assert looks.count("box inference") == looks.count("box late") == 1
-    assert looks.count("box lowered") == 1
+    assert looks.count("box lowered") == looks.count("box restored") == 1
     tips = page.texts["title"]
     assert "conv: 8 bits\n1,200 to 2,000, ran 1,200 to 1,600\nsection 0 at first" in tips
     assert "section 0\n1,024 to 1,792: 768 cycles" in tips
@@ -84,7 +89,8 @@ def test_the_trace_has_counters():
     counters = {name: [e for e in events if e["ph"] == "C" and e["name"] == name] for name in ("section", "depth")}
     assert [event["args"]["bits"] for event in counters["depth"]] == [16, 16, 8, 16]
     assert [event["args"]["section"] for event in counters["section"]] == [3, 3, 3, 3, 0, 0, 0]
-    assert [event["name"] for event in events if event["ph"] == "i"] == ["started", "lowered conv", "finished"]
+    decisions = [event["name"] for event in events if event["ph"] == "i"]
+    assert decisions == ["started", "lowered conv", "restored conv", "finished"]
 
 
 def test_report_draws_the_summary(tessera: Command, tmp_path: Path):
@@ -126,6 +132,7 @@ REFUSED = {
     "window between powers": (["--window", "1000"], "the monitor's window must be a power of two"),
     "period of zero": (["--period-cycles", "0"], "period_cycles must be at least 1, not 0"),
     "polls that never come": (["--poll-cycles", "0"], "poll_cycles must be at least 1, not 0"),
+    "polls too far apart": (["--poll-cycles", "5000000000"], "poll_cycles must be at most 4294967295, not 5000000000"),
     "hysteresis above all": (["--hysteresis", "0.3"], "the hysteresis is a share of the bus, from 0 to less than what"),
     "margin beyond the target": (["--margin", "2"], "margin is a share, from 0 to 1, not 2"),
     "margin that is no number": (["--margin", "nan"], "margin is a share, from 0 to 1, not nan"),
@@ -144,7 +151,7 @@ REFUSED = {
     "release above the threshold": (["--limit", "stalls=0.3:0.5"], "the metric 'stalls' is released below 0.5"),
     "load above the bus": (["--load", "150%"], "--load 150%: the share of a step of a load profile is from 0 to 1"),
     "load that is not there": (["--load", "none.txt"], "--load none.txt: there is no file none.txt"),
-    "target of nothing": (["--target", "0"], "the latency target must be at least 1 cycle, not 0"),
+    "target of nothing": (["--target", "0"], "the latency target must be 1 to 4294967295 cycles, not 0"),
     "float network": ([], "is a float network; quantise it with tessera quantize --adaptive DEPTHS first"),
 }
 

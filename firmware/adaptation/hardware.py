@@ -7,13 +7,11 @@ from dataclasses import astuple
 
 from tessera.firmware.adaptation.metrics import Metric, Observation, Progress, Work
 from tessera.firmware.adaptation.settings import Settings
-from tessera.firmware.bandwidth import Activity, Findings, Monitor
+from tessera.firmware.bandwidth import COUNT_LIMIT, Activity, Findings, Monitor
 from tessera.firmware.bus import TimedBus
 from tessera.firmware.register_access import RegisterAccess
 from tessera.rtl.config import NpuConfig
 from tessera.rtl.traffic import MOST_SECTIONS
-
-_COUNT_LIMIT = 1 << 32  # counts wrap around
 
 
 class Observer:
@@ -91,4 +89,4 @@ def _work(activity: Activity, dram_bytes: int) -> Work:
 
 def _difference(before: Work, after: Work) -> Work:
     """What was done between two moments."""
-    return Work(*((new - old) % _COUNT_LIMIT for old, new in zip(astuple(before), astuple(after), strict=True)))
+    return Work(*((new - old) % COUNT_LIMIT for old, new in zip(astuple(before), astuple(after), strict=True)))

@@ -17,7 +17,7 @@ class Decision:
     cycle
         When.
     kind
-        One word: ``started``, ``section``, ``lowered``, ``raised``, ``learned``, ``finished``.
+        One word: ``started``, ``section``, ``lowered``, ``raised``, ``restored``, ``learned``, ``finished``.
     reason
         A sentence.
     layers
@@ -35,6 +35,11 @@ class Decision:
     before: int = 0
     after: int = 0
     values: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def is_change(self) -> bool:
+        """Whether it is more than the beginning or the end of an inference."""
+        return self.kind not in ("started", "finished")
 
     def __str__(self) -> str:
         what = f" {', '.join(self.layers)}: {self.before} -> {self.after} bits" if self.layers else ""

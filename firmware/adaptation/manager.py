@@ -73,9 +73,8 @@ class PrecisionManager:
         limits = network.limits if settings.mode is Mode.NETWORK else DepthRange()
         by_section = settings.policy is PolicyName.TABLE and not any(self._minimums.values())
         sections = settings.depths_of_sections(network)
-        sections = (
-            sections[:1] * (MOST_SECTIONS - len(sections)) + sections
-        )  # without their thresholds the lowest are left out
+        # With fewer thresholds the hardware never finds its lowest sections.
+        sections = sections[:1] * (MOST_SECTIONS - len(sections)) + sections
         table = self._policy.table
         for layer in network.layers:  # a group's depth may be below what one of its layers has learned
             table[layer.number] = max(table[layer.number], self._minimums[layer.name])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections import deque
 from collections.abc import Callable, Mapping
 
@@ -45,7 +46,7 @@ class Outlook:
         self.share, self.section = 1.0, section
         self.progress: Progress | None = None
         self._latencies, self._section_of = latencies, section_of
-        self._least: deque[float] = deque(maxlen=foresight)
+        self._least: deque[float] = deque(maxlen=min(foresight, sys.maxsize))
         self._seen = False
 
     def see(self, observation: Observation) -> None:
@@ -57,7 +58,7 @@ class Outlook:
         self.section, self.progress, self._seen = observation.section, observation.progress, True
         if self.progress is None or not self._least:
             self._least.append(self.share)
-        elif self._least:
+        else:
             self._least[-1] = min(self._least[-1], self.share)
 
     @property
@@ -77,13 +78,14 @@ class Outlook:
     def least_share(self, network: AdaptableNetwork, limit: float) -> float:
         """The share of the bus that may come back: the least that was seen lately, but not less than what an inference
         with all bits given up needs to stay within a limit of cycles, since nothing helps there."""
-        least = min(self._least, default=self.share)
+        low, high = min(self._least, default=self.share), self.share
         shallow = network.uniform(0)
-        low, high = least, self.share
-        for _ in range(_BISECTIONS if self._whole(shallow, least) > limit else 0):
+        if self._whole(shallow, low) <= limit:
+            return low
+        for _ in range(_BISECTIONS):
             middle = (low + high) / 2
             low, high = (middle, high) if self._whole(shallow, middle) > limit else (low, middle)
-        return least if low == least else high
+        return high
 
     def guarded(self, network: AdaptableNetwork, share: float) -> Callable[[Depths], float]:
         """Like `cycles`, but if others leave no more than ``share`` of the bus from the worst moment on: the layers
@@ -91,14 +93,15 @@ class Outlook:
         if share >= self.share:
             return self.cycles
         then = self._bandwidth(share)
-        rest = self._layers(network.uniform(0), then)
+        shallow = self._layers(network.uniform(0), then)
+        rest = [sum(shallow[layer:]) for layer in range(len(shallow) + COMMITTED)]
 
         def worst(depths: Depths) -> float:
             now, busy = self._layers(depths, self._now), self._layers(depths, then)
             passed, found = 0.0, sum(now)
             for layer, cycles in enumerate(now):
                 behind = layer + COMMITTED
-                found = max(found, passed + sum(busy[layer:behind]) + sum(rest[behind:]))
+                found = max(found, passed + sum(busy[layer:behind]) + rest[behind])
                 passed += cycles
             return self.spent + found
 

@@ -113,13 +113,9 @@ class Policy(ABC):
     @property
     def depths(self) -> dict[str, int]:
         """The depth of each layer, in bits."""
-        return self.depths_with()
-
-    def depths_with(self, group: Group | None = None, depth: int = 0) -> dict[str, int]:
-        """The depths of the layers, with one group at another depth."""
         found: dict[str, int] = {}
-        for each in self.groups:
-            found |= each.depths(depth if each is group else self.chosen[each.name])
+        for group in self.groups:
+            found |= group.depths(self.chosen[group.name])
         return found
 
     @abstractmethod

@@ -21,9 +21,6 @@ MARK_SHARE = 1 / 400
 INFERENCE_HEIGHT, BANDWIDTH_HEIGHT, SECTION_HEIGHT, LAYER_HEIGHT, MARK_HEIGHT, LAYER_GAP = 16, 84, 22, 13, 13, 2
 """Heights in pixels."""
 
-CHANGES = ("section", "lowered", "raised", "learned")
-"""Kinds of decisions that are marked."""
-
 
 @dataclass
 class AdaptationReport:
@@ -59,7 +56,7 @@ class AdaptationReport:
             ticks=list(ticks(self._scale.span)),
             totals=list(self._totals()),
             layers=list(self._layer_rows()),
-            changes=[each for each in self.timeline.decisions if each.kind in CHANGES],
+            changes=[each for each in self.timeline.decisions if each.is_change],
         )
 
     # -------------------------------------------------------------------------------------------------------- picture
@@ -138,7 +135,7 @@ class AdaptationReport:
         """The decisions."""
         width = 100 * MARK_SHARE
         for decision in self.timeline.decisions:
-            if decision.kind in CHANGES:
+            if decision.is_change:
                 change = f"{', '.join(decision.layers)}: {decision.before} to {decision.after} bits\n"
                 tip = f"{decision.kind} at {decision.cycle:,}\n{change if decision.layers else ''}{decision.reason}"
                 yield Box(min(self._scale.x(decision.cycle), 100 - width), width, decision.kind, "", 0, tip)

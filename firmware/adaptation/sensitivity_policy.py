@@ -1,13 +1,13 @@
-"""The sensitivity policy: one operation by one step at a time, the one that harms least and helps most."""
+"""The sensitivity policy: one operation by one step after the other, the one that harms least and helps most."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 from tessera.firmware.adaptation.log import Decision
 from tessera.firmware.adaptation.metrics import Metric, Observation
-from tessera.firmware.adaptation.network import AdaptableNetwork
+from tessera.firmware.adaptation.network import AdaptableNetwork, Depths
 from tessera.firmware.adaptation.outlook import Outlook
 from tessera.firmware.adaptation.policies import Group, Policy
 from tessera.firmware.adaptation.settings import Settings
@@ -35,7 +35,7 @@ class _Wish:
 
 
 class SensitivityPolicy(Policy):
-    """One operation by one step at a time: the one that harms least and helps most (`docs/adaptation.md`)."""
+    """One operation by one step after the other: the one that harms least and helps most (`docs/adaptation.md`)."""
 
     def __init__(self, network: AdaptableNetwork, settings: Settings):
         super().__init__(network, settings)
@@ -45,8 +45,8 @@ class SensitivityPolicy(Policy):
         self._patience = settings.raise_after
         self._last_raised = ""
         self._outlook = Outlook(self.latencies, settings.section, self._section, settings.foresight)
-        # The share that may come back, and what an inference then takes.
-        self._feared: tuple[float, Callable[[Mapping[str, int]], float]] = 1.0, self._outlook.cycles
+        self._feared_share = 1.0  # of the bus: others may leave no more at any moment
+        self._feared_cycles: Callable[[Depths], float] = self._outlook.cycles  # of an inference to which that happens
         self._plan = dict(self.chosen)  # depths for a whole inference, without what one of them had to catch up
 
     def limit(self, network: AdaptableNetwork) -> None:
@@ -55,8 +55,8 @@ class SensitivityPolicy(Policy):
         self._plan = {group.name: group.nearest(self._plan[group.name]) for group in self.groups}
 
     def decide(self, observation: Observation) -> Iterator[Decision]:
-        """Lowers or raises operations: with a target as many as the prediction asks for, else up to ``steps``, whose
-        effect is seen first."""
+        """Lowers or raises operations: with a target alone as many as the prediction asks for, else up to ``steps``,
+        whose effect is seen first."""
         if observation.section != self._section:
             self._section, self._patience, self._last_raised = observation.section, self.settings.raise_after, ""
         if observation.progress is None and not observation.values and self.settings.limits:
@@ -73,8 +73,8 @@ class SensitivityPolicy(Policy):
         self._outlook.see(observation)
         if self.settings.target_cycles is not None:
             allowed = self.settings.target_cycles * (1 - self.settings.margin)
-            share = self._outlook.least_share(self.network, allowed)
-            self._feared = share, self._outlook.guarded(self.network, share)
+            self._feared_share = self._outlook.least_share(self.network, allowed)
+            self._feared_cycles = self._outlook.guarded(self.network, self._feared_share)
 
     def _changes(self, observation: Observation) -> Iterator[Decision]:
         """One operation by one step after the other, while there is something to wish for."""
@@ -172,16 +172,18 @@ class SensitivityPolicy(Policy):
     def _missed_target(self, target: int) -> _Wish | None:
         """A wish for fewer bits because the inference takes too long, or could if the bus got as busy as before."""
         outlook, limit = self._outlook, target * (1 - self.settings.margin / 2)
-        share, expected = self._feared
-        predicted, feared = outlook.cycles(self.depths), expected(self.depths)
+        predicted, feared = outlook.cycles(self.depths), self._feared_cycles(self.depths)
         if max(predicted, feared) <= limit:
             return None
         if predicted > limit:
             reason = f"with {outlook.share:.0%} of the bus {self._whose} takes about {predicted:,.0f} cycles"
         else:
-            reason = f"should others leave {share:.0%} of the bus again, {self._whose} takes about {feared:,.0f} cycles"
-        reason += f", too many for its target of {target:,}"
-        return _Wish("lowered", reason, lambda group: group.steps[0], expected)
+            reason = (
+                f"should others leave {self._feared_share:.0%} of the bus again, {self._whose} takes about "
+                f"{feared:,.0f} cycles"
+            )
+        reason += f", more than its target of {target:,} less half of the margin"
+        return _Wish("lowered", reason, lambda group: group.steps[0], self._feared_cycles)
 
     @property
     def _whose(self) -> str:
@@ -195,7 +197,7 @@ class SensitivityPolicy(Policy):
         target = self.settings.target_cycles
         if target is None:
             return self._contention_ended(observation)
-        (_, cycles), allowed = self._feared, target * (1 - self.settings.margin)
+        cycles, allowed = self._feared_cycles, target * (1 - self.settings.margin)
         reason = (
             f"with {self._outlook.share:.0%} of the bus {self._whose} takes no more than {allowed:,.0f} cycles even "
             "so, within its target and margin"
@@ -262,8 +264,7 @@ class SensitivityPolicy(Policy):
 
     @property
     def _negligible(self) -> float:
-        least = {group.name: group.steps[0] for group in self.groups}
         worst: dict[str, int] = {}
         for group in self.groups:
-            worst |= group.depths(least[group.name])
-        return _NEGLIGIBLE * (self.network.harm(worst) or 1.0)
+            worst |= group.depths(group.steps[0])
+        return _NEGLIGIBLE * self.network.harm(worst) or 1.0

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from tessera.firmware.adaptation.errors import AdaptationError
 from tessera.firmware.adaptation.metrics import Limit, Metric
 from tessera.firmware.adaptation.network import AdaptableNetwork
-from tessera.firmware.bandwidth import MonitorSettings
+from tessera.firmware.bandwidth import COUNT_LIMIT, MonitorSettings
 from tessera.rtl.adaptation import PERIOD_BITS, Sampling
 from tessera.rtl.config import ACTIVATION_DEPTHS
 from tessera.rtl.traffic import LEAST_SECTIONS, LEAST_WINDOW, MOST_SECTIONS, MOST_WINDOW
@@ -30,7 +30,7 @@ class PolicyName(enum.StrEnum):
     TABLE = "table"
     """The hardware, at each layer, by the bandwidth that others leave."""
     SENSITIVITY = "sensitivity"
-    """The manager, one operation by one step at a time: the one that harms least and helps most."""
+    """The manager, one operation by one step after the other: the one that harms least and helps most."""
 
 
 class Mode(enum.StrEnum):
@@ -51,7 +51,8 @@ class Settings:
     policy, mode, sampling
         Who chooses depths, for what, and when the hardware looks.
     depth
-        In bits: of the policy ``fixed``, and at which the others start; ``None`` for the network's default.
+        In bits: of the policy ``fixed``, and at which ``sensitivity`` starts, which is as far as bits come back;
+        ``None`` for the network's default. The policy ``table`` has its depths from the sections alone.
     thresholds
         Shares of the bus above which a section begins, falling: THD1, THD2, THD3.
     section_depths
@@ -110,11 +111,9 @@ class Settings:
         _check_window(self.window_cycles)
         self._check_thresholds()
         self._check_depths()
-        for name in ("period_cycles", "poll_cycles", "steps", "raise_after"):
-            if getattr(self, name) < 1:
-                raise AdaptationError(f"{name} must be at least 1, not {getattr(self, name)}")
-        if self.foresight < 0:
-            raise AdaptationError(f"foresight must be at least 0, not {self.foresight}")
+        for name, least in {"period_cycles": 1, "poll_cycles": 1, "steps": 1, "raise_after": 1, "foresight": 0}.items():
+            if getattr(self, name) < least:
+                raise AdaptationError(f"{name} must be at least {least}, not {getattr(self, name)}")
         for name in ("margin", "saturation_share"):
             if not 0 <= getattr(self, name) <= 1:
                 raise AdaptationError(f"{name} is a share, from 0 to 1, not {getattr(self, name):g}")
@@ -123,8 +122,16 @@ class Settings:
                 f"period_cycles must be at most {(1 << PERIOD_BITS) - 1}, not {self.period_cycles}; to look once per "
                 "inference use the sampling 'run'"
             )
-        if self.target_cycles is not None and self.target_cycles < 1:
-            raise AdaptationError(f"the latency target must be at least 1 cycle, not {self.target_cycles}")
+        if self.poll_cycles >= COUNT_LIMIT:
+            raise AdaptationError(
+                f"poll_cycles must be at most {COUNT_LIMIT - 1}, not {self.poll_cycles}; after that the counters wrap "
+                "around"
+            )
+        if self.target_cycles is not None and not 1 <= self.target_cycles < COUNT_LIMIT:
+            raise AdaptationError(
+                f"the latency target must be 1 to {COUNT_LIMIT - 1} cycles, not {self.target_cycles}; leave it out if "
+                "any latency will do"
+            )
         for metric, limit in self.limits.items():
             metric.check(limit)
 

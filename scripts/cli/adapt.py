@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -216,10 +217,8 @@ def write_log(path: Path, decisions: Iterable[Decision]) -> None:
 def _report(summary: Mapping[str, Any], decisions: Iterable[Decision]) -> None:
     """The table of a run, and how often what was decided."""
     [row], adaptation = summary["networks"], summary["adaptation"]
-    kinds = [decision.kind for decision in decisions]
-    counts = ", ".join(
-        f"{kinds.count(kind)} {kind}" for kind in dict.fromkeys(kinds) if kind not in ("started", "finished")
-    )
+    kinds = Counter(decision.kind for decision in decisions if decision.is_change)
+    counts = ", ".join(f"{count} {kind}" for kind, count in kinds.items())
     depths = sorted({depth for _, depth, *_ in adaptation["times"]}, reverse=True)
     print_table(
         (

@@ -14,6 +14,7 @@ from tessera.cli.console import UsageError
 from tessera.compiler.errors import check_file
 from tessera.firmware.adaptation import Limit, Metric, Mode, PolicyName
 from tessera.firmware.adaptation.settings import THRESHOLDS
+from tessera.firmware.bandwidth import COUNT_LIMIT
 from tessera.rtl.adaptation import PERIOD_BITS, Sampling
 from tessera.rtl.traffic import LEAST_WINDOW, MOST_WINDOW
 from tessera.sim.cosim.load_profile import LoadProfile
@@ -54,7 +55,7 @@ DepthOption = Annotated[
     _option(
         DEPTHS,
         "--depth",
-        "Depth in bits of policy fixed, and at which the others start.",
+        "Depth in bits of policy fixed, and at which policy sensitivity starts.",
         metavar="BITS",
         show_default="the network's",
     ),
@@ -131,14 +132,19 @@ PollOption = Annotated[
     _option(
         BANDWIDTH,
         "--poll-cycles",
-        "Cycles after which the manager looks, if no change of the section calls it, from 1 on.",
+        f"Cycles after which the manager looks, if no change of the section calls it, 1 to {COUNT_LIMIT - 1}.",
         metavar="CYCLES",
     ),
 ]
 
 TargetOption = Annotated[
     int | None,
-    _option(SENSITIVITY, "--target", "Latency that an inference should have at most, from 1 on.", metavar="CYCLES"),
+    _option(
+        SENSITIVITY,
+        "--target",
+        f"Latency that an inference should have at most, 1 to {COUNT_LIMIT - 1}.",
+        metavar="CYCLES",
+    ),
 ]
 MarginOption = Annotated[
     float,
@@ -172,7 +178,7 @@ StepsOption = Annotated[
     _option(
         SENSITIVITY,
         "--steps",
-        "Operations that change at a time, if no target says how many, from 1 on.",
+        "Operations that change at a time, unless a target without limits says how many, from 1 on.",
         metavar="N",
     ),
 ]
