@@ -135,8 +135,9 @@ class Npu(wiring.Component):
         self._connect_registers(m, registers, stream, increments)
         self._connect_adaptation(m, registers, stream)
         # Code is no progress: a stream may select its own segments for ever.
-        progress = load.axi.r.valid & load.axi.r.ready | write_beat | regulator.held.any()
-        self._connect_faults(m, registers, stream, load, store, bus_beat=progress)
+        data_beat = load.axi.r.valid & load.axi.r.ready | write_beat
+        m.d.comb += [stream.bus_beat.eq(data_beat), stream.bus_held.eq(regulator.held.any())]
+        self._connect_faults(m, registers, stream, load, store)
         self._watch_bus(m, registers, stream, monitor, regulator)
         self._watch_units(m, stream, lanes, banks, post_processor, activity)
         m.submodules.snapshot = snapshot = Snapshot(config)
@@ -285,15 +286,12 @@ class Npu(wiring.Component):
         stream: InstructionStream,
         load: LoadEngine,
         store: StoreEngine,
-        *,
-        bus_beat: Value,
     ) -> None:
         """Memory windows, watchdog, and the faults of the units that use the bus."""
         ports = registers.fields.stream[0]
         self._connect_contexts(m, registers, stream)
         m.d.comb += [
             stream.watchdog_limit.eq(ports.watchdog.limit.value),
-            stream.bus_beat.eq(bus_beat),
             load.windows.eq(stream.windows.load),
             load.failed.eq(stream.failed_contexts),
             load.stop.eq(stream.bus_stop),

@@ -47,6 +47,8 @@ class InstructionStream(wiring.Component):
         Depths that ``Select`` instructions choose (see `Adaptation`).
     bus_beat
         A beat of any unit's data moves on the bus in this cycle.
+    bus_held
+        A burst is held back by a limit of the NPU's own in this cycle.
     axi
         Read channels of the fetch.
     programs
@@ -99,6 +101,7 @@ class InstructionStream(wiring.Component):
                 "watchdog_limit": In(WATCHDOG_BITS),
                 "adaptation": In(Adaptation()),
                 "bus_beat": In(1),
+                "bus_held": In(1),
                 "axi": Out(AxiRead(config)),
                 "programs": Out(programs),
                 "done": In(len(isa.Unit)),
@@ -211,6 +214,7 @@ class InstructionStream(wiring.Component):
             watchdog.limit.eq(self.watchdog_limit),
             watchdog.enable.eq(sequencer.running),
             watchdog.progress.eq(self.done.any() | self.bus_beat | sequencer.fetch_stop),
+            watchdog.held.eq(self.bus_held),
             sequencer.expired.eq(watchdog.expired),
         ]
 
